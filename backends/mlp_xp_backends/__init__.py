@@ -1,0 +1,28 @@
+"""The machines that run the math of mlp_xp: NumPy, CuPy, torch and JAX behind one small interface.
+
+>>> from mlp_xp_backends import get_backend
+>>> backend = get_backend("cpu")
+>>> backend.name, backend.device
+('numpy', 'cpu')
+
+Importing this package imports no array library but NumPy; `get_backend` imports the one that it is asked for.
+"""
+
+from __future__ import annotations
+
+from mlp_xp_backends.errors import DeviceMemoryError
+from mlp_xp_backends.protocol import Backend, BackendError, Memory
+from mlp_xp_backends.registry import available_backends, get_backend, get_backend_or_cpu
+from mlp_xp_backends.status import Device, Status
+
+__all__ = [
+    "Backend",
+    "BackendError",
+    "Device",
+    "DeviceMemoryError",
+    "Memory",
+    "Status",
+    "available_backends",
+    "get_backend",
+    "get_backend_or_cpu",
+]

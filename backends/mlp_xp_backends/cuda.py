@@ -1,0 +1,114 @@
+"""What the machine says about CUDA: the driver, the CuPy wheels, and the commands that make them fit."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mlp_xp_backends.status import MissingError
+
+Version = tuple[int, int]
+
+WHEELS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
+GET_DRIVER = (
+    "With one, install NVIDIA's driver (https://www.nvidia.com/drivers; on Ubuntu: sudo ubuntu-drivers "
+    "install) and check it with nvidia-smi; a container is started with docker run --gpus all."
+)
+ELSE_CPU = 'A machine without an NVIDIA GPU computes with device="cpu".'
+
+
+def driver_version() -> Version | None:
+    """The newest CUDA version that the installed driver runs, such as ``(13, 0)``; None without a driver.
+
+    Only asks the driver's library for its version: that makes no CUDA context, and forked processes may still
+    use CUDA.
+    """
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            library = ctypes.CDLL(name)
+        except OSError:
+            continue
+        version = ctypes.c_int()
+        if library.cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value:
+            return version.value // 1000, version.value % 1000 // 10
+    return None
+
+
+def major(driver: Version | None) -> int:
+    """The CUDA major version to install for ``driver``: the newest, 13, unless the driver is of CUDA 12."""
+    return 12 if driver is not None and driver[0] <= 12 else 13
+
+
+def cupy_command(driver: Version | None) -> str:
+    """The command that installs the CuPy that runs on ``driver``."""
+    return f'pip install "mlp-xp[cuda{major(driver)}]"'
+
+
+def run(command: str, driver: Version | None) -> str:
+    """The advice to run ``command``, after what has to come first where there is no driver."""
+    return f"Run: {command}" if driver else f"{ELSE_CPU} {GET_DRIVER} Then:\nRun: {command}"
+
+
+def need_driver(library: str, built_for: int, driver: Version | None, command: str) -> Version:
+    """``driver``; `MissingError` unless there is one, for CUDA ``built_for`` (a major version) or newer."""
+    if driver is None:
+        raise MissingError(
+            f"{library} is installed, but no NVIDIA driver was found", f"{ELSE_CPU} {GET_DRIVER}"
+        )
+    if built_for > driver[0]:
+        raise MissingError(
+            f"the installed {library} needs CUDA {built_for}; the driver runs CUDA {driver[0]}.{driver[1]}",
+            f"Run: {command}\nOr update NVIDIA's driver to one for CUDA {built_for} (nvidia-smi tells).",
+            command,
+        )
+    return driver
+
+
+def no_device(library: str) -> MissingError:
+    """What to say where a driver is there and no device."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = f" (CUDA_VISIBLE_DEVICES is {visible!r})" if visible is not None else ""
+    return MissingError(
+        f"{library} finds the NVIDIA driver but no CUDA device{hidden}",
+        f"Check the devices with nvidia-smi and, if it is set, CUDA_VISIBLE_DEVICES. {ELSE_CPU}",
+    )
+
+
+def installed_wheels() -> dict[str, str]:
+    """The CuPy distributions that are installed, with their versions: at most one if all is well."""
+    import importlib.metadata  # here: "auto" without CuPy never asks, and need not pay for it
+
+    wheels = {}
+    for name in WHEELS:
+        try:
+            wheels[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return wheels
+
+
+def need_one_wheel(wheels: Mapping[str, str], driver: Version | None) -> None:
+    """Raise `MissingError` if several CuPy distributions overwrite each other's files."""
+    if len(wheels) > 1:
+        command = f"pip uninstall -y {' '.join(wheels)} && {cupy_command(driver)}"
+        found = " and ".join(f"{name} {version}" for name, version in wheels.items())
+        raise MissingError(f"two CuPy wheels overwrite each other: {found}", f"Run: {command}", command)
+
+
+def need_toolkit(cupy: Any, driver: Version) -> None:
+    """`MissingError` unless CuPy finds the CUDA libraries that compile kernels and multiply matrices."""
+    try:
+        cupy.cuda.nvrtc.getVersion()
+        with cupy.cuda.Device(0):
+            cupy.cuda.device.get_cublas_handle()  # CuPy keeps it and would make it at the first product
+    except Exception as error:
+        command = f'pip install "cupy-cuda{major(driver)}x[ctk]"'
+        reason = f"CuPy does not find the CUDA {major(driver)} libraries: {told(error)}"
+        raise MissingError(reason, f"Run: {command}", command) from error
+
+
+def told(error: BaseException) -> str:
+    """The first line of what ``error`` says."""
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

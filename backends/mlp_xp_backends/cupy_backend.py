@@ -1,0 +1,85 @@
+"""CuPy on one CUDA device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import array_api_compat.cupy as compat
+import cupy
+import numpy as np
+
+from mlp_xp_backends.errors import memory_guard
+from mlp_xp_backends.host import as_host
+from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.namespace import CREATION, derived, mapped
+from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Tree
+
+
+class CupyBackend:
+    """CuPy on the CUDA device with number ``index``."""
+
+    name = "cupy"
+
+    def __init__(self, index: int = 0) -> None:
+        self.device = f"cuda:{index}"
+        self._cuda = cupy.cuda.Device(index)
+        creation = mapped(compat, self._on_device, CREATION)
+        self.xp = derived(compat, clip=_clip, sign=_sign, **creation)
+
+    def asarray(self, x: Array, dtype: str | None = None) -> Array:
+        """``x`` on the device; shares memory with what another library has on it (DLPack)."""
+        with self._cuda, memory_guard(self.device, self.memory):
+            if _on_gpu(x):
+                x = cupy.from_dlpack(x)
+                return cupy.asarray(x, dtype=dtype)
+            return cupy.asarray(np.asarray(as_host(x), dtype=dtype))
+
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        """``x`` on the host. Waits for the device."""
+        with self._cuda:
+            return np.asarray(cupy.asnumpy(x))
+
+    def synchronize(self) -> None:
+        """Return when all work sent to the device is done."""
+        self._cuda.synchronize()
+
+    def compile(self, body: Body) -> Loop:
+        """The loop as plain Python: every operation is queued on the device, and nothing waits for it."""
+        plain = plain_loop(self.xp, body, cupy.stack)
+
+        def loop(carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
+            with self._cuda, memory_guard(self.device, self.memory):
+                return plain(carry, consts, items)
+
+        return loop
+
+    def memory(self) -> Memory:
+        """Free and total bytes of the device; what CuPy's pool holds without using it is free."""
+        with self._cuda:
+            free, total = cupy.cuda.runtime.memGetInfo()
+            return Memory(free + cupy.get_default_memory_pool().free_bytes(), total)
+
+    def _on_device(self, f: Callable[..., Array]) -> Callable[..., Array]:
+        @wraps(f)
+        def create(*args: Any, **kwargs: Any) -> Array:
+            with self._cuda:
+                return f(*args, **kwargs)
+
+        return create
+
+
+def _on_gpu(x: Array) -> bool:
+    """Whether ``x`` says through DLPack that it lies on a CUDA device (2) or in CUDA managed memory (13)."""
+    return hasattr(x, "__dlpack_device__") and x.__dlpack_device__()[0] in (2, 13)
+
+
+def _clip(x: Array, /, min: Any = None, max: Any = None) -> Array:
+    """CuPy's own: one kernel where array-api-compat's reads masks back to the host."""
+    return cupy.clip(x, min, max)
+
+
+def _sign(x: Array, /) -> Array:
+    """The sign, NaN where ``x`` is, without array-api-compat's masks that are read back to the host."""
+    return cupy.where(x == x, cupy.sign(x), x)

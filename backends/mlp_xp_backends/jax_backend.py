@@ -1,0 +1,106 @@
+"""JAX on one device; the loop is a jitted scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlp_xp_backends.errors import memory_guard
+from mlp_xp_backends.host import as_host, host_memory
+from mlp_xp_backends.loop import length, plain_loop
+from mlp_xp_backends.namespace import derived, mapped, names
+from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Tree
+
+
+class JaxBackend:
+    """JAX on ``device``, ``cpu`` or ``cuda:N``.
+
+    JAX turns float64 and int64 into 32 bits unless its flag ``jax_enable_x64`` is set. Loops, conversions and
+    the functions of ``xp`` set it for as long as they run, and the device as well, so that 64 bits are kept
+    and the flag of the program around them stays as it is. Operators outside of a loop obey that flag.
+    """
+
+    name = "jax"
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+        kind, _, index = device.partition(":")
+        self._device = jax.devices(kind)[int(index or 0)]
+        self.xp = derived(jnp, **self._scoped(jnp), linalg=SimpleNamespace(**self._scoped(jnp.linalg)))
+
+    def asarray(self, x: Array, dtype: str | None = None) -> Array:
+        """``x`` on the device. It may share the memory of ``x`` only where nobody can write to that."""
+        with self._scope():
+            if isinstance(x, jax.Array):
+                return jax.device_put(jnp.asarray(x, dtype=dtype), self._device)
+            host = np.asarray(as_host(x), dtype=dtype)
+            return jax.device_put(host.copy() if host.flags.writeable else host, self._device)
+
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        """``x`` on the host, read-only. Waits for the device."""
+        return np.asarray(x)
+
+    def synchronize(self) -> None:
+        """Return when all arrays of the device are computed."""
+        jax.block_until_ready([x for x in jax.live_arrays() if self._device in x.devices()])
+
+    def compile(self, body: Body) -> Loop:
+        """``jax.lax.scan`` over ``body``, jitted once for every shape; the state's memory is used again."""
+
+        def scan(carry: Tree, consts: Tree, items: Tree) -> Any:
+            return jax.lax.scan(lambda carry, item: body(self.xp, carry, consts, item), carry, items)
+
+        jitted = jax.jit(scan, donate_argnums=0)
+
+        def loop(carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
+            length(items)
+            with self._scope():
+                carry, outs = jitted(carry, consts, items)
+            return carry, outs
+
+        return loop
+
+    def eager(self, body: Body) -> Loop:
+        """The loop as plain Python: what `compile` must agree with."""
+        plain = plain_loop(self.xp, body, self.xp.stack)
+
+        def loop(carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
+            with self._scope():
+                return plain(carry, consts, items)
+
+        return loop
+
+    def memory(self) -> Memory:
+        """Free and total bytes: of the machine on the CPU, of JAX's share of the device's memory on a GPU."""
+        stats = self._device.memory_stats()
+        if self.device == "cpu" or not stats:
+            return host_memory()
+        return Memory(stats["bytes_limit"] - stats["bytes_in_use"], stats["bytes_limit"])
+
+    @contextmanager
+    def _scope(self) -> Iterator[None]:
+        with jax.enable_x64(True), jax.default_device(self._device), memory_guard(self.device, self.memory):
+            yield
+
+    def _scoped(self, module: Any) -> dict[str, Any]:
+        functions = [name for name in names(module) if _is_function(getattr(module, name))]
+        return mapped(module, self._in_scope, functions)
+
+    def _in_scope(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(f)
+        def scoped(*args: Any, **kwargs: Any) -> Any:
+            with jax.enable_x64(True), jax.default_device(self._device):
+                return f(*args, **kwargs)
+
+        return scoped
+
+
+def _is_function(x: Any) -> bool:
+    return callable(x) and not isinstance(x, type)  # dtypes and classes can be called as well

@@ -1,0 +1,131 @@
+"""Rewriting: the same numbers, up to rounding, from fewer passes over memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mlp_xp_backends.numpy_tape import Op, Program, Tape, Value
+
+AXPY_SINGLE = 10_000
+"""Up to here OpenBLAS's axpy runs on the calling thread; waking others costs more than it brings ..."""
+AXPY_THREADED = 131_072
+"""... up to here."""
+
+
+def fuse(program: Program) -> None:
+    """Sums over rows as products with ones; scaled products and sums as gemm and axpy."""
+    tape = Tape()
+    _sums_as_products(program, tape)
+    _Linear(program, tape).run()
+    program.live()
+
+
+def _sums_as_products(program: Program, tape: Tape) -> None:
+    """A sum over the rows or the columns of a matrix is a product with ones, which BLAS does faster than a reduction."""
+    for op in program.ops:
+        if op.kind != "reduce" or op.f is not np.add or op.out.dtype.kind != "f" or op.out.dtype.itemsize < 4:
+            continue
+        (x,), (axes, keepdims) = op.inputs, op.options
+        if x.dtype != op.out.dtype or len(x.shape) != 2 or not keepdims or len(axes) != 1 or x.size == 0:
+            continue
+        ones = tape.constant(np.ones((1, x.shape[0]) if axes == (0,) else (x.shape[1], 1), x.dtype))
+        op.kind, op.f, op.options = "matmul", np.matmul, ()
+        op.inputs = (ones, x) if axes == (0,) else (x, ones)
+
+
+class _Linear:
+    """Finds ``alpha a b + beta c`` and ``x + alpha y``.
+
+    A product or a multiple is folded into what reads it only if nothing else does.
+    """
+
+    def __init__(self, program: Program, tape: Tape) -> None:
+        self.program, self.tape = program, tape
+        self.readers = program.readers()
+        self.kept = {id(v) for v in (*program.carry_out, *program.outs)}
+        self.new: list[Op] = []
+
+    def run(self) -> None:
+        for op in self.program.ops:
+            if op.kind == "ufunc" and op.out.dtype in (np.float32, np.float64) and self._uniform(op):
+                if op.f is np.multiply:
+                    self._scaled_product(op)
+                elif op.f in (np.add, np.subtract):
+                    self._sum(op)
+            self.new.append(op)
+        self.program.ops = self.new
+
+    def _uniform(self, op: Op) -> bool:
+        return all(v.dtype == op.out.dtype for v in op.inputs)
+
+    def _alone(self, v: Value) -> bool:
+        """Whether one operation reads ``v``, and nothing else does."""
+        return len(self.readers.get(id(v), ())) == 1 and id(v) not in self.kept
+
+    def _is(self, v: Value, *kinds: str) -> bool:
+        return v.op is not None and v.op.kind in kinds and self._alone(v)
+
+    def _scaled_product(self, op: Op) -> None:
+        """``s (a b)`` as a gemm."""
+        for x, s in (op.inputs, op.inputs[::-1]):
+            if s.shape == () and self._is(x, "matmul") and len(x.shape) == 2:
+                assert x.op is not None
+                op.kind, op.f, op.inputs = "gemm", None, (*x.op.inputs, s)
+                return
+
+    def _sum(self, op: Op) -> None:
+        """``x + a b``, ``beta x - alpha a b`` as a gemm, ``x + s y`` as an axpy."""
+        x, y = op.inputs
+        negative = op.f is np.subtract
+        pairs = [(x, y)] if negative else [(x, y), (y, x)]
+        for c, p in pairs:
+            if len(p.shape) == 2 and p.shape == op.out.shape and self._is(p, "matmul", "gemm"):
+                assert p.op is not None
+                if len(p.op.inputs) <= 3:
+                    self._gemm(op, c, p.op, negative)
+                    return
+        for c, m in pairs:
+            if c.shape == m.shape == op.out.shape and self._worth_axpy(m.size):
+                multiple = self._multiple(m)
+                if multiple is not None:
+                    op.kind, op.f = "axpy", None
+                    op.inputs = (c, multiple[0], self._signed(multiple[1], negative))
+                    return
+
+    def _gemm(self, op: Op, c: Value, product: Op, negative: bool) -> None:
+        one = self.tape.constant(np.ones((), op.out.dtype))
+        alpha = product.inputs[2] if len(product.inputs) == 3 else one
+        multiple = self._multiple(c) if c.shape == op.out.shape else None
+        c, beta = multiple if multiple is not None else (c, one)
+        op.kind, op.f = "gemm", None
+        op.inputs = (*product.inputs[:2], self._signed(alpha, negative), beta, c)
+
+    def _multiple(self, v: Value) -> tuple[Value, Value] | None:
+        """``(y, s)`` if ``v = s y`` for a number ``s``, and nothing else needs it."""
+        if self._is(v, "ufunc") and v.op is not None and v.op.f is np.multiply and self._uniform(v.op):
+            for y, s in (v.op.inputs, v.op.inputs[::-1]):
+                if s.shape == () and y.shape == v.shape:
+                    return y, s
+        return None
+
+    def _worth_axpy(self, size: int) -> bool:
+        return size <= AXPY_SINGLE or size >= AXPY_THREADED
+
+    def _signed(self, s: Value, negative: bool) -> Value:
+        if not negative:
+            return s
+        if s.constant is not None:
+            return self.tape.constant(-s.constant)
+        known = len(self.tape.ops)
+        value = self.tape.emit("ufunc", np.negative, (s,), np.empty((), s.dtype))
+        self.new.extend(self.tape.ops[known:])
+        return value
+
+
+def elementwise(op: Op) -> bool:
+    """Whether element k of the result depends on element k of the operands and on single numbers alone."""
+    if op.kind not in ("ufunc", "axpy") or op.out.shape == ():
+        return False
+    return all(v.shape == () or (v.shape == op.out.shape and v.root is v) for v in op.inputs)

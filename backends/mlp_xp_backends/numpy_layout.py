@@ -1,0 +1,240 @@
+"""Order and memory: when each operation runs, and where its result lies.
+
+Memory is reused as soon as its last reader is through, results go where an operand of theirs ends, and what is carried
+on is written over what came in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from mlp_xp_backends.numpy_fuse import elementwise
+from mlp_xp_backends.numpy_tape import Op, Program, Value
+
+BLOCK = 16_384
+"""Elements of a block: five of them in float32 fill a third of a megabyte, less than a core's own cache."""
+
+
+class Place(NamedTuple):
+    """Where a value lies: in the carried array or the buffer of that number, from ``offset`` (in elements) on."""
+
+    kind: Literal["carry", "buffer"]
+    index: int
+    offset: int = 0
+
+
+@dataclass(eq=False)
+class Layout:
+    """A program with its order and its memory."""
+
+    once: list[list[Op]] = field(default_factory=list)
+    """What does not change from step to step."""
+    steps: list[list[Op]] = field(default_factory=list)
+    """One operation each, or a chain of elementwise ones that runs block by block."""
+    places: dict[int, Place] = field(default_factory=dict)
+    """By the id of a value that is no view."""
+    buffers: list[int] = field(default_factory=list)
+    """Sizes in bytes."""
+    inside: set[int] = field(default_factory=set)
+    """The values, by id, that exist within a block only."""
+    copies: list[int] = field(default_factory=list)
+    """The carried arrays whose new value has to be copied to them at the end of a step."""
+
+
+def lay_out(program: Program, stacked: set[int]) -> Layout:
+    """``stacked`` are the values, by id, that are computed for all steps at once."""
+    _separate_carried(program)
+    fixed = _fixed(program)
+    ops = [op for op in program.ops if id(op.out) not in stacked]
+    layout = Layout(once=[[op] for op in ops if id(op.out) in fixed])
+    order = _ordered(program, [op for op in ops if id(op.out) not in fixed])
+    layout.steps = _blocks(order)
+    _Placer(program, layout, fixed).run()
+    return layout
+
+
+def _separate_carried(program: Program) -> None:
+    """A carried array that is handed on as another one is copied first, or it would be overwritten."""
+    for k, (before, after) in enumerate(zip(program.carry, program.carry_out, strict=True)):
+        if after is not before and after.root.source is not None and after.root.source[0] in ("carry", "pack"):
+            copy = Value(np.empty(after.shape, after.dtype))
+            copy.op = Op("cast", np.copyto, (after,), copy)
+            program.ops.append(copy.op)
+            program.carry_out[k] = copy
+
+
+def _fixed(program: Program) -> set[int]:
+    """The results that depend on constants alone."""
+    known = {id(v) for v in program.consts}
+    for op in program.ops:
+        if all(v.constant is not None or id(v) in known for v in op.inputs):
+            known.add(id(op.out))
+    return known
+
+
+def _ordered(program: Program, ops: list[Op]) -> list[Op]:
+    """Elementwise operations as early as what they need is there, so that the memory of gradients is soon free again."""
+    rank = {id(op.out): float(k) for k, op in enumerate(ops)}
+    readers: dict[int, list[int]] = {}
+    for k, op in enumerate(ops):
+        for v in op.inputs:
+            readers.setdefault(id(v.root), []).append(k)
+    overwritten = {id(after): before for before, after in zip(program.carry, program.carry_out, strict=True)}
+    early: dict[int, float] = {}
+    for k, op in enumerate(ops):
+        if not elementwise(op):
+            early[id(op.out)] = k
+            continue
+        earlier = [early[id(v)] for v in op.inputs if id(v) in early]
+        if id(op.out) in overwritten:
+            earlier += [early[id(ops[r].out)] for r in readers.get(id(overwritten[id(op.out)]), ()) if r < k]
+        early[id(op.out)] = max(earlier, default=-inf)
+    for op in reversed(ops):
+        if early[id(op.out)] == -inf:
+            later = [early[id(ops[r].out)] for r in readers.get(id(op.out), ())]
+            early[id(op.out)] = min(later, default=rank[id(op.out)])
+    return sorted(ops, key=lambda op: (early[id(op.out)], rank[id(op.out)]))
+
+
+def _blocks(ops: list[Op]) -> list[list[Op]]:
+    """Neighbouring elementwise operations on large arrays of one size together, every other one alone."""
+    steps: list[list[Op]] = []
+    for op in ops:
+        if op.kind == "view":
+            continue
+        large = op.kind == "ufunc" and elementwise(op) and op.out.size > 2 * BLOCK
+        last = steps[-1][-1] if steps else None
+        if large and last is not None and last.kind == "ufunc" and elementwise(last) and last.out.size == op.out.size:
+            steps[-1].append(op)
+        else:
+            steps.append([op])
+    return steps
+
+
+class _Placer:
+    """Gives every result a place, in the order in which the operations run."""
+
+    def __init__(self, program: Program, layout: Layout, fixed: set[int]) -> None:
+        self.program, self.layout, self.fixed = program, layout, fixed
+        self.flat = [op for step in layout.steps for op in step]
+        self.position = {id(op): k for k, op in enumerate(self.flat)}
+        self.parts: dict[int, tuple[Value, int]] = {}  # what is packed lies in the pack from the beginning
+        self.free: list[int] = []
+
+    def run(self) -> None:
+        for (op,) in self.layout.once:
+            if op.kind != "view":
+                self.layout.places[id(op.out)] = Place("buffer", self._new(op.out.like.nbytes))
+        self._place_parts()
+        self._find_last_reads()
+        self._place_carried()
+        self._find_inside()
+        dying: dict[int, list[Value]] = {}
+        for v, k in self.last.values():
+            dying.setdefault(k, []).append(v)
+        for step in self.layout.steps:
+            ended: list[Value] = []
+            for op in step:
+                self._place(op)
+                for v in dying.get(self.position[id(op)], ()):
+                    if id(v) in self.layout.inside:
+                        self._release(v)
+                    else:
+                        ended.append(v)
+            for v in ended:  # within a block, what ends at one place is read again at the next
+                self._release(v)
+
+    def _owner(self, v: Value) -> Value:
+        """The value whose memory decides about that of ``v``."""
+        root = v.root
+        return self.parts[id(root)][0] if id(root) in self.parts else root
+
+    def _place_parts(self) -> None:
+        ends = {id(v) for v in self.program.carry_out}
+        for op in self.flat:
+            if op.kind != "pack":
+                continue
+            offset = 0
+            for v in op.inputs:
+                alone = id(v) in {id(o.out) for o in self.flat} and id(v) not in self.parts and id(v) not in ends
+                if alone and v.op is not None and v.op.kind != "pack" and v.dtype == op.out.dtype:
+                    self.parts[id(v)] = (op.out, offset)
+                offset += v.size
+
+    def _find_last_reads(self) -> None:
+        """For each memory that operations write to: its value and the position of its last reader."""
+        self.last: dict[int, tuple[Value, int]] = {}
+        for k, op in enumerate(self.flat):
+            for v in (*op.inputs, op.out):
+                owner = self._owner(v)
+                self.last[id(owner)] = (owner, k)
+        for v in (*self.program.carry_out, *self.program.outs):
+            owner = self._owner(v)
+            self.last[id(owner)] = (owner, len(self.flat))
+
+    def _place_carried(self) -> None:
+        kept = {id(v.root) for v in self.program.outs}
+        for k, (before, after) in enumerate(zip(self.program.carry, self.program.carry_out, strict=True)):
+            if after is before:
+                continue
+            after_op = after.op
+            taken = id(after) in self.layout.places or id(after) in self.parts or id(before) in kept
+            if after_op is None or id(after_op) not in self.position or taken or not self._over(before, after_op):
+                self.layout.copies.append(k)
+                continue
+            self.layout.places[id(after)] = Place("carry", k)
+            value: Value | None = after
+            while value is not None:  # the steps on the way to it, as far back as they can
+                op, value = value.op, None
+                for x in in_place(op) if op is not None else ():
+                    produced = x.op is not None and id(x.op) in self.position and id(x) not in self.layout.places
+                    ends = self.last[id(self._owner(x))][1] == self.position[id(op)]
+                    if produced and ends and id(x) not in self.parts and x.op is not None and self._over(before, x.op):
+                        self.layout.places[id(x)] = Place("carry", k)
+                        value = x
+                        break
+
+    def _over(self, before: Value, op: Op) -> bool:
+        """Whether the result of ``op`` may be written over ``before``."""
+        if before.shape != op.out.shape or before.dtype != op.out.dtype:
+            return False
+        _, last = self.last.get(id(before), (before, -1))
+        here = self.position[id(op)]
+        return last < here or (last == here and any(x is before for x in in_place(op)))
+
+    def _find_inside(self) -> None:
+        """What is made and used within one chain needs no more memory than a block."""
+        for step in self.layout.steps:
+            if len(step) < 2:
+                continue
+            end = self.position[id(step[-1])]
+            for op in step:
+                if id(op.out) not in self.layout.places and id(op.out) not in self.parts:
+                    if self.last[id(op.out)][1] <= end:
+                        self.layout.inside.add(id(op.out))
+
+    def _place(self, op: Op) -> None:
+        places = self.layout.places
+        owner = self._owner(op.out)
+        if id(owner) not in places:
+            here = self.position[id(op)]
+            for x in in_place(op) if owner is op.out else ():
+                same = (id(x) in self.layout.inside) == (id(op.out) in self.layout.inside)
+                ends = id(x) in self.last and self._owner(x) is x and self.last[id(x)][1] == here
+                place = places.get(id(x))
+                if same and ends and id(x) not in self.fixed and place is not None and place.kind == "buffer":
+                    places[id(op.out)] = place
+                    self.last[id(x)] = (x, -1)
+                    self.handed = x
+                    break
+            else:
+                whole = owner.like.nbytes
+                size = BLOCK * owner.dtype.itemsize if id(owner) in self.layout.inside else whole
+                places[id(owner)] = Place("buffer", self._new(size))
+        if owner is not op.out:
+            index = places[id(owner)]
+            places[id(op.out)] = index._replace(offset=index.offset + self.parts[id(op.out)][1])

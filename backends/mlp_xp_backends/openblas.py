@@ -1,0 +1,106 @@
+"""The BLAS that NumPy itself ships, called without NumPy: products that add to what is there.
+
+NumPy's wheels carry an OpenBLAS of their own, with 64-bit integers and renamed symbols. Any other build of NumPy (MKL,
+Accelerate, the system's BLAS) has none, and `blas` returns ``None``. Loading SciPy's BLAS instead would not do: two
+thread pools then wait for each other's cores.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NDArray = np.ndarray[Any, Any]
+Call = tuple[Any, tuple[Any, ...]]
+"""A function and the arguments that it is called with again and again."""
+
+_LETTER = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
+
+
+@cache
+def blas() -> Blas | None:
+    """NumPy's own OpenBLAS, if it has one."""
+    package = Path(np.__file__).parent
+    for folder in (package.parent / "numpy.libs", package / ".dylibs"):
+        for path in sorted(folder.glob("*openblas*")):
+            try:
+                return Blas(ctypes.CDLL(str(path)))
+            except (OSError, AttributeError):
+                continue
+    return None
+
+
+class Blas:
+    """gemm and axpy in single and double precision; every argument is a pointer, as in Fortran."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        pattern, self._integer = _naming(library)
+        self._functions = {}
+        for dtype, letter in _LETTER.items():
+            for name in ("gemm", "axpy"):
+                f = library[pattern.format(letter + name)]
+                f.restype = None
+                self._functions[name, dtype] = f
+
+    def gemm(self, c: NDArray, a: NDArray, b: NDArray, alpha: NDArray, beta: NDArray) -> Call | None:
+        """``c <- alpha a b + beta c`` for matrices; ``None`` if one of them lies in memory as BLAS cannot read it.
+
+        ``alpha`` and ``beta`` are 0-d arrays, read at every call.
+        """
+        f = self._functions.get(("gemm", c.dtype))
+        ways = [_way(x) for x in (c, a, b)]
+        if f is None or c.ndim != 2 or min(c.shape + a.shape) < 2 or None in ways or ways[0][0] != b"N":
+            return None
+        (_, ldc), (ta, lda), (tb, ldb) = ways
+        i, p = self._int, _pointer
+        sizes = (i(c.shape[1]), i(c.shape[0]), i(a.shape[1]))  # row-major c = a b is column-major c' = b' a'
+        return f, (_char(tb), _char(ta), *sizes, p(alpha), p(b), i(ldb), p(a), i(lda), p(beta), p(c), i(ldc))
+
+    def axpy(self, y: NDArray, x: NDArray, alpha: NDArray) -> Call | None:
+        """``y <- y + alpha x`` for contiguous arrays of one shape."""
+        f = self._functions.get(("axpy", y.dtype))
+        if f is None or not (y.flags.c_contiguous and x.flags.c_contiguous):
+            return None
+        i, p = self._int, _pointer
+        return f, (i(y.size), p(alpha), p(x), i(1), p(y), i(1))
+
+    def _int(self, n: int) -> Any:
+        return ctypes.byref(self._integer(n))
+
+
+def _naming(library: ctypes.CDLL) -> tuple[str, Any]:
+    """How symbols are spelled and how wide integers are."""
+    for pattern, integer in (
+        ("scipy_{}_64_", ctypes.c_int64),
+        ("{}_64_", ctypes.c_int64),
+        ("scipy_{}_", ctypes.c_int32),
+        ("{}_", ctypes.c_int32),
+    ):
+        if hasattr(library, pattern.format("sgemm")):
+            return pattern, integer
+    raise AttributeError("no sgemm under a known name")
+
+
+def _way(x: NDArray) -> Any:
+    """Whether BLAS reads ``x`` as it is or transposed, and the distance between its rows; ``None`` if neither."""
+    if x.ndim != 2 or not x.flags.aligned:
+        return None
+    (rows, columns), (by_row, by_column), size = x.shape, x.strides, x.itemsize
+    if by_column == size and by_row >= columns * size and by_row % size == 0:
+        return b"N", by_row // size
+    if by_row == size and by_column >= rows * size and by_column % size == 0:
+        return b"T", by_column // size
+    return None
+
+
+def _char(c: bytes) -> Any:
+    return ctypes.byref(ctypes.c_char(c))
+
+
+def _pointer(x: NDArray) -> Any:
+    """The address of the numbers of ``x``, which the caller keeps alive."""
+    return ctypes.byref(ctypes.c_char.from_address(x.ctypes.data))

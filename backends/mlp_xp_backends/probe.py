@@ -1,0 +1,146 @@
+"""Finding out which backends this machine can run; what goes wrong becomes a `Status`, never an error."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mlp_xp_backends import cuda
+from mlp_xp_backends.status import Device, MissingError, Status
+
+Found = tuple[str, tuple[Device, ...]]
+
+
+def probe(name: str) -> Status:
+    """The status of one of `BACKENDS`. Imports its library if there is a chance that it is usable."""
+    library = name.partition(":")[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what libraries warn of here, the status says better
+            version, devices = BACKENDS[name]()
+    except MissingError as missing:
+        return Status(name, _installed_version(library), (), *missing.args)
+    except Exception as error:
+        reason = f"{library} fails to start: {type(error).__name__}: {cuda.told(error)}"
+        return Status(name, _installed_version(library), (), reason, f'See: python -c "import {library}"')
+    return Status(name, version, devices)
+
+
+def _numpy() -> Found:
+    return np.__version__, _cpu()
+
+
+def _strict() -> Found:
+    return _imported("array_api_strict", "pip install array-api-strict").__version__, _cpu()
+
+
+def _cupy() -> Found:
+    driver = cuda.driver_version()
+    command = cuda.cupy_command(driver)
+    _need_installed("cupy", command, cuda.run(command, driver))
+    cuda.need_one_wheel(wheels := cuda.installed_wheels(), driver)
+    driver = cuda.need_driver("CuPy", 0, driver, command)
+    cupy = _imported("cupy", f"pip install --force-reinstall {' '.join(wheels) or 'cupy'}")
+    replace = f"pip uninstall -y {' '.join(wheels) or 'cupy'} && {command}"
+    cuda.need_driver("CuPy", cupy.cuda.runtime.runtimeGetVersion() // 1000, driver, replace)
+    devices = _cupy_devices(cupy.cuda.runtime)
+    cuda.need_toolkit(cupy, driver)
+    return cupy.__version__, devices
+
+
+def _cupy_devices(runtime: Any) -> tuple[Device, ...]:
+    try:
+        count = runtime.getDeviceCount()
+    except RuntimeError as error:
+        if getattr(error, "status", None) == 100:  # cudaErrorNoDevice
+            raise cuda.no_device("CuPy") from error
+        raise
+    if not count:
+        raise cuda.no_device("CuPy")
+    names = (runtime.getDeviceProperties(i)["name"].decode() for i in range(count))
+    return tuple(Device(f"cuda:{i}", name) for i, name in enumerate(names))
+
+
+def _torch_cpu() -> Found:
+    return _imported("torch", 'pip install "mlp-xp[torch]"').__version__, _cpu()
+
+
+def _torch_cuda() -> Found:
+    driver = cuda.driver_version()
+    index = f"https://download.pytorch.org/whl/{'cu126' if cuda.major(driver) == 12 else 'cu130'}"
+    command = f"pip install --force-reinstall torch --index-url {index}"
+    torch = _imported("torch", command)
+    if torch.version.cuda is None:
+        raise MissingError(
+            f"torch {torch.__version__} is a build without CUDA", cuda.run(command, driver), command
+        )
+    cuda.need_driver("torch", int(torch.version.cuda.partition(".")[0]), driver, command)
+    if not torch.cuda.is_available():
+        raise cuda.no_device("torch")
+    names = (torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return torch.__version__, tuple(Device(f"cuda:{i}", name) for i, name in enumerate(names))
+
+
+def _jax_cpu() -> Found:
+    return _imported("jax", 'pip install "mlp-xp[jax]"').__version__, _cpu()
+
+
+def _jax_cuda() -> Found:
+    driver = cuda.driver_version()
+    command = f'pip install "jax[cuda{cuda.major(driver)}]"'
+    jax = _imported("jax", command)
+    cuda.need_driver("jax", 0, driver, command)
+    try:
+        devices = jax.devices("cuda")
+    except RuntimeError as error:
+        raise MissingError(
+            f"jax finds no CUDA device: {cuda.told(error)}", f"Run: {command}", command
+        ) from error
+    return jax.__version__, tuple(Device(f"cuda:{i}", d.device_kind) for i, d in enumerate(devices))
+
+
+BACKENDS: dict[str, Callable[[], Found]] = {
+    "numpy": _numpy,
+    "cupy": _cupy,
+    "torch:cpu": _torch_cpu,
+    "torch:cuda": _torch_cuda,
+    "jax:cpu": _jax_cpu,
+    "jax:cuda": _jax_cuda,
+    "array_api_strict": _strict,
+}
+
+
+def _cpu() -> tuple[Device, ...]:
+    return (Device("cpu"),)
+
+
+def _need_installed(library: str, command: str, remedy: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        raise MissingError(f"{library} is not installed", remedy, command)
+
+
+def _imported(library: str, command: str) -> Any:
+    """The module ``library``; `MissingError` if it is not there or broken, which ``command`` would mend."""
+    _need_installed(library, command, f"Run: {command}")
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise MissingError(
+            f"the installed {library} is broken: {cuda.told(error)}", f"Run: {command}", command
+        ) from error
+
+
+def _installed_version(library: str) -> str:
+    import importlib.metadata
+
+    for name in cuda.WHEELS if library == "cupy" else (library,):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ""

@@ -1,0 +1,51 @@
+"""array-api-strict: the standard and nothing else, on the CPU. It finds what only some libraries can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import array_api_strict
+import numpy as np
+
+from mlp_xp_backends.errors import memory_guard
+from mlp_xp_backends.host import as_host, host_memory
+from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.protocol import Array, Body, Loop, Memory
+
+
+class StrictBackend:
+    """The reference implementation of the standard's 2024.12 version, which the math is written against."""
+
+    name = "array_api_strict"
+    device = "cpu"
+    xp = array_api_strict
+
+    def __init__(self) -> None:
+        array_api_strict.set_array_api_strict_flags(api_version="2024.12")
+
+    def asarray(self, x: Array, dtype: str | None = None) -> Array:
+        """``x`` as an array of the standard; shares memory with ``x`` where NumPy does."""
+        with memory_guard(self.device, self.memory):
+            if isinstance(x, type(array_api_strict.empty(0))) and dtype in (None, str(x.dtype)):
+                return x
+            return array_api_strict.asarray(np.asarray(as_host(x), dtype=dtype))
+
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        """``x`` as a NumPy array."""
+        return as_host(x)
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+    def compile(self, body: Body) -> Loop:
+        """The loop as plain Python."""
+        return plain_loop(self.xp, body, _stack)
+
+    def memory(self) -> Memory:
+        """Free and total bytes of the machine's memory."""
+        return host_memory()
+
+
+def _stack(arrays: Sequence[Array]) -> Array:
+    return array_api_strict.stack(arrays)

@@ -1,0 +1,111 @@
+"""torch, without autograd, on the CPU or one CUDA device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import array_api_compat.torch as compat
+import numpy as np
+import torch
+
+from mlp_xp_backends.errors import memory_guard
+from mlp_xp_backends.host import as_host, host_memory
+from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.namespace import CREATION, derived, mapped
+from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Tree
+
+
+class TorchBackend:
+    """torch on ``device``, ``cpu`` or ``cuda:N``; without autograd, since the math has its own gradients."""
+
+    name = "torch"
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+        self._device = torch.device(device)
+        creation = mapped(compat, lambda f: partial(f, device=self._device), CREATION)
+        self.xp = derived(compat, **_REPLACEMENTS, **creation)
+
+    def asarray(self, x: Array, dtype: str | None = None) -> Array:
+        """``x`` on the device; on the CPU it shares the memory of ``x``, unless that is read-only."""
+        with memory_guard(self.device, self.memory):
+            return _tensor(x).to(self._device, None if dtype is None else getattr(torch, dtype))
+
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        """``x`` on the host, sharing memory on the CPU. Waits for the device."""
+        return np.asarray(x.numpy(force=True))
+
+    def synchronize(self) -> None:
+        """Return when all work sent to the device is done."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def compile(self, body: Body) -> Loop:
+        """The loop as plain Python, every operation as torch runs it by itself."""
+        plain = plain_loop(self.xp, body, torch.stack)
+
+        def loop(carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
+            with torch.no_grad(), memory_guard(self.device, self.memory):
+                return plain(carry, consts, items)
+
+        return loop
+
+    def memory(self) -> Memory:
+        """Free and total bytes of the device; what torch's pool holds without using it is free."""
+        if self._device.type == "cpu":
+            return host_memory()
+        free, total = torch.cuda.mem_get_info(self._device)
+        pool = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        return Memory(free + pool, total)
+
+
+def _tensor(x: Array) -> torch.Tensor:
+    if isinstance(x, torch.Tensor):
+        return x.detach()
+    if hasattr(x, "__dlpack_device__") and x.__dlpack_device__()[0] != 1:  # not on the host
+        return torch.from_dlpack(x)
+    host = as_host(x)
+    shareable = host.flags.writeable and all(stride >= 0 for stride in host.strides)
+    return torch.from_numpy(host if shareable else host.copy())  # torch knows no read-only memory
+
+
+def _extremum(
+    of_two: Callable[[Array, Array], Array], bounded: Callable[[Array, float], Array]
+) -> Callable[[Array, Array], Array]:
+    """``of_two``, and ``bounded`` for a Python number: one kernel, and no scalar is sent to the device."""
+
+    def extremum(x1: Array, x2: Array, /) -> Array:
+        if isinstance(x2, int | float):
+            return bounded(x1, x2)
+        if isinstance(x1, int | float):
+            return bounded(x2, x1)
+        return of_two(x1, x2)
+
+    return extremum
+
+
+def _logaddexp(x1: Array, x2: Array, /) -> Array:
+    if isinstance(x2, int | float):
+        x2 = torch.full_like(x1, x2)
+    if isinstance(x1, int | float):
+        x1 = torch.full_like(x2, x1)
+    return compat.logaddexp(x1, x2)
+
+
+def _take(x: Array, indices: Array, /, *, axis: int | None = None) -> Array:
+    return torch.index_select(x, 0 if axis is None else axis, indices)
+
+
+def _take_along_axis(x: Array, indices: Array, /, *, axis: int = -1) -> Array:
+    return torch.take_along_dim(x, indices.to(torch.int64), dim=axis)
+
+
+_REPLACEMENTS = {
+    "maximum": _extremum(compat.maximum, torch.clamp_min),
+    "minimum": _extremum(compat.minimum, torch.clamp_max),
+    "logaddexp": _logaddexp,
+    "take": _take,  # array-api-compat's runs three more kernels for negative indices
+    "take_along_axis": _take_along_axis,
+}

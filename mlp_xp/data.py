@@ -1,0 +1,201 @@
+"""Data on their way to the device: checked once on the host, then resident there or fed window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import numpy as np  # noqa: TID251  data enter on the host
+from mlp_xp_backends import Backend
+
+from mlp_xp.layers import Chain, Embedding
+from mlp_xp.losses import Loss
+
+Array = Any
+Tree = Any
+HostArray = np.ndarray[Any, Any]
+
+RESIDENT_SHARE = 0.5  # of the device's free memory: the rest is for parameters and temporaries
+WINDOW_BYTES = 64 * 2**20
+
+
+class Batch(NamedTuple):
+    """Rows of a data set; ``y`` and ``w`` are ``()`` where there are none."""
+
+    x: Array  # (rows, n_in)
+    y: Array  # (rows,) or (rows, n_out)
+    w: Array  # (rows,)
+
+
+def check_inputs(network: Chain, x: Array, name: str = "x") -> Array:
+    """``x`` if the network can take it, with two axes; `ValueError` if not."""
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        x = np.asarray(x)
+    if len(x.shape) != 2:
+        raise ValueError(
+            f"{name} must have two axes, rows and features, but its shape is {tuple(x.shape)}: "
+            f"reshape it, for instance with {name}.reshape(len({name}), -1)"
+        )
+    if x.shape[0] == 0:
+        raise ValueError(f"{name} has no rows")
+    network.width(x.shape[1])
+    kind = _kind(x)
+    if kind not in "buif":
+        raise ValueError(f"{name} must hold real numbers, but its dtype is {x.dtype}: convert it to float32")
+    if isinstance(network.first, Embedding):
+        if kind not in "ui":
+            raise ValueError(f"{name} must hold integer ids for the embedding, but its dtype is {x.dtype}")
+        _check_range(name, x, network.first.n_ids, "ids")
+    return x
+
+
+def check_targets(loss: Loss, n_out: int | None, y: Array, rows: int, name: str = "y") -> HostArray:
+    """``y`` on the host as ``loss`` takes it; `ValueError` if it is something else."""
+    y = np.asarray(y)
+    if y.shape[:1] != (rows,):
+        raise ValueError(f"{name} has shape {y.shape} but x has {rows} rows: give one target per row")
+    if y.dtype.kind not in "buif":
+        raise ValueError(
+            f"{name} must hold numbers, but its dtype is {y.dtype}: "
+            f"number the classes, for instance with np.unique({name}, return_inverse=True)"
+        )
+    if loss.target == "class" and y.ndim == 1:
+        if y.dtype.kind == "f" or y.dtype.kind == "b":
+            raise ValueError(
+                f"{name} must hold integer class labels, but its dtype is {y.dtype}: use {name}.astype(int)"
+            )
+        _check_range(name, y, n_out, "classes")
+        return y.astype(np.int32, copy=False)
+    if y.ndim == 1 and n_out in (1, None):
+        y = y[:, None]
+    if y.ndim != 2 or (n_out is not None and y.shape[1] != n_out):
+        raise ValueError(f"{name} must have shape ({rows}, {n_out}) for {type(loss).__name__}, not {y.shape}")
+    _check_values(loss, y, name)
+    return y
+
+
+def check_weights(w: Array | None, rows: int) -> Any:
+    """One weight per row on the host, or ``()`` for ``None``; `ValueError` if they are negative or all zero."""
+    if w is None:
+        return ()
+    w = np.asarray(w)
+    if w.shape != (rows,) or w.dtype.kind not in "buif":
+        raise ValueError(f"sample_weight must hold {rows} numbers, one per row, not {w.dtype} of shape {w.shape}")
+    if not (np.all(np.isfinite(w)) and np.all(w >= 0) and np.any(w > 0)):
+        raise ValueError("sample_weight must be finite, not negative, and above 0 somewhere")
+    return w
+
+
+def _kind(x: Array) -> str:
+    """NumPy's one-letter kind of an array's dtype, whatever library it is of."""
+    name = str(x.dtype).rpartition(".")[2]
+    try:
+        return np.dtype(name).kind
+    except TypeError:
+        return "f" if "float" in name else "O"
+
+
+def _check_range(name: str, ids: Array, n: int | None, what: str) -> None:
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or (n is not None and high >= n):
+        raise ValueError(
+            f"{name} must lie in 0 ... {'' if n is None else n - 1} ({n} {what}), but holds {low} ... {high}"
+        )
+
+
+def _check_values(loss: Loss, y: HostArray, name: str) -> None:
+    """What each kind of target allows."""
+    if not np.all(np.isfinite(y)):
+        raise ValueError(f"{name} holds NaN or infinity: drop these rows or fill them in")
+    if loss.target == "class" and not (np.all(y >= 0) and np.allclose(y.sum(axis=1), 1.0, atol=1e-3)):
+        raise ValueError(f"{name} of shape {y.shape} must hold one distribution per row: not negative, sum 1")
+    if loss.target == "binary" and not (np.all(y >= 0) and np.all(y <= 1)):
+        raise ValueError(f"{name} must lie in [0, 1] for {type(loss).__name__}, but holds {y.min()} ... {y.max()}")
+    if loss.target == "count" and not np.all(y >= 0):
+        raise ValueError(f"{name} must not be negative for {type(loss).__name__}, but holds {y.min()}")
+
+
+def place(backend: Backend, network: Chain, x: Array, dtype: str) -> Array:
+    """``x`` on the device; as floats of the network unless its first layer takes other numbers as they are."""
+    return backend.asarray(x, dtype if network.first.takes == "floats" else None)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A data set as windows of device arrays and, for each, the steps of rows in it."""
+
+    backend: Backend
+    network: Chain
+    data: Batch
+    dtype: str
+    resident: bool
+
+    def windows(
+        self, order: HostArray, batch_size: int, most: int, start: int = 0
+    ) -> Iterator[tuple[Batch, Array, int]]:
+        """The epoch over ``order`` from step ``start`` on, in chunks of at most ``most`` steps.
+
+        Yields the arrays of each chunk, row numbers in them of shape (steps, rows), and the step after it. The next
+        window is gathered and sent while the device works on this one.
+        """
+        parts = self._chunks(order, batch_size, most)
+        ends = list(accumulate(len(part) for part in parts))
+        todo = [(part, end) for part, end in zip(parts, ends, strict=True) if end > start]
+        if self.resident:
+            for rows, end in todo:
+                yield self.data, self.backend.asarray(rows), end
+            return
+        with ThreadPoolExecutor(1) as pool:
+            ahead = [pool.submit(self._window, rows) for rows, _ in todo[:1]]
+            for (_, end), following in zip(todo, [*todo[1:], None], strict=True):
+                window, local = ahead.pop().result()
+                if following is not None:
+                    ahead.append(pool.submit(self._window, following[0]))
+                yield window, local, end
+
+    def _window(self, rows: HostArray) -> tuple[Batch, Array]:
+        """These rows on the device, and where in the window each of them is."""
+        flat = rows.reshape(-1)
+        part = Batch(*(leaf if isinstance(leaf, tuple) else leaf[flat] for leaf in self.data))
+        local = np.arange(len(flat), dtype=np.int32).reshape(rows.shape)
+        return _send(self.backend, self.network, part, self.dtype), self.backend.asarray(local)
+
+    def _chunks(self, order: HostArray, batch_size: int, most: int) -> list[HostArray]:
+        """Row numbers of shape (steps, rows): chunks about equally long, the last and smaller batch on its own."""
+        if not self.resident:
+            row = sum(leaf.nbytes // len(leaf) for leaf in self.data if not isinstance(leaf, tuple))
+            most = min(most, max(1, WINDOW_BYTES // (row * batch_size)))
+        full = len(order) // batch_size
+        head = order[: full * batch_size].reshape(full, batch_size)
+        parts = np.array_split(head, -(-full // most)) if full else []
+        rest = order[full * batch_size :]
+        return [*parts, rest.reshape(1, -1)] if len(rest) else parts
+
+
+def make_feed(backend: Backend, network: Chain, data: Batch, dtype: str, resident: bool | None) -> Feed:
+    """Send the data to the device if they fit there (or as ``resident`` says), else feed them from the host."""
+    if resident is None:
+        size = sum(leaf.nbytes for leaf in data if not isinstance(leaf, tuple))
+        as_it_is = backend.name == "numpy" and (network.first.takes != "floats" or str(data.x.dtype) == dtype)
+        resident = as_it_is or size < RESIDENT_SHARE * backend.memory().free
+    if resident:
+        data = _send(backend, network, data, dtype)
+    return Feed(backend, network, data, dtype, resident)
+
+
+def _send(backend: Backend, network: Chain, data: Batch, dtype: str) -> Batch:
+    x, y, w = data
+    floats = not isinstance(y, tuple) and y.dtype.kind == "f"
+    return Batch(
+        place(backend, network, x, dtype),
+        y if isinstance(y, tuple) else backend.asarray(y, dtype if floats else None),
+        w if isinstance(w, tuple) else backend.asarray(w, dtype),
+    )
+
+
+def gather(xp: Any, data: Batch, rows: Array) -> Batch:
+    """The batch of these rows."""
+    return Batch(*(leaf if isinstance(leaf, tuple) else xp.take(leaf, rows, axis=0) for leaf in data))

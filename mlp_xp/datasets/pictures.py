@@ -1,0 +1,80 @@
+"""Pictures sorted into one folder per class, as PNG files in a directory or a tar archive."""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .dataset import DataError, Split
+
+__all__ = ["read_archive", "read_folder"]
+
+MOST_BYTES = 1 << 16  # of a PNG file of 28 x 28 pixels: the rest is no such picture
+Item = tuple[int, str, bytes]  # class, name, the bytes of the file
+
+
+def read_folder(folder: Path, classes: Sequence[str], shape: tuple[int, int]) -> tuple[Split, int]:
+    """The pictures of ``folder/<class>/*.png`` and the number of files that are none.
+
+    Returns
+    -------
+    ``x`` (n, height * width) ``uint8`` in the order of class and name, ``y`` (n,) ``int32``; and how many
+    files are no PNG picture of ``shape`` (height, width).
+
+    Raises
+    ------
+    DataError
+        Pillow is not installed, or there is no picture at all.
+    """
+    files = ((i, file) for i, name in enumerate(classes) for file in (folder / name).glob("*.png") if file.is_file())
+    return _read(((i, file.name, file.read_bytes()) for i, file in files), shape, folder)
+
+
+def read_archive(archive: Path, classes: Sequence[str], shape: tuple[int, int]) -> tuple[Split, int]:
+    """The pictures of a tar archive, ``.../<class>/*.png``, read in place: as `read_folder`."""
+    try:
+        with tarfile.open(archive) as tar:
+            return _read(_members(tar, {name: i for i, name in enumerate(classes)}), shape, archive)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{archive} is no whole tar archive ({error}): fetch it again") from error
+
+
+def _members(tar: tarfile.TarFile, classes: dict[str, int]) -> Iterator[Item]:
+    for member in tar:
+        path = PurePosixPath(member.name)
+        content = tar.extractfile(member) if member.isfile() else None
+        if content and path.suffix == ".png" and path.parent.name in classes:
+            yield classes[path.parent.name], path.name, content.read(MOST_BYTES + 1)
+
+
+def _read(items: Iterable[Item], shape: tuple[int, int], place: Path) -> tuple[Split, int]:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DataError("pictures need Pillow: pip install 'mlp-xp[examples]'") from error
+    decoded = [(label, name, _decode(Image, content, shape)) for label, name, content in items]
+    whole = sorted((item for item in decoded if item[2] is not None), key=lambda item: item[:2])
+    if not whole:
+        raise DataError(f"{place} holds no PNG picture of {shape[0]} x {shape[1]} pixels in folders named by class")
+    x = np.stack([pixels for _, _, pixels in whole if pixels is not None])
+    return Split(x, np.array([label for label, _, _ in whole], np.int32)), len(decoded) - len(whole)
+
+
+def _decode(Image: Any, content: bytes, shape: tuple[int, int]) -> npt.NDArray[np.uint8] | None:
+    """The pixels (height * width,) in grey, None for what is no PNG picture of ``shape``."""
+    if len(content) > MOST_BYTES:
+        return None
+    try:
+        picture = Image.open(BytesIO(content), formats=["PNG"])
+        if picture.size != shape[::-1]:
+            return None
+        return np.frombuffer(picture.convert("L").tobytes(), np.uint8)
+    except Exception:  # Pillow raises one of many kinds on a damaged file
+        return None

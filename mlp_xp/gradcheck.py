@@ -1,0 +1,141 @@
+"""Gradient check: the hand-written backward pass against central differences, in float64 on the host."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np  # noqa: TID251  the reference is NumPy in float64
+
+from mlp_xp.data import check_inputs, check_targets, check_weights
+from mlp_xp.layers import Chain
+from mlp_xp.losses import Loss
+from mlp_xp.trees import leaves, named_leaves, tree_map, unflatten
+
+Tree = Any
+HostArray = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class GradientReport:
+    """The relative error of each parameter's gradient, ``|g - d| / max(|g|, |d|)`` in the Euclidean norm.
+
+    ``d`` are the central differences ``(L(w + h) - L(w - h)) / 2h`` of the entries that were looked at. A gradient that
+    is far smaller than the others (that of a bias before a batch normalization is 0) counts relative to a thousandth
+    of the largest, since the differences resolve no more.
+    """
+
+    errors: dict[str, float]
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether every error is within the tolerance."""
+        return all(error <= self.tolerance for error in self.errors.values())
+
+    def __str__(self) -> str:
+        rows = [
+            f"{name:<20} {error:9.2e}  {'ok' if error <= self.tolerance else 'WRONG'}"
+            for name, error in self.errors.items()
+        ]
+        return "\n".join([f"{'parameter':<20} {'error':>9}  (tolerance {self.tolerance:g})", *rows])
+
+
+def check_gradients(
+    network: Chain,
+    loss: Loss,
+    x: Any,
+    y: Any,
+    *,
+    sample_weight: Any = None,
+    params: Tree = None,
+    rng: np.random.Generator | None = None,
+    entries: int = 30,
+    tolerance: float = 1e-7,
+) -> GradientReport:
+    """Compare the gradient of ``loss(network(x), y)`` with central differences, in training mode and float64.
+
+    Parameters
+    ----------
+    network, loss
+        Any chain of layers and any loss, your own included.
+    x, y, sample_weight
+        A few rows of data.
+    params
+        Where to look; drawn from ``rng`` by default, with 0.1 N(0, 1) added so that biases are not all zero.
+    rng
+        Default ``np.random.default_rng(0)``.
+    entries
+        How many entries of each parameter are tried, at random.
+    tolerance
+        Largest relative error that counts as right. (Rounding alone gives about 1e-10.)
+
+    Returns
+    -------
+    GradientReport
+        ``report.ok``, ``report.errors`` by parameter (``0.W``, ``0.b``, ...; ``x`` for the input, if it has a
+        derivative), and a table when printed.
+
+    Notes
+    -----
+    Where a ReLU's input changes sign between ``w - h`` and ``w + h`` the difference is no derivative. Such a kink makes
+    the second difference of order h, where it is of order h^2 otherwise: beyond h^1.5 another entry is tried.
+    """
+    rng = np.random.default_rng(0) if rng is None else rng
+    x = np.asarray(check_inputs(network, x))
+    y = check_targets(loss, network.width(x.shape[1]), y, len(x))
+    w = check_weights(sample_weight, len(x))
+    x = x.astype(np.float64) if network.first.takes == "floats" else x
+    if params is None:
+        params = tree_map(lambda p: p + 0.1 * rng.standard_normal(p.shape), network.init(rng))
+    params = tree_map(lambda p: np.array(p, dtype=np.float64), params)
+    state = network.init_state(rng)
+
+    def cost(params: Tree, x: HostArray) -> float:
+        z, _, _ = network.forward(np, params, state, x, True)
+        return float(loss.forward(np, z, y, w)[0])
+
+    z, caches, _ = network.forward(np, params, state, x, True)
+    _, cache = loss.forward(np, z, y, w)
+    dz = loss.backward(np, cache)
+    dx, grads = network.backward(np, params, caches, dz)
+    flat, names = leaves(params), list(named_leaves(params))
+    pairs = {}
+    for i, (name, p, g) in enumerate(zip(names, flat, leaves(grads), strict=True)):
+
+        def at(p: HostArray, i: int = i) -> float:
+            return cost(unflatten(params, iter([*flat[:i], p, *flat[i + 1 :]])), x)
+
+        pairs[name] = _pairs(at, p, g, rng, entries)
+    if x.dtype == np.float64 and dx is not None:
+        pairs["x"] = _pairs(lambda x: cost(params, x), x, dx, rng, entries)
+    scales = {name: max(np.linalg.norm(pair, axis=1)) for name, pair in pairs.items()}
+    floor = 1e-3 * max(scales.values())
+    errors = {
+        name: float(np.linalg.norm(ours - theirs) / max(scales[name], floor)) for name, (ours, theirs) in pairs.items()
+    }
+    return GradientReport(errors, tolerance)
+
+
+def _pairs(f: Any, p: HostArray, g: HostArray, rng: np.random.Generator, entries: int) -> HostArray:
+    """Some entries of ``g`` and the differences of ``f`` around ``p`` there, (2, entries)."""
+    centre = f(p)
+    pairs: list[tuple[float, float]] = []
+    for k in rng.permutation(p.size):
+        h = 1e-5 * max(1.0, abs(float(p.flat[k])))
+        up, down = (f(_moved(p, k, step)) for step in (h, -h))
+        if abs(up - 2.0 * centre + down) <= h**1.5 * max(1.0, abs(centre)):
+            pairs.append((float(g.flat[k]), (up - down) / (2.0 * h)))
+        if len(pairs) == entries:
+            break
+    if not pairs:
+        raise ValueError("the loss has a kink in every direction that was tried: choose other params or x")
+    return np.array(pairs).T
+
+
+def _moved(p: HostArray, k: int, step: float) -> HostArray:
+    """``p`` with ``step`` added to entry ``k``."""
+    moved = p.copy()
+    moved.flat[k] += step
+    return moved

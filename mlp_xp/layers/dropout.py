@@ -1,0 +1,72 @@
+"""Dropout, with masks that every backend makes alike, bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mlp_xp.layers.base import Array, Generator, Namespace, Spec, StatefulLayer, Tree, check_range
+
+
+class Counter(NamedTuple):
+    """Where a counter-based generator stands."""
+
+    key: Array  # (..., 1, 1) int32
+    step: Array  # (..., 1, 1) int32
+
+
+def hash32(x: Array) -> Array:
+    """A bijection of 32-bit integers under which every input bit flips every output bit about half of the time.
+
+    Two rounds of multiply and xor-shift, with the constants of C. Wellons' ``lowbias32`` (2018). Written for int32,
+    the one integer type of that width that all libraries multiply and shift; products wrap around modulo 2^32.
+    """
+    x = x ^ ((x >> 16) & 0xFFFF)
+    x = x * 0x7FEB352D
+    x = x ^ ((x >> 15) & 0x1FFFF)
+    x = x * (0x846CA68B - 2**32)
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+@dataclass(frozen=True)
+class Dropout(StatefulLayer):
+    """``y = x m / (1 - rate)`` with ``m`` 0 or 1, P(m = 0) = rate, in training; ``y = x`` else.
+
+    Inverted dropout (Srivastava et al. 2014, sec. 10). The mask of a place is a hash of the layer's key, the step
+    and the place, so the same seed drops the same units on every device.
+    """
+
+    rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_range(self, 0.0, 1.0, rate=self.rate)
+
+    def state_specs(self) -> Counter:
+        """One key and one count."""
+        return Counter(Spec(1, 1, "int32"), Spec(1, 1, "int32"))
+
+    def init_state(self, rng: Generator) -> Counter:
+        """A key of its own for every layer, so that no two layers drop the same units."""
+        return Counter(rng.integers(2**31, size=(1, 1), dtype="int32"), rng.integers(1, size=(1, 1), dtype="int32"))
+
+    def forward(
+        self, xp: Namespace, params: Tree, state: Counter, x: Array, train: bool
+    ) -> tuple[Array, Array, Counter]:
+        """The output; the cache is the mask, already divided by ``1 - rate``."""
+        if not train or self.rate == 0.0:
+            return x, (), state
+        m = xp.astype(self.keep(xp, state, x.shape[-2:]), x.dtype) * (1.0 / (1.0 - self.rate))
+        return x * m, m, Counter(state.key, state.step + 1)
+
+    def backward(self, xp: Namespace, params: Tree, m: Array, dy: Array) -> tuple[Array, Tree]:
+        """``dx = dy m / (1 - rate)``."""
+        return (dy if self.rate == 0.0 else dy * m), ()
+
+    def keep(self, xp: Namespace, state: Counter, shape: tuple[int, int]) -> Array:
+        """Which of ``shape`` places stay: bool (..., rows, features)."""
+        rows, features = shape
+        row = xp.reshape(xp.arange(rows, dtype=xp.int32), (rows, 1))
+        column = xp.arange(features, dtype=xp.int32)
+        stream = hash32(state.key ^ hash32(state.step))  # (..., 1, 1)
+        bits = hash32(hash32(row ^ stream) ^ column)
+        return bits >= int(self.rate * 2.0**32) - 2**31

@@ -1,0 +1,80 @@
+"""A learned vector for each of a finite set of ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+from mlp_xp.initializers import Initializer, Normal
+from mlp_xp.layers.base import Array, Generator, Input, Layer, Namespace, Spec, check_positive, check_width
+
+
+class Table(NamedTuple):
+    """What an embedding learns: one row per id."""
+
+    E: Array  # (..., n_ids, dim)
+
+
+@dataclass(frozen=True)
+class Embedding(Layer):
+    """``y = [E[i1], E[i2], ...]`` or ``y = E[i1] + E[i2] + ...`` for the ids of a row.
+
+    Takes integers of shape (rows, ids per row), the same for all models, and gives (..., rows, width) with a width
+    of ``ids_per_row * dim`` when concatenated and ``dim`` when summed (Bengio et al. 2003, eq. 1).
+    """
+
+    takes: ClassVar[Input] = "ids"
+
+    n_ids: int
+    dim: int
+    ids_per_row: int = 1
+    combine: Literal["concat", "sum"] = "concat"
+    init_E: Initializer = Normal(1.0)
+
+    def __post_init__(self) -> None:
+        check_positive(self, n_ids=self.n_ids, dim=self.dim, ids_per_row=self.ids_per_row)
+        if self.combine not in ("concat", "sum"):
+            raise ValueError(f"Embedding: combine must be 'concat' or 'sum', not {self.combine!r}")
+
+    def width(self, n_in: int | None) -> int:
+        """Features of a row."""
+        check_width(self, self.ids_per_row, n_in)
+        return self.dim * (self.ids_per_row if self.combine == "concat" else 1)
+
+    def specs(self) -> Table:
+        """``E``."""
+        return Table(Spec(self.n_ids, self.dim))
+
+    def init(self, rng: Generator) -> Table:
+        """One vector per id."""
+        return Table(self.init_E(rng, (self.n_ids, self.dim), (self.n_ids, self.dim)))
+
+    def forward(self, xp: Namespace, params: Table, ids: Array) -> tuple[Array, Array]:
+        """Rows of ``E``, side by side or summed; the cache is ``ids``."""
+        flat = xp.reshape(ids, (-1,))
+        y = xp.take(params.E, flat, axis=-2)  # (..., rows * ids, dim)
+        models = y.shape[:-2]
+        if self.combine == "concat":
+            return xp.reshape(y, (*models, -1, self.ids_per_row * self.dim)), ids
+        return xp.sum(xp.reshape(y, (*models, -1, self.ids_per_row, self.dim)), axis=-2), ids
+
+    def backward(self, xp: Namespace, params: Table, ids: Array, dy: Array) -> tuple[None, Table]:
+        """Ids have no derivative: ``(None, grads)``."""
+        return None, self.gradient(xp, params, ids, dy)
+
+    def gradient(self, xp: Namespace, params: Table, ids: Array, dy: Array) -> Table:
+        """``dE[i] =`` the sum of ``dy`` over the places that hold the id i.
+
+        Written as the product ``onehot' dy``, which adds in a fixed order on every device.
+        """
+        models, rows = dy.shape[:-2], ids.shape[0]
+        if self.combine == "concat":
+            hot = self._one_hot(xp, xp.reshape(ids, (-1,)), dy.dtype)  # (rows * ids, n_ids)
+            dy = xp.reshape(dy, (*models, rows * self.ids_per_row, self.dim))
+        else:
+            hot = xp.sum(self._one_hot(xp, ids, dy.dtype), axis=-2)  # (rows, n_ids): how often an id occurs
+        return Table(xp.matmul(xp.matrix_transpose(hot), dy))
+
+    def _one_hot(self, xp: Namespace, ids: Array, dtype: object) -> Array:
+        """``[ids == i]`` for every i, along a new last axis."""
+        return xp.astype(xp.expand_dims(ids, axis=-1) == xp.arange(self.n_ids, dtype=ids.dtype), dtype)

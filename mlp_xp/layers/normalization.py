@@ -1,0 +1,201 @@
+"""Layers that centre and scale their input: over a row, over a batch, and by fixed numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from mlp_xp.initializers import Constant
+from mlp_xp.layers.base import (
+    Array,
+    Generator,
+    Input,
+    Layer,
+    Namespace,
+    Spec,
+    StatefulLayer,
+    Tree,
+    check_positive,
+    check_range,
+    check_width,
+)
+
+
+class Scale(NamedTuple):
+    """What a normalizing layer learns."""
+
+    gamma: Array  # (..., 1, n)
+    beta: Array  # (..., 1, n)
+
+
+class Moments(NamedTuple):
+    """Running mean and variance of each feature."""
+
+    mean: Array  # (..., 1, n)
+    var: Array  # (..., 1, n)
+
+
+class Units(NamedTuple):
+    """Where a feature's zero lies and how long its unit is."""
+
+    shift: Array  # (..., 1, 1)
+    scale: Array  # (..., 1, 1)
+
+
+def _init_scale(rng: Generator, n: int) -> Scale:
+    return Scale(Constant(1.0)(rng, (1, n), (n, n)), Constant(0.0)(rng, (1, n), (n, n)))
+
+
+def _normalize(xp: Namespace, x: Array, mean: Array, var: Array, eps: float) -> tuple[Array, Array]:
+    """``(x - mean) / sqrt(var + eps)`` and the factor ``1 / sqrt(var + eps)``."""
+    r = 1.0 / xp.sqrt(var + eps)
+    return (x - mean) * r, r
+
+
+def _normalize_backward(xp: Namespace, z: Array, r: Array, dz: Array, axis: int) -> Array:
+    """``dx = r (dz - mean(dz) - z mean(dz z))``, means along ``axis`` (Ioffe and Szegedy 2015, sec. 3, collected)."""
+    return r * (dz - xp.mean(dz, axis=axis, keepdims=True) - z * xp.mean(dz * z, axis=axis, keepdims=True))
+
+
+@dataclass(frozen=True)
+class LayerNorm(Layer):
+    """``y = gamma z + beta`` with ``z = (x - mean(x)) / sqrt(var(x) + eps)`` over each row (Ba et al. 2016, eq. 4)."""
+
+    n: int
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        check_positive(self, n=self.n)
+        check_range(self, 0.0, 1.0, eps=self.eps)
+
+    def width(self, n_in: int | None) -> int:
+        """``n``."""
+        check_width(self, self.n, n_in)
+        return self.n
+
+    def specs(self) -> Scale:
+        """``gamma`` and ``beta``."""
+        return Scale(Spec(1, self.n), Spec(1, self.n))
+
+    def init(self, rng: Generator) -> Scale:
+        """Ones and zeros."""
+        return _init_scale(rng, self.n)
+
+    def forward(self, xp: Namespace, params: Scale, x: Array) -> tuple[Array, tuple[Array, Array]]:
+        """The output; the cache is ``z`` and ``1 / sqrt(var + eps)``."""
+        d = x - xp.mean(x, axis=-1, keepdims=True)
+        z, r = _normalize(xp, d, 0.0, xp.mean(d * d, axis=-1, keepdims=True), self.eps)
+        return params.gamma * z + params.beta, (z, r)
+
+    def backward(self, xp: Namespace, params: Scale, cache: tuple[Array, Array], dy: Array) -> tuple[Array, Scale]:
+        """``dx`` from ``dz = dy gamma``; the gradients are sums over the rows."""
+        z, r = cache
+        dx = _normalize_backward(xp, z, r, dy * params.gamma, axis=-1)
+        return dx, self.gradient(xp, params, cache, dy)
+
+    def gradient(self, xp: Namespace, params: Scale, cache: tuple[Array, Array], dy: Array) -> Scale:
+        """``dgamma``, the sum of ``dy z``, and ``dbeta``, that of ``dy``."""
+        z, _ = cache
+        return Scale(xp.sum(dy * z, axis=-2, keepdims=True), xp.sum(dy, axis=-2, keepdims=True))
+
+
+@dataclass(frozen=True)
+class BatchNorm(StatefulLayer):
+    """``y = gamma z + beta`` with ``z = (x - mean) / sqrt(var + eps)`` (Ioffe and Szegedy 2015, algorithm 1).
+
+    In training the moments are those of the batch, and ``running += momentum (batch - running)``, where the running
+    variance is the unbiased one, as in PyTorch; in prediction they are the running ones.
+    """
+
+    n: int
+    momentum: float = 0.1
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        check_positive(self, n=self.n)
+        check_range(self, 0.0, 1.0, momentum=self.momentum, eps=self.eps)
+
+    def width(self, n_in: int | None) -> int:
+        """``n``."""
+        check_width(self, self.n, n_in)
+        return self.n
+
+    def specs(self) -> Scale:
+        """``gamma`` and ``beta``."""
+        return Scale(Spec(1, self.n), Spec(1, self.n))
+
+    def state_specs(self) -> Moments:
+        """The running mean and variance."""
+        return Moments(Spec(1, self.n), Spec(1, self.n))
+
+    def init(self, rng: Generator) -> Scale:
+        """Ones and zeros."""
+        return _init_scale(rng, self.n)
+
+    def init_state(self, rng: Generator) -> Moments:
+        """Mean 0 and variance 1."""
+        gamma, beta = _init_scale(rng, self.n)
+        return Moments(beta, gamma)
+
+    def forward(
+        self, xp: Namespace, params: Scale, state: Moments, x: Array, train: bool
+    ) -> tuple[Array, tuple[Array, Array], Moments]:
+        """The output; the cache is ``z`` and ``1 / sqrt(var + eps)``."""
+        if train:
+            rows = x.shape[-2]
+            mean = xp.mean(x, axis=-2, keepdims=True)
+            d = x - mean
+            var = xp.mean(d * d, axis=-2, keepdims=True)
+            z, r = _normalize(xp, d, 0.0, var, self.eps)
+            unbiased = var * (rows / max(rows - 1, 1))
+            state = Moments(
+                state.mean + self.momentum * (mean - state.mean),
+                state.var + self.momentum * (unbiased - state.var),
+            )
+        else:
+            z, r = _normalize(xp, x, state.mean, state.var, self.eps)
+        return params.gamma * z + params.beta, (z, r), state
+
+    def backward(self, xp: Namespace, params: Scale, cache: tuple[Array, Array], dy: Array) -> tuple[Array, Scale]:
+        """``dx`` from ``dz = dy gamma``; the gradients are sums over the rows."""
+        z, r = cache
+        dx = _normalize_backward(xp, z, r, dy * params.gamma, axis=-2)
+        return dx, self.gradient(xp, params, cache, dy)
+
+    def gradient(self, xp: Namespace, params: Scale, cache: tuple[Array, Array], dy: Array) -> Scale:
+        """``dgamma``, the sum of ``dy z``, and ``dbeta``, that of ``dy``."""
+        z, _ = cache
+        return Scale(xp.sum(dy * z, axis=-2, keepdims=True), xp.sum(dy, axis=-2, keepdims=True))
+
+
+@dataclass(frozen=True)
+class Rescale(StatefulLayer):
+    """``y = (x - shift) scale`` with fixed numbers, for instance ``Rescale(0.0, 1 / 255)`` for pixels in bytes.
+
+    The first layer of a network that is fed integers: they stay small in memory and become floats batch by batch.
+    """
+
+    takes: ClassVar[Input] = "numbers"
+
+    shift: float = 0.0
+    scale: float = 1.0
+
+    def state_specs(self) -> Units:
+        """Two numbers."""
+        return Units(Spec(1, 1), Spec(1, 1))
+
+    def init_state(self, rng: Generator) -> Units:
+        """The numbers of the configuration, in the dtype of the network."""
+        return Units(
+            Constant(self.shift)(rng, (1, 1), (1, 1)),
+            Constant(self.scale)(rng, (1, 1), (1, 1)),
+        )
+
+    def forward(self, xp: Namespace, params: Tree, state: Units, x: Array, train: bool) -> tuple[Array, Array, Units]:
+        """The output, in the dtype of ``scale``, which is also the cache."""
+        x = xp.astype(x, state.scale.dtype, copy=False)
+        return (x if self.shift == 0.0 else x - state.shift) * state.scale, state.scale, state
+
+    def backward(self, xp: Namespace, params: Tree, scale: Array, dy: Array) -> tuple[Array, Tree]:
+        """``dx = dy scale``."""
+        return dy * scale, ()

@@ -1,0 +1,26 @@
+"""Metrics: one number for each row, averaged by whoever evaluates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Array = Any
+Namespace = Any
+
+Metric = Callable[[Namespace, Array, Array], Array]
+"""``metric(xp, z, y)``: from the outputs (..., rows, n_out) and the targets, one number per row (..., rows)."""
+
+
+def accuracy(xp: Namespace, z: Array, y: Array) -> Array:
+    """1 where the largest output is the class ``y``, (rows,) integers, or the likeliest class of a distribution."""
+    if not xp.isdtype(y.dtype, "integral"):
+        y = xp.argmax(y, axis=-1)
+    best = xp.argmax(z, axis=-1)
+    return xp.astype(best == xp.astype(y, best.dtype, copy=False), z.dtype)
+
+
+def binary_accuracy(xp: Namespace, z: Array, y: Array) -> Array:
+    """The share of outputs on the right side of 0, for ``y`` of shape (rows, n_out) with entries in [0, 1]."""
+    right = (z > 0.0) == (xp.astype(y, z.dtype, copy=False) > 0.5)
+    return xp.mean(xp.astype(right, z.dtype), axis=-1)

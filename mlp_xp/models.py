@@ -1,0 +1,93 @@
+"""The usual network in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from mlp_xp.initializers import Glorot, He, Initializer
+from mlp_xp.layers import (
+    GELU,
+    BatchNorm,
+    Chain,
+    Dense,
+    Dropout,
+    Identity,
+    Layer,
+    LayerNorm,
+    LeakyReLU,
+    ReLU,
+    Sigmoid,
+    Softplus,
+    StatefulLayer,
+    Tanh,
+)
+
+ACTIVATIONS: dict[str, Layer] = {
+    "relu": ReLU(),
+    "leaky_relu": LeakyReLU(),
+    "sigmoid": Sigmoid(),
+    "tanh": Tanh(),
+    "gelu": GELU(),
+    "softplus": Softplus(),
+    "identity": Identity(),
+}
+NORMS: dict[str, Callable[[int], Layer | StatefulLayer]] = {"layer": LayerNorm, "batch": BatchNorm}
+
+
+def mlp(
+    *widths: int,
+    activation: str | Layer = "relu",
+    dropout: float = 0.0,
+    norm: Literal["layer", "batch"] | None = None,
+    init: Initializer | None = None,
+    first: Layer | StatefulLayer | None = None,
+) -> Chain:
+    """A multilayer perceptron: ``mlp(784, 300, 10)`` has 784 inputs, 300 hidden units and 10 outputs.
+
+    Each hidden layer is ``Dense -> norm -> activation -> dropout``; the last is `Dense` alone and gives what the losses
+    take (logits).
+
+    Parameters
+    ----------
+    widths
+        Inputs, hidden units of each layer, outputs; at least two numbers.
+    activation
+        A name or a layer: relu, leaky_relu, sigmoid, tanh, gelu, softplus, identity.
+    dropout
+        Share of hidden units dropped in training.
+    norm
+        ``"layer"``, ``"batch"`` or ``None``.
+    init
+        How weights are drawn. By default He for the ReLU family, Glorot for the others; the last layer is Glorot's.
+    first
+        A layer in front of all, such as ``Rescale(scale=1 / 255)`` for pixels or an `Embedding` for ids.
+    """
+    if len(widths) < 2:
+        raise ValueError(f"mlp needs the number of inputs and of outputs, such as mlp(784, 300, 10), not mlp{widths}")
+    act = as_activation(activation)
+    hidden_init = init or (He() if isinstance(act, (ReLU, LeakyReLU, GELU, Softplus)) else Glorot())
+    layers: list[Layer | StatefulLayer] = [] if first is None else [first]
+    for n_in, n_out in zip(widths[:-2], widths[1:-1], strict=True):
+        layers.append(Dense(n_in, n_out, hidden_init))
+        if norm is not None:
+            layers.append(_norm(norm, n_out))
+        layers.append(act)
+        if dropout:
+            layers.append(Dropout(dropout))
+    return Chain(*layers, Dense(widths[-2], widths[-1], init or Glorot()))
+
+
+def as_activation(activation: str | Layer) -> Layer:
+    """The activation of that name, or the layer itself."""
+    if not isinstance(activation, str):
+        return activation
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+    return ACTIVATIONS[activation]
+
+
+def _norm(name: str, n: int) -> Layer | StatefulLayer:
+    if name not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)} or None, not {name!r}")
+    return NORMS[name](n)

@@ -1,0 +1,204 @@
+"""Optimizers: the update of one array, written once and lifted to all parameters by the training step.
+
+``update`` consumes the parameter ``w`` and its slots by augmented assignment (in place on NumPy, CuPy and torch, a
+rebinding on JAX) and returns what to go on with. The numbers that change from step to step, the rate and what follows
+from it, are computed on the host in float64 by ``rates`` and arrive as 0-d arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from mlp_xp.schedules import Schedule, as_schedule
+
+Array = Any
+Tree = Any
+Namespace = Any
+
+
+class Rates(NamedTuple):
+    """The numbers of one step."""
+
+    scaled: tuple[Any, ...]
+    """Those proportional to the learning rate."""
+    fixed: tuple[Any, ...] = ()
+    """The others."""
+
+
+class Optimizer(Protocol):
+    """A rule for one array."""
+
+    @property
+    def lr(self) -> float | Schedule:
+        """The learning rate, a number or a schedule."""
+        ...
+
+    def rates(self, lr: float, t: int) -> Rates:
+        """The numbers that `update` needs at step ``t`` = 1, 2, ... with rate ``lr``."""
+        ...
+
+    def init(self, xp: Namespace, w: Array) -> Tree:
+        """The slots of the parameter ``w`` before the first step."""
+        ...
+
+    def update(self, xp: Namespace, w: Array, slots: Tree, g: Array, rates: Rates) -> tuple[Array, Tree]:
+        """``w`` and its slots after a step against the gradient ``g``; consumes both."""
+        ...
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """``w <- w - lr g``; with momentum ``v <- mu v - lr g`` and ``w <- w + v``; Nesterov's ``w <- w + mu v - lr g``.
+
+    The velocity holds the rate, as in Polyak 1964 and Sutskever et al. 2013, eqs. 1 to 4. (PyTorch keeps the rate
+    outside; at a constant rate both are the same.)
+    """
+
+    lr: float | Schedule = 0.01
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self, momentum=self.momentum)
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError("SGD: nesterov needs a momentum above 0, such as SGD(lr, momentum=0.9, nesterov=True)")
+
+    def rates(self, lr: float, t: int) -> Rates:
+        """``lr``."""
+        return Rates((lr,))
+
+    def init(self, xp: Namespace, w: Array) -> Tree:
+        """The velocity, if there is momentum."""
+        return xp.zeros_like(w) if self.momentum else ()
+
+    def update(self, xp: Namespace, w: Array, v: Tree, g: Array, rates: Rates) -> tuple[Array, Tree]:
+        """See the class."""
+        (lr,) = rates.scaled
+        if not self.momentum:
+            w -= lr * g
+            return w, v
+        v *= self.momentum
+        if self.nesterov:
+            step = lr * g
+            v -= step
+            w += self.momentum * v
+            w -= step
+        else:
+            v -= lr * g
+            w += v
+        return w, v
+
+
+class AdamSlots(NamedTuple):
+    """Running means of the gradient and of its square."""
+
+    m: Array
+    v: Array
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """``w <- w - lr m^ / (sqrt(v^) + eps)`` (Kingma and Ba 2015, algorithm 1).
+
+    ``m <- b1 m + (1 - b1) g`` and ``v <- b2 v + (1 - b2) g^2``; the hats divide by ``1 - b1^t`` and ``1 - b2^t``.
+    With ``eps_hat`` the epsilon is added to ``sqrt(v)`` before that division (end of their section 2), as
+    scikit-learn does.
+    """
+
+    lr: float | Schedule = 0.001
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    eps_hat: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self, b1=self.b1, b2=self.b2)
+
+    def rates(self, lr: float, t: int) -> Rates:
+        """``lr sqrt(1 - b2^t) / (1 - b1^t)`` and the epsilon that then stands beside ``sqrt(v)``."""
+        root = math.sqrt(1.0 - self.b2**t)
+        return Rates((lr * root / (1.0 - self.b1**t),), (self.eps if self.eps_hat else self.eps * root,))
+
+    def init(self, xp: Namespace, w: Array) -> AdamSlots:
+        """Zeros."""
+        return AdamSlots(xp.zeros_like(w), xp.zeros_like(w))
+
+    def update(self, xp: Namespace, w: Array, slots: AdamSlots, g: Array, rates: Rates) -> tuple[Array, AdamSlots]:
+        """``w <- w - lr_t m / (sqrt(v) + eps_t)``, which is the class's formula with the hats moved into two numbers."""
+        m, v = slots
+        lr, eps = rates.scaled[0], rates.fixed[0]
+        m *= self.b1
+        m += (1.0 - self.b1) * g
+        v *= self.b2
+        v += (1.0 - self.b2) * (g * g)
+        w -= lr * m / (xp.sqrt(v) + eps)
+        return w, AdamSlots(m, v)
+
+
+@dataclass(frozen=True)
+class AdamW(Optimizer):
+    """`Adam` after ``w <- w - lr weight_decay w`` on every parameter (Loshchilov and Hutter 2019, algorithm 2)."""
+
+    lr: float | Schedule = 0.001
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check(self, b1=self.b1, b2=self.b2)
+
+    @property
+    def _adam(self) -> Adam:
+        return Adam(self.lr, self.b1, self.b2, self.eps)
+
+    def rates(self, lr: float, t: int) -> Rates:
+        """Those of `Adam` and ``1 - lr weight_decay``'s second term."""
+        adam = self._adam.rates(lr, t)
+        return Rates((*adam.scaled, lr * self.weight_decay), adam.fixed)
+
+    def init(self, xp: Namespace, w: Array) -> AdamSlots:
+        """Zeros."""
+        return self._adam.init(xp, w)
+
+    def update(self, xp: Namespace, w: Array, slots: AdamSlots, g: Array, rates: Rates) -> tuple[Array, AdamSlots]:
+        """See the class."""
+        w -= rates.scaled[1] * w
+        return self._adam.update(xp, w, slots, g, rates)
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """``w <- w - lr g / (sqrt(v) + eps)`` with ``v <- decay v + (1 - decay) g^2`` (Hinton 2012, lecture 6e)."""
+
+    lr: float | Schedule = 0.001
+    decay: float = 0.99
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _check(self, decay=self.decay)
+
+    def rates(self, lr: float, t: int) -> Rates:
+        """``lr``."""
+        return Rates((lr,))
+
+    def init(self, xp: Namespace, w: Array) -> Array:
+        """Zeros."""
+        return xp.zeros_like(w)
+
+    def update(self, xp: Namespace, w: Array, v: Array, g: Array, rates: Rates) -> tuple[Array, Array]:
+        """See the class."""
+        v *= self.decay
+        v += (1.0 - self.decay) * (g * g)
+        w -= rates.scaled[0] * g / (xp.sqrt(v) + self.eps)
+        return w, v
+
+
+def _check(optimizer: Optimizer, **decays: float) -> None:
+    """Raise `ValueError` for a learning rate that is none and for a decay outside [0, 1)."""
+    as_schedule(optimizer.lr)
+    for name, decay in decays.items():
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"{type(optimizer).__name__}: {name} must lie in [0, 1), not {decay!r}")

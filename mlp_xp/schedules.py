@@ -1,0 +1,195 @@
+"""Learning-rate schedules: the rate of each step, computed on the host.
+
+An optimizer takes a schedule wherever it takes a rate. The rates of a whole epoch travel to the device together, so
+a schedule costs nothing in the step. Only `LossRatio` depends on the losses inside an epoch; its state stays on the
+device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+Array = Any
+Namespace = Any
+
+
+class Moment(NamedTuple):
+    """Where in the training a step lies; counts start at 0."""
+
+    step: int
+    steps: int
+    """Steps of the whole training."""
+    epoch: int
+    samples: int
+    """Rows seen before this epoch."""
+    losses: Sequence[float] = ()
+    """The monitored loss of every epoch so far."""
+
+
+class Schedule(Protocol):
+    """A rate for every moment."""
+
+    def rate(self, at: Moment) -> float:
+        """The rate of the step at ``at``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """``lr``."""
+
+    lr: float
+
+    def rate(self, at: Moment) -> float:
+        """See `Schedule`."""
+        return self.lr
+
+
+@dataclass(frozen=True)
+class Step:
+    """``lr factor^floor(epoch / every)``."""
+
+    lr: float
+    every: int
+    factor: float = 0.1
+
+    def rate(self, at: Moment) -> float:
+        """See `Schedule`."""
+        return float(self.lr * self.factor ** (at.epoch // self.every))
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """``lr decay^epoch``."""
+
+    lr: float
+    decay: float = 0.95
+
+    def rate(self, at: Moment) -> float:
+        """See `Schedule`."""
+        return float(self.lr * self.decay**at.epoch)
+
+
+@dataclass(frozen=True)
+class InverseScaling:
+    """``lr / (samples + 1)^power``, set once an epoch, as scikit-learn's ``invscaling``."""
+
+    lr: float
+    power: float = 0.5
+
+    def rate(self, at: Moment) -> float:
+        """See `Schedule`."""
+        return self.lr / (at.samples + 1) ** self.power
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """``end + (lr - end) (1 + cos(pi step / steps)) / 2`` (Loshchilov and Hutter 2017, eq. 5, without restarts)."""
+
+    lr: float
+    end: float = 0.0
+
+    def rate(self, at: Moment) -> float:
+        """See `Schedule`."""
+        return _cosine(self.lr, self.end, at.step / max(at.steps, 1))
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """Up from ``lr / start`` to ``lr`` in the first ``warmup`` of the steps, then down to ``lr / start / end``.
+
+    Both along a cosine (Smith and Topin 2018); the numbers are those of PyTorch's ``OneCycleLR``.
+    """
+
+    lr: float
+    warmup: float = 0.3
+    start: float = 25.0
+    end: float = 1e4
+
+    def rate(self, at: Moment) -> float:
+        """See `Schedule`."""
+        low = self.lr / self.start
+        top = self.warmup * at.steps - 1.0
+        if at.step <= top:
+            return _cosine(low, self.lr, at.step / top if top else 1.0)
+        return _cosine(self.lr, low / self.end, (at.step - top) / max(at.steps - 1 - top, 1.0))
+
+
+@dataclass(frozen=True)
+class ReduceOnPlateau:
+    """``lr factor^k`` after ``k`` stalls: ``patience`` epochs in a row without a loss below ``best (1 - threshold)``.
+
+    The loss is the one that the training monitors.
+    """
+
+    lr: float
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+
+    def rate(self, at: Moment) -> float:
+        """See `Schedule`."""
+        lr, best, bad = self.lr, math.inf, 0
+        for loss in at.losses:
+            if loss < best * (1.0 - self.threshold):
+                best, bad = loss, 0
+            else:
+                bad += 1
+            if bad > self.patience:
+                lr, bad = lr * self.factor, 0
+        return lr
+
+
+class Ratio(NamedTuple):
+    """The state of `LossRatio`, one number per model."""
+
+    factor: Array  # the rate in units of lr
+    recent: Array  # sum of losses in the running window
+    before: Array  # sum of losses in the window before, 0 at first
+    count: Array  # steps in the running window
+
+
+@dataclass(frozen=True)
+class LossRatio:
+    """``rate *= (mean loss of the last window steps) / (mean loss of the window before)``, once a window."""
+
+    lr: float
+    window: int = 100
+
+    def rate(self, at: Moment) -> float:
+        """``lr``; the factor of the state comes on top of it."""
+        return self.lr
+
+    def init(self, xp: Namespace, losses: tuple[int, ...]) -> Ratio:
+        """The state before the first step, for losses of that shape."""
+        zero = xp.zeros(losses)
+        return Ratio(xp.ones(losses), zero, zero, zero)
+
+    def observe(self, xp: Namespace, state: Ratio, loss: Array) -> Ratio:
+        """The state after a step with ``loss``."""
+        recent = state.recent + loss
+        count = state.count + 1.0
+        full = count >= self.window
+        known = full & (state.before > 0.0)
+        ratio = recent / xp.where(known, state.before, 1.0)
+        return Ratio(
+            xp.where(known, state.factor * ratio, state.factor),
+            xp.where(full, 0.0, recent),
+            xp.where(full, recent, state.before),
+            xp.where(full, 0.0, count),
+        )
+
+
+def _cosine(start: float, end: float, t: float) -> float:
+    """From ``start`` at t = 0 to ``end`` at t = 1 along half a cosine."""
+    return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * t))
+
+
+def as_schedule(lr: float | Schedule) -> Schedule:
+    """``lr`` as a schedule, constant where it is a number."""
+    if isinstance(lr, bool) or not (isinstance(lr, (int, float)) or hasattr(lr, "rate")):
+        raise ValueError(f"the learning rate must be a number or a schedule such as OneCycle(0.01), not {lr!r}")
+    return Constant(float(lr)) if isinstance(lr, (int, float)) else lr

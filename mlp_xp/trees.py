@@ -1,0 +1,50 @@
+"""Trees: tuples and named tuples of arrays, nested at will.
+
+Parameters, gradients, optimizer state, checkpoints and parity reports are all trees of the same shape, so the
+functions here serve every one of them. A tuple is a node (the empty tuple a node without leaves), all else is a leaf;
+`jax.tree` and `torch.utils._pytree` see the same structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+__all__ = ["leaves", "named_leaves", "tree_map", "unflatten"]
+
+
+def _rebuild(node: tuple[Any, ...], children: Iterator[Any]) -> Any:
+    """A tuple of the type of ``node`` that holds ``children``."""
+    return type(node)(*children) if hasattr(node, "_fields") else tuple(children)
+
+
+def tree_map(f: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """``f`` of every leaf of ``tree`` together with the leaves at the same place in ``others``, as a tree again."""
+    if isinstance(tree, tuple):
+        return _rebuild(tree, (tree_map(f, *nodes) for nodes in zip(tree, *others, strict=True)))
+    return f(tree, *others)
+
+
+def leaves(tree: Any) -> list[Any]:
+    """The leaves from left to right."""
+    if isinstance(tree, tuple):
+        return [leaf for node in tree for leaf in leaves(node)]
+    return [tree]
+
+
+def named_leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves by name, such as ``0.W``: field names of named tuples and positions, joined by dots."""
+    if not isinstance(tree, tuple):
+        return {prefix: tree}
+    names = getattr(tree, "_fields", range(len(tree)))
+    named: dict[str, Any] = {}
+    for name, node in zip(names, tree, strict=True):
+        named |= named_leaves(node, f"{prefix}.{name}" if prefix else str(name))
+    return named
+
+
+def unflatten(like: Any, flat: Iterator[Any]) -> Any:
+    """A tree of the structure of ``like`` filled from ``flat``: the inverse of `leaves`."""
+    if isinstance(like, tuple):
+        return _rebuild(like, (unflatten(node, flat) for node in like))
+    return next(flat)
