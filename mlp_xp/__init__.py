@@ -6,8 +6,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlp_xp_backends import BackendError, available_backends, get_backend
-
     from mlp_xp.callbacks import Callback, Checkpoint, CSVLog, Progress
     from mlp_xp.checkpoints import load, save
     from mlp_xp.files import FileError
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from mlp_xp.optimizers import SGD, Adam, AdamW, RMSprop
     from mlp_xp.step import TrainState, TrainStep
     from mlp_xp.trainer import EarlyStopping, Trainer, TrainingDivergedError
+    from mlp_xp_backends import BackendError, available_backends, get_backend
 
 _HOMES = {
     "callbacks": ("CSVLog", "Callback", "Checkpoint", "Progress"),

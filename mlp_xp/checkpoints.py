@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np  # noqa: TID251  files hold arrays of the host
-from mlp_xp_backends import Backend, get_backend
 
 from mlp_xp import files
 from mlp_xp.config import KNOWN, Decoder, encode
@@ -22,6 +21,7 @@ from mlp_xp.layers.base import Spec
 from mlp_xp.model import Model
 from mlp_xp.step import TrainState, TrainStep
 from mlp_xp.trees import leaves, named_leaves, tree_map, unflatten
+from mlp_xp_backends import Backend, get_backend
 
 if TYPE_CHECKING:
     from mlp_xp.trainer import Trainer
@@ -53,8 +53,10 @@ def load(path: str | Path, device: str | Backend = "auto", known: tuple[type, ..
         decode = Decoder((*KNOWN, *known))
         network, loss = decode(header["network"]), decode(header["loss"])
         _expect(isinstance(network, Chain), "its network is not a Chain")
+        _expect(hasattr(loss, "rows"), f"its loss is {loss!r}")
         params, layers = _network_trees(network, arrays, tuple(header["models"]))
-        return Model(network, loss, *tree_map(backend.asarray, (params, layers)), backend, dict(header["extra"]))
+        params, layers = tree_map(backend.asarray, (params, layers))
+        return Model(network, loss, params, layers, backend, dict(header["extra"]))
 
 
 def save_checkpoint(path: str | Path, trainer: Trainer) -> None:
@@ -92,6 +94,7 @@ def load_checkpoint(cls: type[Any], path: str | Path, device: str | Backend, kno
         decode = Decoder((*KNOWN, *known))
         network, loss, optimizer = (decode(header[key]) for key in ("network", "loss", "optimizer"))
         _expect(isinstance(network, Chain), "its network is not a Chain")
+        _expect(hasattr(loss, "rows") and hasattr(optimizer, "update"), f"it has {loss!r} and {optimizer!r}")
         l2, clip_norm, max_norm = header["regularization"]
         step = TrainStep(network, loss, optimizer, l2, clip_norm, max_norm)
         params, layers = _network_trees(network, arrays, ())
@@ -144,9 +147,9 @@ def _fill(like: Tree, name: str, arrays: dict[str, HostArray], models: tuple[int
     def leaf(name: str, like: Any) -> HostArray:
         if isinstance(like, Spec):
             shape = (*models, like.rows, like.columns)
-            dtypes = ("float32", "float64") if like.dtype == "float" else (like.dtype,)
+            dtypes = ["float32", "float64"] if like.dtype == "float" else [like.dtype]
         else:
-            shape, dtypes = like.shape, (str(like.dtype),)
+            shape, dtypes = like.shape, [str(like.dtype)]
         found = arrays.get(name)
         if found is None:
             raise ValueError(f"{name} is missing")

@@ -14,12 +14,13 @@ from mlp_xp import initializers, layers, losses, optimizers, schedules
 
 Json = Any
 
-KNOWN: tuple[type, ...] = (
-    *(getattr(layers, name) for name in layers.__all__),
-    *(v for v in vars(initializers).values() if dataclasses.is_dataclass(v) and isinstance(v, type)),
-    *(v for v in vars(losses).values() if dataclasses.is_dataclass(v) and isinstance(v, type)),
-    *(v for v in vars(optimizers).values() if dataclasses.is_dataclass(v) and isinstance(v, type)),
+KNOWN: tuple[type, ...] = tuple(
+    value
+    for module in (layers, initializers, losses, optimizers, schedules)
+    for value in vars(module).values()
+    if isinstance(value, type) and dataclasses.is_dataclass(value)
 )
+"""Every configuration of this library."""
 
 
 def encode(value: Any) -> Json:

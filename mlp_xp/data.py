@@ -9,10 +9,10 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  data enter on the host
-from mlp_xp_backends import Backend
 
 from mlp_xp.layers import Chain, Embedding
 from mlp_xp.losses import Loss
+from mlp_xp_backends import Backend
 
 Array = Any
 Tree = Any
@@ -52,7 +52,7 @@ def check_inputs(network: Chain, x: Array, name: str = "x") -> Array:
     return x
 
 
-def check_targets(loss: Loss, n_out: int | None, y: Array, rows: int, name: str = "y") -> HostArray:
+def check_targets(loss: Loss, n_out: int | None, y: Any, rows: int, name: str = "y") -> Any:
     """``y`` on the host as ``loss`` takes it; `ValueError` if it is something else."""
     y = np.asarray(y)
     if y.shape[:1] != (rows,):
@@ -68,7 +68,7 @@ def check_targets(loss: Loss, n_out: int | None, y: Array, rows: int, name: str 
                 f"{name} must hold integer class labels, but its dtype is {y.dtype}: use {name}.astype(int)"
             )
         _check_range(name, y, n_out, "classes")
-        return y.astype(np.int32, copy=False)
+        return np.asarray(y, dtype=np.int32)
     if y.ndim == 1 and n_out in (1, None):
         y = y[:, None]
     if y.ndim != 2 or (n_out is not None and y.shape[1] != n_out):

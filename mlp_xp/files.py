@@ -44,10 +44,9 @@ def write(path: str | Path, kind: str, arrays: dict[str, HostArray], header: Jso
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
 

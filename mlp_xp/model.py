@@ -8,12 +8,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np  # noqa: TID251  predictions come back to the host
-from mlp_xp_backends import Backend
 
 from mlp_xp.data import Batch, Feed, check_inputs, check_targets, check_weights, gather, make_feed
 from mlp_xp.layers import Chain
 from mlp_xp.losses import Loss
 from mlp_xp.trees import leaves
+from mlp_xp_backends import Backend
 
 Array = Any
 Tree = Any
@@ -48,7 +48,7 @@ class Model:
         return self._map(self.loss.output, x, batch_size)
 
     def predict(self, x: Array, batch_size: int = 1024) -> HostArray:
-        """Classes (rows,) as integers; 0 or 1 for each output (rows, n_out) with a binary loss; expected values else."""
+        """Classes (rows,); 0 or 1 for each output (rows, n_out) with a binary loss; expected values otherwise."""
         if self.loss.target == "class":
             return self._map(_likeliest, x, batch_size).astype(np.int64)
         if self.loss.target == "binary":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 from mlp_xp.initializers import Glorot, He, Initializer
@@ -68,7 +69,7 @@ def mlp(
     act = as_activation(activation)
     hidden_init = init or (He() if isinstance(act, (ReLU, LeakyReLU, GELU, Softplus)) else Glorot())
     layers: list[Layer | StatefulLayer] = [] if first is None else [first]
-    for n_in, n_out in zip(widths[:-2], widths[1:-1], strict=True):
+    for n_in, n_out in pairwise(widths[:-1]):
         layers.append(Dense(n_in, n_out, hidden_init))
         if norm is not None:
             layers.append(_norm(norm, n_out))

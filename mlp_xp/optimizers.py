@@ -126,7 +126,7 @@ class Adam(Optimizer):
         return AdamSlots(xp.zeros_like(w), xp.zeros_like(w))
 
     def update(self, xp: Namespace, w: Array, slots: AdamSlots, g: Array, rates: Rates) -> tuple[Array, AdamSlots]:
-        """``w <- w - lr_t m / (sqrt(v) + eps_t)``, which is the class's formula with the hats moved into two numbers."""
+        """``w <- w - lr_t m / (sqrt(v) + eps_t)``, the class's formula with the hats moved into two numbers."""
         m, v = slots
         lr, eps = rates.scaled[0], rates.fixed[0]
         m *= self.b1

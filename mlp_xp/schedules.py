@@ -38,7 +38,7 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True)
-class Constant:
+class ConstantRate:
     """``lr``."""
 
     lr: float
@@ -49,7 +49,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepDecay:
     """``lr factor^floor(epoch / every)``."""
 
     lr: float
@@ -62,7 +62,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Exponential:
+class ExponentialDecay:
     """``lr decay^epoch``."""
 
     lr: float
@@ -82,7 +82,7 @@ class InverseScaling:
 
     def rate(self, at: Moment) -> float:
         """See `Schedule`."""
-        return self.lr / (at.samples + 1) ** self.power
+        return float(self.lr / (at.samples + 1) ** self.power)
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,10 @@ class LossRatio:
         """``lr``; the factor of the state comes on top of it."""
         return self.lr
 
-    def init(self, xp: Namespace, losses: tuple[int, ...]) -> Ratio:
-        """The state before the first step, for losses of that shape."""
-        zero = xp.zeros(losses)
-        return Ratio(xp.ones(losses), zero, zero, zero)
+    def init(self, xp: Namespace, losses: tuple[int, ...], dtype: object) -> Ratio:
+        """The state before the first step, for losses of that shape and dtype."""
+        zero = xp.zeros(losses, dtype=dtype)
+        return Ratio(xp.ones(losses, dtype=dtype), zero, zero, zero)
 
     def observe(self, xp: Namespace, state: Ratio, loss: Array) -> Ratio:
         """The state after a step with ``loss``."""
@@ -192,4 +192,4 @@ def as_schedule(lr: float | Schedule) -> Schedule:
     """``lr`` as a schedule, constant where it is a number."""
     if isinstance(lr, bool) or not (isinstance(lr, (int, float)) or hasattr(lr, "rate")):
         raise ValueError(f"the learning rate must be a number or a schedule such as OneCycle(0.01), not {lr!r}")
-    return Constant(float(lr)) if isinstance(lr, (int, float)) else lr
+    return ConstantRate(float(lr)) if isinstance(lr, (int, float)) else lr

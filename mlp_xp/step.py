@@ -48,16 +48,17 @@ class TrainStep:
         """The state before the first step, around parameters and layer states as `Chain` draws them."""
         slots = tuple(self.optimizer.init(xp, w) for w in leaves(params))
         lr = self.optimizer.lr
-        models = leaves(params)[0].shape[:-2]
-        return TrainState(params, layers, slots, lr.init(xp, models) if isinstance(lr, LossRatio) else ())
+        w = leaves(params)[0]
+        ratio = lr.init(xp, w.shape[:-2], w.dtype) if isinstance(lr, LossRatio) else ()
+        return TrainState(params, layers, slots, ratio)
 
     def __call__(
         self, xp: Namespace, state: TrainState, x: Array, y: Array, w: Array | tuple[()], rates: Rates
     ) -> tuple[TrainState, Array]:
         """The state after a step on the batch and the loss before it; consumes ``state``.
 
-        ``x`` is (rows, n_in), ``y`` and the weights ``w`` as `Loss` takes them, ``rates`` from the optimizer. The loss is
-        0-d, or (models,) if the parameters have an axis of models in front.
+        ``x`` is (rows, n_in), ``y`` and the weights ``w`` as `Loss` takes them, ``rates`` from the optimizer. The loss
+        is 0-d, or (models,) if the parameters have an axis of models in front.
         """
         z, caches, layers = self.network.forward(xp, state.params, state.layers, x, True)
         loss, cache = self.loss.forward(xp, z, y, w)

@@ -6,12 +6,11 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np  # noqa: TID251  initial weights and batch orders are drawn on the host
-from mlp_xp_backends import Backend, get_backend
 
 from mlp_xp.callbacks import Callback, as_callback
 from mlp_xp.data import Batch, Feed, check_inputs, check_targets, check_weights, gather, make_feed
@@ -23,6 +22,7 @@ from mlp_xp.optimizers import Adam, Optimizer, Rates
 from mlp_xp.schedules import Moment, as_schedule
 from mlp_xp.step import TrainState, TrainStep
 from mlp_xp.trees import leaves, tree_map
+from mlp_xp_backends import Backend, get_backend
 
 Array = Any
 Tree = Any
@@ -179,8 +179,8 @@ class Trainer:
         batch_size
             Rows of a step; the last, smaller batch of an epoch is trained on too. ``None`` for all rows.
         validation
-            ``(x, y)`` or ``(x, y, sample_weight)``, measured after each epoch as ``valid_loss``, ``valid_accuracy`` ...;
-            or several by name: ``{"valid": (xv, yv), "train": (x, y)}``.
+            ``(x, y)`` or ``(x, y, sample_weight)``, measured after each epoch as ``valid_loss``, ``valid_accuracy``
+            ...; or several by name: ``{"valid": (xv, yv), "train": (x, y)}``.
         shuffle
             Whether each epoch has an order of its own.
         early_stopping
@@ -261,9 +261,10 @@ class Trainer:
         order = order.astype(np.int32)
         rates = self._rates(-(-rows // batch_size))
         most = max(1, int(CHUNK_WORK / (3 * batch_size * sum(math.prod(p.shape) for p in leaves(self.state.params)))))
+        loop = epoch_loop(self.backend, self.step)
         for window, local, end in feed.windows(order, batch_size, most, self.position):
             part = tree_map(lambda r, a=self.position, b=end: r[a:b], rates)
-            self.state, losses = self._loop(self.state, window, (local, part))
+            self.state, losses = loop(self.state, window, (local, part))
             self.losses.append(losses)
             self.updates += end - self.position
             self.position = end
@@ -282,17 +283,6 @@ class Trainer:
         self.position, self.losses = 0, []
         self.samples += rows
         return {"epoch": self.epoch + 1, "loss": loss, "lr": lr, "seconds": time.perf_counter() - began}
-
-    @cached_property
-    def _loop(self) -> Any:
-        """The compiled epoch: gather a batch and take a step on it, for all items."""
-        step = self.step
-
-        def body(xp: Any, state: TrainState, data: Batch, item: tuple[Array, Rates]) -> tuple[TrainState, Array]:
-            rows, rates = item
-            return step(xp, state, *gather(xp, data, rows), rates)
-
-        return self.backend.compile(body)
 
     @property
     def _schedule(self) -> Any:
@@ -315,11 +305,12 @@ class Trainer:
     def _rates(self, steps: int) -> Rates:
         """The optimizer's numbers for all steps of the epoch, (steps,) each, in float64 until they are sent."""
         moment, schedule = self._moment(0), self._schedule
-        table = []
-        for t in range(moment.step, moment.step + steps):
-            table.append(self.step.optimizer.rates(schedule.rate(moment._replace(step=t)), t + 1))
+        table = [
+            self.step.optimizer.rates(schedule.rate(moment._replace(step=t)), t + 1)
+            for t in range(moment.step, moment.step + steps)
+        ]
         columns = tree_map(lambda *column: np.array(column), table[0], *table[1:])
-        return tree_map(lambda column: self.backend.asarray(column, self.dtype), columns)
+        return Rates(*tree_map(lambda column: self.backend.asarray(column, self.dtype), columns))
 
     def _mean_loss(self, order: HostArray, w: Any) -> float:
         """The epoch's loss per row: the mean of the losses of all batches, each by its weight. Waits for the device."""
@@ -354,3 +345,14 @@ class Trainer:
 
     def _cast(self, a: HostArray) -> HostArray:
         return a.astype(self.dtype) if a.dtype.kind == "f" else a
+
+
+@lru_cache(maxsize=16)
+def epoch_loop(backend: Backend, step: TrainStep) -> Any:
+    """The compiled epoch: gather a batch and take a step on it, for all items; the same for all trainers alike."""
+
+    def body(xp: Any, state: TrainState, data: Batch, item: tuple[Array, Rates]) -> tuple[TrainState, Array]:
+        rows, rates = item
+        return step(xp, state, *gather(xp, data, rows), rates)
+
+    return backend.compile(body)

@@ -54,9 +54,7 @@ def run(command: str, driver: Version | None) -> str:
 def need_driver(library: str, built_for: int, driver: Version | None, command: str) -> Version:
     """``driver``; `MissingError` unless there is one, for CUDA ``built_for`` (a major version) or newer."""
     if driver is None:
-        raise MissingError(
-            f"{library} is installed, but no NVIDIA driver was found", f"{ELSE_CPU} {GET_DRIVER}"
-        )
+        raise MissingError(f"{library} is installed, but no NVIDIA driver was found", f"{ELSE_CPU} {GET_DRIVER}")
     if built_for > driver[0]:
         raise MissingError(
             f"the installed {library} needs CUDA {built_for}; the driver runs CUDA {driver[0]}.{driver[1]}",

@@ -32,8 +32,9 @@ class CupyBackend:
         """``x`` on the device; shares memory with what another library has on it (DLPack)."""
         with self._cuda, memory_guard(self.device, self.memory):
             if _on_gpu(x):
-                x = cupy.from_dlpack(x)
-                return cupy.asarray(x, dtype=dtype)
+                x = x if isinstance(x, cupy.ndarray) else cupy.from_dlpack(x)
+                x = x if x.device == self._cuda else x.copy()  # which copies to the current device
+                return x if dtype is None else x.astype(dtype, copy=False)
             return cupy.asarray(np.asarray(as_host(x), dtype=dtype))
 
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:

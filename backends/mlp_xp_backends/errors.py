@@ -12,7 +12,7 @@ class DeviceMemoryError(BackendError, MemoryError):
     """A device has too little memory left; the message has the sizes and what to try."""
 
 
-_WORDS = ("out of memory", "not enough memory", "resource_exhausted")  # CUDA and XLA, torch on the CPU, XLA
+_WORDS = ("out of memory", "allocate memory", "not enough memory", "resource_exhausted")
 
 
 def is_out_of_memory(error: Exception) -> bool:

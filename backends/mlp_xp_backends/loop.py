@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mlp_xp_backends.protocol import Array, Body, Loop, Namespace, Tree
+from mlp_xp_backends.trees import leaves, unflatten
 
 
 def plain_loop(xp: Namespace, body: Body, stack: Callable[[Sequence[Array]], Array]) -> Loop:
@@ -13,9 +14,11 @@ def plain_loop(xp: Namespace, body: Body, stack: Callable[[Sequence[Array]], Arr
     def loop(carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
         outs = []
         for i in range(length(items)):
-            carry, out = body(xp, carry, consts, tree_at(items, i))
+            item = unflatten(items, (leaf[i, ...] for leaf in leaves(items)))  # of a 1-D leaf a 0-d array
+            carry, out = body(xp, carry, consts, item)
             outs.append(out)
-        return carry, _stacked(outs, stack)
+        columns = zip(*map(leaves, outs), strict=True)
+        return carry, unflatten(outs[0], (stack(column) for column in columns))
 
     return loop
 
@@ -25,33 +28,7 @@ def length(items: Tree) -> int:
 
     Raises ValueError if there is none or the leaves disagree.
     """
-    sizes = set(_sizes(items))
+    sizes = {leaf.shape[0] if leaf.shape else 0 for leaf in leaves(items)}
     if len(sizes) != 1 or 0 in sizes:
-        raise ValueError(
-            f"the leaves of items have {sorted(sizes) or 'no'} rows: all need the same number, at least 1"
-        )
-    return sizes.pop()
-
-
-def _sizes(items: Tree) -> list[int]:
-    if isinstance(items, tuple):
-        return [n for node in items for n in _sizes(node)]
-    return [int(items.shape[0])] if items.shape else [0]
-
-
-def tree_at(tree: Tree, i: int) -> Tree:
-    """Row ``i`` of every leaf; a 1-D leaf gives a 0-d array."""
-    if isinstance(tree, tuple):
-        return _rebuilt(tree, [tree_at(node, i) for node in tree])
-    return tree[i, ...]
-
-
-def _stacked(outs: Sequence[Tree], stack: Callable[[Sequence[Array]], Array]) -> Tree:
-    first = outs[0]
-    if isinstance(first, tuple):
-        return _rebuilt(first, [_stacked(nodes, stack) for nodes in zip(*outs, strict=True)])
-    return stack(outs)
-
-
-def _rebuilt(node: Tree, children: Sequence[Tree]) -> Tree:
-    return type(node)(*children) if hasattr(node, "_fields") else tuple(children)
+        raise ValueError(f"the leaves of items have {sorted(sizes) or 'no'} rows: all need the same number, at least 1")
+    return int(sizes.pop())

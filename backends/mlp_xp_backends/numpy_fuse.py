@@ -70,8 +70,7 @@ class _Linear:
     def _scaled_product(self, op: Op) -> None:
         """``s (a b)`` as a gemm."""
         for x, s in (op.inputs, op.inputs[::-1]):
-            if s.shape == () and self._is(x, "matmul") and len(x.shape) == 2:
-                assert x.op is not None
+            if s.shape == () and x.op is not None and self._is(x, "matmul") and _matrices(x.op):
                 op.kind, op.f, op.inputs = "gemm", None, (*x.op.inputs, s)
                 return
 
@@ -81,11 +80,9 @@ class _Linear:
         negative = op.f is np.subtract
         pairs = [(x, y)] if negative else [(x, y), (y, x)]
         for c, p in pairs:
-            if len(p.shape) == 2 and p.shape == op.out.shape and self._is(p, "matmul", "gemm"):
-                assert p.op is not None
-                if len(p.op.inputs) <= 3:
-                    self._gemm(op, c, p.op, negative)
-                    return
+            if p.shape == op.out.shape and p.op is not None and self._is(p, "matmul", "gemm") and _matrices(p.op):
+                self._gemm(op, c, p.op, negative)
+                return
         for c, m in pairs:
             if c.shape == m.shape == op.out.shape and self._worth_axpy(m.size):
                 multiple = self._multiple(m)
@@ -122,6 +119,12 @@ class _Linear:
         value = self.tape.emit("ufunc", np.negative, (s,), np.empty((), s.dtype))
         self.new.extend(self.tape.ops[known:])
         return value
+
+
+def _matrices(product: Op) -> bool:
+    """Whether a product is of two matrices, not of vectors or stacks, with nothing added to it so far."""
+    shapes = [v.shape for v in product.inputs[:2]]
+    return len(product.inputs) <= 3 and all(len(shape) == 2 and min(shape) > 1 for shape in shapes)
 
 
 def elementwise(op: Op) -> bool:

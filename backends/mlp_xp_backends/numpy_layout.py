@@ -124,6 +124,8 @@ class _Placer:
         self.position = {id(op): k for k, op in enumerate(self.flat)}
         self.parts: dict[int, tuple[Value, int]] = {}  # what is packed lies in the pack from the beginning
         self.free: list[int] = []
+        self.free_inside: list[int] = []
+        self.handed: set[int] = set()
 
     def run(self) -> None:
         for (op,) in self.layout.once:
@@ -145,8 +147,10 @@ class _Placer:
                         self._release(v)
                     else:
                         ended.append(v)
-            for v in ended:  # within a block, what ends at one place is read again at the next
+            for v in ended:  # within a chain, what ends in one block is read again in the next
                 self._release(v)
+            self.free += self.free_inside
+            self.free_inside = []
 
     def _owner(self, v: Value) -> Value:
         """The value whose memory decides about that of ``v``."""
@@ -183,7 +187,7 @@ class _Placer:
                 continue
             after_op = after.op
             taken = id(after) in self.layout.places or id(after) in self.parts or id(before) in kept
-            if after_op is None or id(after_op) not in self.position or taken or not self._over(before, after_op):
+            if after_op is None or after_op.kind == "pack" or id(after_op) not in self.position or taken or not self._over(before, after_op):
                 self.layout.copies.append(k)
                 continue
             self.layout.places[id(after)] = Place("carry", k)
@@ -191,7 +195,8 @@ class _Placer:
             while value is not None:  # the steps on the way to it, as far back as they can
                 op, value = value.op, None
                 for x in in_place(op) if op is not None else ():
-                    produced = x.op is not None and id(x.op) in self.position and id(x) not in self.layout.places
+                    produced = x.op is not None and id(x.op) in self.position and x.op.kind != "pack"
+                    produced = produced and id(x) not in self.layout.places
                     ends = self.last[id(self._owner(x))][1] == self.position[id(op)]
                     if produced and ends and id(x) not in self.parts and x.op is not None and self._over(before, x.op):
                         self.layout.places[id(x)] = Place("carry", k)
@@ -228,13 +233,45 @@ class _Placer:
                 place = places.get(id(x))
                 if same and ends and id(x) not in self.fixed and place is not None and place.kind == "buffer":
                     places[id(op.out)] = place
-                    self.last[id(x)] = (x, -1)
-                    self.handed = x
+                    self.handed.add(id(x))
                     break
             else:
-                whole = owner.like.nbytes
-                size = BLOCK * owner.dtype.itemsize if id(owner) in self.layout.inside else whole
-                places[id(owner)] = Place("buffer", self._new(size))
+                inside = id(owner) in self.layout.inside
+                size = BLOCK * owner.dtype.itemsize if inside else owner.like.nbytes
+                places[id(owner)] = Place("buffer", self._new(size, self.free_inside if inside else []))
         if owner is not op.out:
             index = places[id(owner)]
             places[id(op.out)] = index._replace(offset=index.offset + self.parts[id(op.out)][1])
+
+    def _new(self, size: int, more: list[int] | None = None) -> int:
+        """A buffer of at least that many bytes: a free one that is large enough, or one made so, or a new one."""
+        sizes = self.layout.buffers
+        pools = [pool for pool in (more or [], self.free) if pool]
+        if not pools:
+            sizes.append(size)
+            return len(sizes) - 1
+        pool = pools[0]
+        index = min(pool, key=lambda k: (sizes[k] < size, abs(sizes[k] - size)))
+        pool.remove(index)
+        sizes[index] = max(sizes[index], size)
+        return index
+
+    def _release(self, v: Value) -> None:
+        place = self.layout.places.get(id(v))
+        if place is None or place.kind != "buffer" or id(v) in self.handed or id(v) in self.fixed:
+            return
+        (self.free_inside if id(v) in self.layout.inside else self.free).append(place.index)
+
+
+def in_place(op: Op) -> list[Value]:
+    """The operands that the result may be written over."""
+    of_kind = {"ufunc": op.inputs, "axpy": op.inputs[:1], "gemm": op.inputs[4:], "where": op.inputs[2:]}
+    return [
+        x
+        for x in of_kind.get(op.kind, ())
+        if x.root is x
+        and x.shape == op.out.shape
+        and x.dtype == op.out.dtype
+        and all(y is x or y.root is not x for y in op.inputs)
+        and (op.kind == "ufunc" or sum(y is x for y in op.inputs) == 1)
+    ]

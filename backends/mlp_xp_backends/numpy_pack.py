@@ -38,9 +38,12 @@ def pack(program: Program) -> None:
     groups: dict[tuple[Any, ...], list[_Chain]] = {}
     for chain in _chains(program):
         groups.setdefault(chain.words, []).append(chain)
-    for chains in groups.values():
-        if len(chains) > 1:
-            _merge(program, chains)
+    packed = [chains for chains in groups.values() if len(chains) > 1]
+    for chains in packed:
+        _merge(program, chains)
+    gone = {slot for chains in packed for chain in chains for slot in chain.slots}
+    for values in (program.carry, program.carry_out, program.members):
+        values[:] = [v for k, v in enumerate(values) if k not in gone]  # type: ignore[index]
 
 
 def _chains(program: Program) -> Iterable[_Chain]:
@@ -127,9 +130,6 @@ def _merge(program: Program, chains: list[_Chain]) -> None:
     program.carry_out.extend(ends)
     program.ops = [*views, *program.ops[:last], *inserted, *program.ops[last + 1 :]]
     program.ops = [op for op in program.ops if id(op) not in gone]
-    dropped = {slot for chain in chains for slot in chain.slots}
-    for values in (program.carry, program.carry_out, program.members):
-        values[:] = [v for k, v in enumerate(values) if k not in dropped]  # type: ignore[index]
 
 
 def _as_part(member: Value, packed: Value, start: int, stop: int, shape: tuple[int, ...]) -> Op:

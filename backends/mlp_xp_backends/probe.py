@@ -76,9 +76,7 @@ def _torch_cuda() -> Found:
     command = f"pip install --force-reinstall torch --index-url {index}"
     torch = _imported("torch", command)
     if torch.version.cuda is None:
-        raise MissingError(
-            f"torch {torch.__version__} is a build without CUDA", cuda.run(command, driver), command
-        )
+        raise MissingError(f"torch {torch.__version__} is a build without CUDA", cuda.run(command, driver), command)
     cuda.need_driver("torch", int(torch.version.cuda.partition(".")[0]), driver, command)
     if not torch.cuda.is_available():
         raise cuda.no_device("torch")
@@ -87,7 +85,9 @@ def _torch_cuda() -> Found:
 
 
 def _jax_cpu() -> Found:
-    return _imported("jax", 'pip install "mlp-xp[jax]"').__version__, _cpu()
+    jax = _imported("jax", 'pip install "mlp-xp[jax]"')
+    jax.devices("cpu")  # may be switched off, with JAX_PLATFORMS
+    return jax.__version__, _cpu()
 
 
 def _jax_cuda() -> Found:
@@ -98,9 +98,7 @@ def _jax_cuda() -> Found:
     try:
         devices = jax.devices("cuda")
     except RuntimeError as error:
-        raise MissingError(
-            f"jax finds no CUDA device: {cuda.told(error)}", f"Run: {command}", command
-        ) from error
+        raise MissingError(f"jax finds no CUDA device: {cuda.told(error)}", f"Run: {command}", command) from error
     return jax.__version__, tuple(Device(f"cuda:{i}", d.device_kind) for i, d in enumerate(devices))
 
 

@@ -57,3 +57,6 @@ class Backend(Protocol):
 
     def memory(self) -> Memory:
         """Free and total bytes of the device's memory."""
+
+    def __hash__(self) -> int:
+        """Backends are keys of caches."""

@@ -50,8 +50,13 @@ def get_backend_or_cpu(spec: str = "auto", *, strict: bool = False, stream: Text
     """`get_backend` for programs: where a GPU was asked for that cannot be used, NumPy on the CPU instead.
 
     The fall is told in one line on ``stream`` (standard error by default), unless ``strict`` makes it the
-    `BackendError` that it is for `get_backend`. Every other error stays one.
+    `BackendError` that it is for `get_backend`. Every other error stays one. ``auto`` never is an error, but says
+    the same line on a machine with an NVIDIA driver.
     """
+    if spec == "auto":
+        from mlp_xp_backends.cuda import driver_version
+
+        spec, strict = ("cuda" if driver_version() else "cpu"), False
     name, index = _parsed(spec)
     try:
         return _built(name, index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import array_api_strict
@@ -11,7 +10,7 @@ import numpy as np
 from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import plain_loop
-from mlp_xp_backends.protocol import Array, Body, Loop, Memory
+from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Tree
 
 
 class StrictBackend:
@@ -40,12 +39,14 @@ class StrictBackend:
 
     def compile(self, body: Body) -> Loop:
         """The loop as plain Python."""
-        return plain_loop(self.xp, body, _stack)
+        plain = plain_loop(self.xp, body, array_api_strict.stack)
+
+        def loop(carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
+            with memory_guard(self.device, self.memory):
+                return plain(carry, consts, items)
+
+        return loop
 
     def memory(self) -> Memory:
         """Free and total bytes of the machine's memory."""
         return host_memory()
-
-
-def _stack(arrays: Sequence[Array]) -> Array:
-    return array_api_strict.stack(arrays)

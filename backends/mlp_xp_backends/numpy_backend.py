@@ -1,0 +1,72 @@
+"""NumPy on the CPU, with bodies recorded once and replayed without temporaries."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import numpy as np
+
+from mlp_xp_backends.host import as_host, host_memory
+from mlp_xp_backends.loop import length, plain_loop
+from mlp_xp_backends.numpy_plan import Plan
+from mlp_xp_backends.numpy_tape import NDArray, Untraceable
+from mlp_xp_backends.numpy_trace import record
+from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Namespace, Tree
+from mlp_xp_backends.trees import leaves, skeleton
+
+
+class NumpyBackend:
+    """NumPy's own namespace, which follows the standard by itself from NumPy 2.3 on."""
+
+    name = "numpy"
+    device = "cpu"
+    xp: Namespace = np
+
+    def asarray(self, x: Array, dtype: str | None = None) -> NDArray:
+        """``x`` as a NumPy array; shares memory with ``x`` where the dtype is the same."""
+        return as_host(x).astype(dtype, copy=False) if dtype is not None else as_host(x)
+
+    def to_numpy(self, x: Array) -> NDArray:
+        """``x`` itself."""
+        return np.asarray(x)
+
+    def synchronize(self) -> None:
+        """Nothing: NumPy returns when the work is done."""
+
+    def compile(self, body: Body) -> Loop:
+        """The loop, recorded for each set of shapes and replayed; step by step where it cannot be recorded."""
+        return CompiledLoop(body)
+
+    def memory(self) -> Memory:
+        """Free and total bytes of the machine's memory."""
+        return host_memory()
+
+
+class CompiledLoop:
+    """A loop over ``body`` that keeps one plan for each set of shapes."""
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+        self.plain = plain_loop(np, body, np.stack)
+        self.plans: dict[Hashable, Plan | None] = {}
+
+    def __call__(self, carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
+        length(items)
+        plan = self.plan(carry, consts, items)
+        if plan is None or not plan.fits(leaves(consts), leaves(items)):
+            return self.plain(carry, consts, items)
+        return plan(carry, consts, items)
+
+    def plan(self, carry: Tree, consts: Tree, items: Tree) -> Plan | None:
+        """The plan for arrays like these; ``None`` if the body does what cannot be recorded."""
+        key = (
+            skeleton(carry, lambda a: (a.shape, a.dtype)),
+            skeleton(consts, lambda a: (a.shape, a.dtype, a.strides)),
+            skeleton(items, lambda a: (a.shape[1:], a.dtype)),
+        )
+        if key not in self.plans:
+            try:
+                self.plans[key] = Plan(record(self.body, carry, consts, items))
+            except Untraceable:
+                self.plans[key] = None
+        return self.plans[key]

@@ -1,0 +1,107 @@
+"""Running a case on a backend, and how far its result lies from float64 NumPy's in units of the bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np  # noqa: TID251  the reference is NumPy in float64
+
+from mlp_xp.parity.bounds import Bounded, Bounds, Truth
+from mlp_xp.parity.cases import Case
+from mlp_xp.trees import leaves, tree_map, unflatten
+from mlp_xp_backends import Backend
+
+Array = Any
+Tree = Any
+HostArray = np.ndarray[Any, Any]
+
+RUN_TOLERANCE = 1e-5
+"""Relative error (Frobenius) of each parameter after the run in float32; in float64 as much smaller as the unit
+roundoff. Agreed on, not derived: bounds that grow with every step say nothing after thirty."""
+
+
+class Verdict(NamedTuple):
+    """The judgement on one operation in one dtype."""
+
+    operation: str
+    dtype: str
+    error: float
+    """The largest error in units of its bound; infinite where there is no number to compare."""
+    reason: str = ""
+    """Why there is none: what the backend raised, or a wrong shape or dtype."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is within the bound."""
+        return self.error <= 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What a leaf of a result should be, its dtype apart from the size of integers, and how far it may be off."""
+
+    value: HostArray
+    error: Any
+    dtype: np.dtype[Any]
+
+
+def judge(case: Case, backend: Backend, dtype: str) -> list[Verdict]:
+    """One verdict per row of ``case`` computed on ``backend``; never raises."""
+    try:
+        result = computed(case, backend, dtype)
+    except Exception as error:  # an operation that a backend cannot do is a finding
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        return [Verdict(row, dtype, np.inf, reason) for row in case.rows]
+    return verdicts(case, dtype, result)
+
+
+def computed(case: Case, backend: Backend, dtype: str) -> Tree:
+    """The result of ``case`` on ``backend`` in ``dtype``, on the host."""
+    carry, consts, items = tree_map(lambda a: backend.asarray(_cast(a, dtype)), (case.carry, case.consts, case.items))
+    return tree_map(backend.to_numpy, case.result(*backend.compile(case.body)(carry, consts, items)))
+
+
+def verdicts(case: Case, dtype: str, result: Tree) -> list[Verdict]:
+    """One verdict per row of ``case`` on its ``result``."""
+    whole = (case.rows, result, expected(case, dtype))
+    return [_verdict(row, dtype, leaves(a), leaves(e), case.run) for row, a, e in zip(*whole, strict=True)]
+
+
+def _verdict(row: str, dtype: str, result: list[HostArray], expected: list[Expected], norm: bool) -> Verdict:
+    """Compare dtypes, shapes, and then values."""
+    largest = 0.0
+    for a, e in zip(result, expected, strict=True):
+        if a.dtype != e.dtype and not a.dtype.kind == e.dtype.kind == "i":  # libraries differ in their default integer
+            return Verdict(row, dtype, np.inf, f"dtype {a.dtype} in place of {e.dtype}")
+        if a.shape != e.value.shape:
+            return Verdict(row, dtype, np.inf, f"shape {a.shape} in place of {e.value.shape}")
+        largest = max(largest, _units(a, e, np.linalg.norm if norm else np.abs))
+    return Verdict(row, dtype, largest)
+
+
+def _units(a: HostArray, e: Expected, size: Callable[[HostArray], Any]) -> float:
+    """The largest error in units of the bound; of all but floats the bound is 0."""
+    if a.dtype.kind != "f":
+        return 0.0 if np.array_equal(a, e.value) else np.inf
+    units = np.asarray(size(a.astype(np.float64) - e.value)) / e.error
+    return float(np.max(np.where(np.isnan(units), np.inf, units), initial=0.0))
+
+
+@lru_cache(maxsize=256)
+def expected(case: Case, dtype: str) -> Tree:
+    """The result of ``case`` by NumPy in float64 from inputs rounded to ``dtype``, with the bound of each leaf."""
+    inputs = tree_map(lambda a: _cast(a, dtype), (case.carry, case.consts, case.items))
+    if case.run:
+        return _expected_of_run(case, inputs, dtype)
+    xp = Bounds(dtype)
+    carry, consts, items = tree_map(lambda a: xp.bounded(a) if a.dtype.kind == "f" else a, inputs)
+    outs = []
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        for i in range(len(leaves(case.items)[0])):
+            carry, out = case.body(xp, carry, consts, tree_map(lambda a, i=i: xp.take(a, i, axis=0), items))
+            outs.append(out)
+    stacked = unflatten(outs[0], (_stacked(column) for column in zip(*map(leaves, outs), strict=True)))
+    return tree_map(_expectation, case.result(tree_map(_stacked, tree_map(lambda a: (a,), carry)), stacked))

@@ -1,0 +1,300 @@
+"""The trainer: what every run keeps to, whatever the network."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+from mlp_xp import (
+    SGD,
+    Adam,
+    BatchNorm,
+    Chain,
+    Dense,
+    Dropout,
+    EarlyStopping,
+    Embedding,
+    ReLU,
+    Rescale,
+    SoftmaxCrossEntropy,
+    SquaredError,
+    Trainer,
+    TrainingDivergedError,
+    TrainStep,
+    mlp,
+)
+from mlp_xp.schedules import InverseScaling, LossRatio, OneCycle, ReduceOnPlateau
+from mlp_xp.trees import leaves, tree_map
+
+
+def blobs(rows: int = 210, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Three well-separated classes in four dimensions."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, rows)
+    centres = np.array([[3.0, 0, 0, 0], [0, 3.0, 0, 0], [0, 0, 3.0, 0]])
+    return (centres[y] + rng.standard_normal((rows, 4))).astype(np.float32), y
+
+
+@pytest.fixture(params=["cpu", "torch:cpu", "jax:cpu"])
+def device(request: pytest.FixtureRequest) -> str:
+    """Engines that train."""
+    pytest.importorskip({"cpu": "numpy"}.get(request.param, request.param.partition(":")[0]))
+    return str(request.param)
+
+
+def bits(trainer: Trainer) -> list[bytes]:
+    return [trainer.backend.to_numpy(leaf).tobytes() for leaf in leaves(trainer.state)]
+
+
+def network() -> Chain:
+    return Chain(Dense(4, 8), BatchNorm(8), ReLU(), Dropout(0.2), Dense(8, 3))
+
+
+def by_hand(step: TrainStep, x: np.ndarray, y: np.ndarray, epochs: int, batch: int, seed: int) -> list[float]:
+    """The documented run, written out: draws, orders, steps on batches, the last and smaller one included."""
+    rng = np.random.default_rng(seed)
+    state = step.init(np, step.network.init(rng), step.network.init_state(rng))
+    losses, t = [], 0
+    for _ in range(epochs):
+        order, total = rng.permutation(len(x)), 0.0
+        for start in range(0, len(x), batch):
+            rows = order[start : start + batch]
+            t += 1
+            rates = tree_map(np.float64, step.optimizer.rates(step.optimizer.lr, t))
+            state, loss = step(np, state, x[rows], y[rows], (), rates)
+            total += float(loss) * len(rows)
+        losses.append(total / len(x))
+    return losses
+
+
+@pytest.mark.parametrize("batch_size", [1, 64, 210])
+def test_fit_is_the_loop_written_out(batch_size: int) -> None:
+    x, y = blobs()
+    x = x.astype(np.float64)
+    net = Chain(Dense(4, 8), ReLU(), Dropout(0.2), Dense(8, 3))
+    trainer = Trainer(net, optimizer=Adam(0.01), device="cpu", dtype="float64", seed=3)
+    history = trainer.fit(x, y, epochs=2, batch_size=batch_size)
+    expected = by_hand(TrainStep(net, SoftmaxCrossEntropy(), Adam(0.01)), x, y, 2, batch_size, 3)
+    np.testing.assert_allclose([record["loss"] for record in history], expected, rtol=1e-10)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(device: str) -> None:
+    x, y = blobs()
+    runs = []
+    for seed in (0, 0, 1):
+        trainer = Trainer(network(), optimizer=Adam(OneCycle(0.01)), device=device, seed=seed)
+        trainer.fit(x, y, epochs=2, batch_size=32)
+        runs.append(bits(trainer))
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_training_learns_and_predictions_agree_with_evaluation(device: str) -> None:
+    x, y = blobs()
+    trainer = Trainer(mlp(4, 16, 3), optimizer=Adam(0.02), device=device)
+    trainer.fit(x, y, epochs=20, batch_size=32)
+    measured = trainer.evaluate(x, y)
+    assert measured["accuracy"] > 0.95
+    assert np.mean(trainer.predict(x) == y) == pytest.approx(measured["accuracy"])
+    p = trainer.predict_proba(x)
+    np.testing.assert_allclose(p.sum(axis=1), 1.0, rtol=1e-5)
+    assert -np.mean(np.log(p[np.arange(len(y)), y])) == pytest.approx(measured["loss"], rel=1e-4)
+
+
+def test_streamed_data_give_the_bits_of_resident_data(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlp_xp.data.WINDOW_BYTES", 2000)  # a few batches a window
+    x, y = blobs()
+    runs = []
+    for resident in (True, False):
+        trainer = Trainer(network(), optimizer=SGD(0.05, momentum=0.9), device=device, seed=1)
+        trainer.fit(x, y, epochs=2, batch_size=16, resident=resident)
+        runs.append(bits(trainer))
+    assert runs[0] == runs[1]
+
+
+def test_memory_mapped_data_train_like_data_in_memory(tmp_path: object) -> None:
+    x, y = blobs()
+    np.save(f"{tmp_path}/x.npy", x)
+    runs = []
+    for data in (x, np.load(f"{tmp_path}/x.npy", mmap_mode="r")):
+        trainer = Trainer(network(), device="cpu")
+        trainer.fit(data, y, epochs=1, batch_size=32)
+        runs.append(bits(trainer))
+    assert runs[0] == runs[1]
+
+
+def test_chunks_do_not_change_the_bits(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = blobs()
+    runs = []
+    for work in (1e10, 1.0, 5e4):
+        monkeypatch.setattr("mlp_xp.trainer.CHUNK_WORK", work)
+        trainer = Trainer(network(), optimizer=Adam(0.01), device=device)
+        trainer.fit(x, y, epochs=2, batch_size=16)
+        runs.append(bits(trainer))
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_weights_count_rows_like_repetition() -> None:
+    """With the summed loss and one batch, a weight of two is the row twice."""
+    x, y = blobs(60)
+    x = x.astype(np.float64)
+    w = np.arange(60) % 3
+    twice = np.repeat(np.arange(60), w)
+    runs = []
+    for data in ((x, y, w), (x[twice], y[twice], None)):
+        trainer = Trainer(mlp(4, 5, 3), SoftmaxCrossEntropy("sum"), SGD(0.001), device="cpu", dtype="float64")
+        history = trainer.fit(*data[:2], sample_weight=data[2], epochs=3, batch_size=None, shuffle=False)
+        runs.append([record["loss"] for record in history])
+    np.testing.assert_allclose(*runs, rtol=1e-12)
+
+
+def test_validation_is_recorded_by_name() -> None:
+    x, y = blobs()
+    trainer = Trainer(mlp(4, 3), device="cpu")
+    (record,) = trainer.fit(x, y, epochs=1, validation={"valid": (x[:50], y[:50]), "train": (x, y)})
+    assert set(record) >= {"loss", "valid_loss", "valid_accuracy", "train_loss", "train_accuracy", "lr", "seconds"}
+    assert record["train_loss"] == pytest.approx(trainer.evaluate(x, y)["loss"])
+
+
+def test_early_stopping_restores_the_best_epoch() -> None:
+    """Validation labels are wrong, so every epoch makes that loss worse: the first one stays."""
+    x, y = blobs()
+    seen = []
+
+    def keep(trainer: Trainer, record: dict[str, float]) -> None:
+        seen.append(bits(trainer))
+
+    trainer = Trainer(mlp(4, 8, 3), optimizer=Adam(0.01), device="cpu")
+    history = trainer.fit(
+        x, y, epochs=50, validation=(x, (y + 1) % 3), early_stopping=EarlyStopping(patience=3), callbacks=[keep]
+    )
+    losses = [record["valid_loss"] for record in history]
+    assert len(history) == int(np.argmin(losses)) + 1 + 3 < 50
+    assert trainer.evaluate(x, (y + 1) % 3)["loss"] == pytest.approx(min(losses))
+
+
+def test_a_function_stops_the_training_by_returning_true() -> None:
+    x, y = blobs()
+    trainer = Trainer(mlp(4, 3), device="cpu")
+    assert len(trainer.fit(x, y, epochs=9, callbacks=[lambda trainer, record: record["epoch"] == 2])) == 2
+
+
+def test_epochs_are_counted_over_calls() -> None:
+    """Three epochs and then two more are five epochs, with a constant rate."""
+    x, y = blobs()
+    once, twice = (Trainer(network(), optimizer=Adam(0.01), device="cpu") for _ in range(2))
+    once.fit(x, y, epochs=5, batch_size=32)
+    twice.fit(x, y, epochs=3, batch_size=32)
+    twice.fit(x, y, epochs=5, batch_size=32)
+    assert bits(once) == bits(twice)
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
+def test_ctrl_c_keeps_what_was_learned_and_the_run_can_be_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlp_xp.trainer.CHUNK_WORK", 1.0)
+    x, y = blobs()
+    whole = Trainer(network(), optimizer=Adam(0.01), device="cpu")
+    whole.fit(x, y, epochs=3, batch_size=32)
+
+    class Press:
+        def start(self, trainer: Trainer) -> None: ...
+        def epoch(self, trainer: Trainer, record: dict[str, float]) -> None: ...
+        def end(self, trainer: Trainer) -> None: ...
+        def chunk(self, trainer: Trainer) -> None:
+            if trainer.epoch == 1 and trainer.position == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    trainer = Trainer(network(), optimizer=Adam(0.01), device="cpu")
+    assert len(trainer.fit(x, y, epochs=3, batch_size=32, callbacks=[Press()])) == 1
+    assert trainer.interrupted
+    assert np.isfinite(trainer.evaluate(x, y)["loss"])
+    with pytest.raises(ValueError, match="ask for the same"):
+        trainer.fit(x, y, epochs=3, batch_size=16)
+    trainer.fit(x, y, epochs=3, batch_size=32)
+    assert bits(trainer) == bits(whole)
+
+
+def test_divergence_is_an_error_that_names_epoch_and_rate() -> None:
+    x, y = blobs()
+    trainer = Trainer(mlp(4, 8, 1), SquaredError(), SGD(1e6), device="cpu")
+    with np.errstate(all="ignore"), pytest.raises(TrainingDivergedError, match=r"epoch 1 .* rate 1e\+06.*clip_norm"):
+        trainer.fit(x, y.astype(np.float32), epochs=3, batch_size=32)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (InverseScaling(0.5, 0.5), [0.5, 0.5 / 211**0.5, 0.5 / 421**0.5]),
+        (ReduceOnPlateau(0.5, factor=0.1, patience=0, threshold=0.9), [0.5, 0.5, 0.05]),
+        (LossRatio(0.5), [0.5, 0.5, 0.5]),
+    ],
+)
+def test_the_history_holds_the_rate(schedule: object, expected: list[float]) -> None:
+    x, y = blobs()
+    trainer = Trainer(mlp(4, 3), optimizer=SGD(schedule), device="cpu")
+    history = trainer.fit(x, y, epochs=3, batch_size=70)
+    np.testing.assert_allclose([record["lr"] for record in history], expected)
+
+
+def test_bytes_and_ids_stay_small_on_the_device() -> None:
+    rng = np.random.default_rng(0)
+    pixels, ids, y = rng.integers(0, 256, (40, 6), dtype=np.uint8), rng.integers(0, 5, (40, 2)), rng.integers(0, 3, 40)
+    for x, first, width in ((pixels, Rescale(scale=1 / 255), 6), (ids, Embedding(5, 4, 2), 8)):
+        trainer = Trainer(mlp(width, 3, first=first), device="cpu")
+        assert np.isfinite(trainer.fit(x, y, epochs=1)[0]["loss"])
+        assert {leaf.dtype for leaf in leaves(trainer.state.params)} == {np.dtype(np.float32)}
+
+
+BAD = {
+    "one axis": (lambda x, y: (x[:, 0], y), "two axes"),
+    "no rows": (lambda x, y: (x[:0], y[:0]), "no rows"),
+    "columns": (lambda x, y: (x[:, :3], y), "takes 4 features but 3 arrive"),
+    "strings": (lambda x, y: (x.astype(str), y), "real numbers"),
+    "complex": (lambda x, y: (x.astype(complex), y), "real numbers"),
+    "targets": (lambda x, y: (x, y[:-1]), "one target per row"),
+    "float labels": (lambda x, y: (x, y.astype(float)), "integer class labels"),
+    "label names": (lambda x, y: (x, y.astype(str)), "number the classes"),
+    "too large": (lambda x, y: (x, y + 1), r"0 \.\.\. 2"),
+    "negative": (lambda x, y: (x, y - 1), r"0 \.\.\. 2"),
+    "distribution": (lambda x, y: (x, np.ones((len(y), 3))), "one distribution per row"),
+    "shape": (lambda x, y: (x, np.ones((len(y), 2))), "must have shape"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data_are_refused_where_they_enter(case: str) -> None:
+    change, message = BAD[case]
+    trainer = Trainer(mlp(4, 3), device="cpu")
+    before = bits(trainer)
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(*change(*blobs()), epochs=1)
+    assert bits(trainer) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "at least 1"),
+        ({"epochs": 1, "batch_size": -1}, "at least 1"),
+        ({"epochs": 1, "sample_weight": -np.ones(210)}, "not negative"),
+        ({"epochs": 1, "sample_weight": np.zeros(210)}, "above 0 somewhere"),
+        ({"epochs": 1, "sample_weight": np.ones(3)}, "210 numbers"),
+        ({"epochs": 1, "callbacks": [3]}, "callback"),
+        ({"epochs": 1, "early_stopping": EarlyStopping()}, "monitors 'valid_loss'"),
+        ({"epochs": 1, "validation": (np.zeros((5, 4)), np.full(5, 7))}, r"0 \.\.\. 2"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Trainer(mlp(4, 3), device="cpu").fit(*blobs(), **options)
+
+
+def test_ids_outside_the_table_are_refused() -> None:
+    trainer = Trainer(mlp(8, 3, first=Embedding(5, 4, 2)), device="cpu")
+    with pytest.raises(ValueError, match=r"0 \.\.\. 4"):
+        trainer.fit(np.array([[0, 5]]), np.array([0]), epochs=1)
+    with pytest.raises(ValueError, match="integer ids"):
+        trainer.fit(np.array([[0.0, 1.0]]), np.array([0]), epochs=1)
