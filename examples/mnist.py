@@ -46,9 +46,9 @@ OPTIMIZERS: dict[str, tuple[Any, float]] = {  # and the rate that suits a one-cy
 }
 SCHEDULES: dict[str, Any] = {
     "onecycle": schedules.OneCycle,
-    "constant": float,
-    "step": lambda lr: schedules.Step(lr, every=2, factor=0.3),
-    "exponential": lambda lr: schedules.Exponential(lr, decay=0.7),
+    "constant": schedules.ConstantRate,
+    "step": lambda lr: schedules.StepDecay(lr, every=2, factor=0.3),
+    "exponential": lambda lr: schedules.ExponentialDecay(lr, decay=0.7),
     "invscaling": schedules.InverseScaling,
     "cosine": schedules.Cosine,
     "plateau": lambda lr: schedules.ReduceOnPlateau(lr, patience=1),

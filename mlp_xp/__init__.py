@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlp_xp.callbacks import Callback, Checkpoint, CSVLog, Progress
     from mlp_xp.checkpoints import load, save
+    from mlp_xp.early_stopping import EarlyStopping
     from mlp_xp.files import FileError
     from mlp_xp.gradcheck import check_gradients
     from mlp_xp.initializers import Constant, Glorot, He, LeCun, Normal, Uniform
@@ -32,12 +33,13 @@ if TYPE_CHECKING:
     from mlp_xp.models import mlp
     from mlp_xp.optimizers import SGD, Adam, AdamW, RMSprop
     from mlp_xp.step import TrainState, TrainStep
-    from mlp_xp.trainer import EarlyStopping, Trainer, TrainingDivergedError
+    from mlp_xp.trainer import Trainer, TrainingDivergedError
     from mlp_xp_backends import BackendError, available_backends, get_backend
 
 _HOMES = {
     "callbacks": ("CSVLog", "Callback", "Checkpoint", "Progress"),
     "checkpoints": ("load", "save"),
+    "early_stopping": ("EarlyStopping",),
     "files": ("FileError",),
     "gradcheck": ("check_gradients",),
     "initializers": ("Constant", "Glorot", "He", "LeCun", "Normal", "Uniform"),
@@ -62,7 +64,7 @@ _HOMES = {
     "models": ("mlp",),
     "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
     "step": ("TrainState", "TrainStep"),
-    "trainer": ("EarlyStopping", "Trainer", "TrainingDivergedError"),
+    "trainer": ("Trainer", "TrainingDivergedError"),
 }
 _MODULE_OF = {name: f"mlp_xp.{module}" for module, names in _HOMES.items() for name in names} | dict.fromkeys(
     ("BackendError", "available_backends", "get_backend"), "mlp_xp_backends"

@@ -15,6 +15,7 @@ import numpy as np  # noqa: TID251  files hold arrays of the host
 
 from mlp_xp import files
 from mlp_xp.config import KNOWN, Decoder, encode
+from mlp_xp.early_stopping import Best
 from mlp_xp.files import FileError
 from mlp_xp.layers import Chain
 from mlp_xp.layers.base import Spec
@@ -87,7 +88,7 @@ def save_checkpoint(path: str | Path, trainer: Trainer) -> None:
 
 def load_checkpoint(cls: type[Any], path: str | Path, device: str | Backend, known: tuple[type, ...] = ()) -> Any:
     """A trainer of class ``cls`` in the state of the checkpoint; see `load` for ``known`` and the errors."""
-    from mlp_xp.trainer import Best, Run
+    from mlp_xp.trainer import Run
 
     arrays, header = files.read(path, "checkpoint")
     with _explained(path):

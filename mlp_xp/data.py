@@ -30,7 +30,14 @@ class Batch(NamedTuple):
     w: Array  # (rows,)
 
 
-def check_inputs(network: Chain, x: Array, name: str = "x") -> Array:
+def on_host(backend: Backend, a: Any) -> HostArray:
+    """``a``, an array of any library and device, a list or a data frame, on the host."""
+    if hasattr(a, "__dlpack__") and not isinstance(a, np.ndarray):
+        return backend.to_numpy(backend.asarray(a))
+    return np.asarray(a)
+
+
+def check_inputs(backend: Backend, network: Chain, x: Any, name: str = "x") -> Array:
     """``x`` if the network can take it, with two axes; `ValueError` if not."""
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
         x = np.asarray(x)
@@ -48,13 +55,13 @@ def check_inputs(network: Chain, x: Array, name: str = "x") -> Array:
     if isinstance(network.first, Embedding):
         if kind not in "ui":
             raise ValueError(f"{name} must hold integer ids for the embedding, but its dtype is {x.dtype}")
-        _check_range(name, x, network.first.n_ids, "ids")
+        _check_range(name, on_host(backend, x), network.first.n_ids, "ids")
     return x
 
 
-def check_targets(loss: Loss, n_out: int | None, y: Any, rows: int, name: str = "y") -> Any:
+def check_targets(backend: Backend, loss: Loss, n_out: int | None, y: Any, rows: int, name: str = "y") -> HostArray:
     """``y`` on the host as ``loss`` takes it; `ValueError` if it is something else."""
-    y = np.asarray(y)
+    y = on_host(backend, y)
     if y.shape[:1] != (rows,):
         raise ValueError(f"{name} has shape {y.shape} but x has {rows} rows: give one target per row")
     if y.dtype.kind not in "buif":
@@ -68,7 +75,8 @@ def check_targets(loss: Loss, n_out: int | None, y: Any, rows: int, name: str = 
                 f"{name} must hold integer class labels, but its dtype is {y.dtype}: use {name}.astype(int)"
             )
         _check_range(name, y, n_out, "classes")
-        return np.asarray(y, dtype=np.int32)
+        labels: HostArray = y.astype(np.int32, copy=False)
+        return labels
     if y.ndim == 1 and n_out in (1, None):
         y = y[:, None]
     if y.ndim != 2 or (n_out is not None and y.shape[1] != n_out):
@@ -77,11 +85,11 @@ def check_targets(loss: Loss, n_out: int | None, y: Any, rows: int, name: str = 
     return y
 
 
-def check_weights(w: Array | None, rows: int) -> Any:
+def check_weights(backend: Backend, w: Any, rows: int) -> Any:
     """One weight per row on the host, or ``()`` for ``None``; `ValueError` if they are negative or all zero."""
     if w is None:
         return ()
-    w = np.asarray(w)
+    w = on_host(backend, w)
     if w.shape != (rows,) or w.dtype.kind not in "buif":
         raise ValueError(f"sample_weight must hold {rows} numbers, one per row, not {w.dtype} of shape {w.shape}")
     if not (np.all(np.isfinite(w)) and np.all(w >= 0) and np.any(w > 0)):
@@ -98,7 +106,7 @@ def _kind(x: Array) -> str:
         return "f" if "float" in name else "O"
 
 
-def _check_range(name: str, ids: Array, n: int | None, what: str) -> None:
+def _check_range(name: str, ids: HostArray, n: int | None, what: str) -> None:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or (n is not None and high >= n):
         raise ValueError(

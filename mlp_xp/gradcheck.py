@@ -11,6 +11,7 @@ from mlp_xp.data import check_inputs, check_targets, check_weights
 from mlp_xp.layers import Chain
 from mlp_xp.losses import Loss
 from mlp_xp.trees import leaves, named_leaves, tree_map, unflatten
+from mlp_xp_backends import get_backend
 
 Tree = Any
 HostArray = np.ndarray[Any, Any]
@@ -82,9 +83,10 @@ def check_gradients(
     the second difference of order h, where it is of order h^2 otherwise: beyond h^1.5 another entry is tried.
     """
     rng = np.random.default_rng(0) if rng is None else rng
-    x = np.asarray(check_inputs(network, x))
-    y = check_targets(loss, network.width(x.shape[1]), y, len(x))
-    w = check_weights(sample_weight, len(x))
+    host = get_backend("cpu")
+    x = np.asarray(check_inputs(host, network, x))
+    y = check_targets(host, loss, network.width(x.shape[1]), y, len(x))
+    w = check_weights(host, sample_weight, len(x))
     x = x.astype(np.float64) if network.first.takes == "floats" else x
     if params is None:
         params = tree_map(lambda p: p + 0.1 * rng.standard_normal(p.shape), network.init(rng))

@@ -64,7 +64,7 @@ class Model:
 
     def _map(self, f: Callable[[Any, Array], Array], x: Array, batch_size: int) -> HostArray:
         """``f(xp, z)`` of the outputs of all rows."""
-        x = check_inputs(self.network, x)
+        x = check_inputs(self.backend, self.network, x)
         feed = make_feed(self.backend, self.network, Batch(x, (), ()), self.dtype, None)
         outs = _forward(feed, _OfOutput(f), self.params, self.state, x.shape[0], batch_size)
         return np.concatenate([out.reshape(-1, *out.shape[2:]) for out in outs])
@@ -84,10 +84,10 @@ class Evaluation:
         sample_weight: Array | None = None,
         batch_size: int = 1024,
     ) -> None:
-        x = check_inputs(network, x)
+        x = check_inputs(backend, network, x)
         self.rows = x.shape[0]
-        y = check_targets(loss, network.width(x.shape[1]), y, self.rows)
-        w = check_weights(sample_weight, self.rows)
+        y = check_targets(backend, loss, network.width(x.shape[1]), y, self.rows)
+        w = check_weights(backend, sample_weight, self.rows)
         self.total = self.rows if isinstance(w, tuple) else float(np.sum(w, dtype=np.float64))
         self.loss, self.batch_size = loss, batch_size
         self.feed = make_feed(backend, network, Batch(x, y, w), dtype, None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -14,6 +13,7 @@ import numpy as np  # noqa: TID251  initial weights and batch orders are drawn o
 
 from mlp_xp.callbacks import Callback, as_callback
 from mlp_xp.data import Batch, Feed, check_inputs, check_targets, check_weights, gather, make_feed
+from mlp_xp.early_stopping import Best, EarlyStopping
 from mlp_xp.interrupts import Interrupt
 from mlp_xp.layers import Chain
 from mlp_xp.losses import Loss, SoftmaxCrossEntropy
@@ -34,27 +34,6 @@ CHUNK_WORK = 1e10  # multiply-adds between two looks at Ctrl-C: a quarter of a s
 
 class TrainingDivergedError(ArithmeticError):
     """The loss became infinite or NaN; the message says where and what to try."""
-
-
-@dataclass(frozen=True)
-class EarlyStopping:
-    """Stop after ``patience`` epochs without an improvement of ``monitor`` by more than ``min_delta``; keep the best.
-
-    ``monitor`` is a key of the history, such as ``valid_loss``; of losses the lowest is best, of all else the highest.
-    """
-
-    monitor: str = "valid_loss"
-    patience: int = 10
-    min_delta: float = 0.0
-
-
-class Best(NamedTuple):
-    """The best epoch so far by `EarlyStopping`'s measure, and the network after it."""
-
-    epoch: int
-    score: float
-    params: Tree
-    layers: Tree
 
 
 class Run(NamedTuple):
@@ -199,14 +178,14 @@ class Trainer:
             If the loss of an epoch is not finite.
         """
         network, loss = self.step.network, self.step.loss
-        x = check_inputs(network, x)
+        x = check_inputs(self.backend, network, x)
         rows = int(x.shape[0])
         data = Batch(
             x,
-            check_targets(loss, network.width(x.shape[1]), y, rows),
-            check_weights(sample_weight, rows),
+            check_targets(self.backend, loss, network.width(x.shape[1]), y, rows),
+            check_weights(self.backend, sample_weight, rows),
         )
-        self._begin(Run(epochs, min(batch_size or rows, rows), shuffle, rows), early_stopping)
+        self._begin(Run(epochs, min(batch_size or rows, rows), shuffle, rows))
         feed = make_feed(self.backend, network, data, self.dtype, resident)
         if validation is not None and not isinstance(validation, Mapping):
             validation = {"valid": validation}
@@ -237,7 +216,7 @@ class Trainer:
                 hook.end(self)
         return self.history
 
-    def _begin(self, run: Run, early_stopping: EarlyStopping | None) -> None:
+    def _begin(self, run: Run) -> None:
         """Refuse what cannot be, and take note of what is asked."""
         if run.epochs < 1 or run.batch_size < 1:
             raise ValueError(f"epochs and batch_size must be at least 1, not {run.epochs} and {run.batch_size}")
@@ -246,8 +225,6 @@ class Trainer:
                 f"this run was stopped in the middle of an epoch with {self.run}, and is now asked for {run}: "
                 "ask for the same to finish it"
             )
-        if early_stopping is not None and early_stopping.patience < 1:
-            raise ValueError(f"patience must be at least 1, not {early_stopping.patience}")
         self.run = run
         self.interrupted = False
 
@@ -326,13 +303,7 @@ class Trainer:
         """Keep the network if this epoch is the best; whether the patience is at its end."""
         if rule is None:
             return False
-        record = self.history[-1]
-        if rule.monitor not in record:
-            raise ValueError(
-                f"early stopping monitors {rule.monitor!r}, but an epoch records {', '.join(record)}: "
-                "pass validation data or monitor one of these"
-            )
-        score = -record[rule.monitor] if rule.monitor.endswith("loss") else record[rule.monitor]
+        score = rule.score(self.history[-1])
         if self.best is None or score > self.best.score + rule.min_delta:
             self.best = Best(self.epoch, score, *self._copy((self.state.params, self.state.layers)))
         return self.epoch - self.best.epoch >= rule.patience

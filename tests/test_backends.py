@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from mlp_xp_backends import (
     registry,
 )
 from mlp_xp_backends.errors import memory_guard, size
+from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.namespace import CREATION
 from mlp_xp_backends.probe import BACKENDS, probe
@@ -152,7 +154,53 @@ def test_synchronize_and_memory(backend: Any) -> None:
     assert 0 < free <= total
 
 
+class OnTheGPU:
+    """An array that refuses a silent copy to the host, as CuPy's and torch's do."""
+
+    def __init__(self, x: np.ndarray) -> None:
+        self.x = x
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("implicit conversion to a NumPy array is not allowed")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+    def __dlpack__(self, *, dl_device: tuple[int, int], **kwargs: Any) -> Any:
+        assert dl_device == (1, 0)
+        return self.x.__dlpack__(**kwargs)
+
+
+def test_arrays_come_home_from_a_gpu_by_dlpack() -> None:
+    x = np.arange(6.0).reshape(2, 3)
+    assert same(as_host(OnTheGPU(x)), x)
+
+
+@pytest.mark.parametrize("system", ["Linux", "Darwin"])
+def test_host_memory(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    monkeypatch.setattr(platform, "system", lambda: system)
+    free, total = host_memory()
+    assert 0 < free <= total
+
+
 # The namespace
+
+
+def standard_names() -> set[str]:
+    """What array-api-strict exports, less what is its own."""
+    names = pytest.importorskip("array_api_strict").__all__
+    return {name for name in names if "strict" not in name.lower() and name != "Device" and name[0] != "_"}
+
+
+def test_namespace_has_the_whole_standard(backend: Any) -> None:
+    assert [name for name in standard_names() if not hasattr(backend.xp, name)] == []
+
+
+def test_namespace_of_real_cupy_has_the_whole_standard() -> None:
+    pytest.importorskip("cupy")
+    made = importlib.import_module("mlp_xp_backends.cupy_backend").CupyBackend(0)
+    assert [name for name in standard_names() if not hasattr(made.xp, name)] == []
+    assert made.device == "cuda:0"
 
 
 def device_of(x: Any) -> str:

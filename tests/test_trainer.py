@@ -9,6 +9,7 @@ import threading
 import numpy as np
 import pytest
 
+import mlp_xp.trainer
 from mlp_xp import (
     SGD,
     Adam,
@@ -298,3 +299,23 @@ def test_ids_outside_the_table_are_refused() -> None:
         trainer.fit(np.array([[0, 5]]), np.array([0]), epochs=1)
     with pytest.raises(ValueError, match="integer ids"):
         trainer.fit(np.array([[0.0, 1.0]]), np.array([0]), epochs=1)
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_arrays_of_the_engine_are_trained_on_without_a_copy(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    xp = pytest.importorskip({"jax": "jax.numpy"}.get(library, library))
+    x, y = blobs()
+    feeds = []
+    make = mlp_xp.trainer.make_feed
+    monkeypatch.setattr("mlp_xp.trainer.make_feed", lambda *args: feeds.append(make(*args)) or feeds[-1])
+    given = xp.asarray(x)
+    runs = []
+    for data in ((given, xp.asarray(y)), (x, y)):
+        trainer = Trainer(mlp(4, 3), device=f"{library}:cpu")
+        trainer.fit(*data, epochs=1)
+        runs.append(bits(trainer))
+    assert runs[0] == runs[1]
+    place = [np.from_dlpack(a).ctypes.data for a in (given, feeds[0].data.x)]
+    assert place[0] == place[1]
+    for foreign in ("cpu", f"{library}:cpu"):
+        assert np.isfinite(Trainer(mlp(4, 3), device=foreign).fit(given, xp.asarray(y), epochs=1)[0]["loss"])

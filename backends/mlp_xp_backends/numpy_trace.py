@@ -122,7 +122,8 @@ def _matrix_transpose(x: NDArray) -> NDArray:
 
 
 def _index(x: NDArray, *keys: Any) -> NDArray:
-    return x[tuple(slice(*k) if isinstance(k, tuple) else k for k in keys)]
+    whole = keys if Ellipsis in keys else (*keys, ...)  # a view even of a single element
+    return x[tuple(slice(*k) if isinstance(k, tuple) else k for k in whole)]
 
 
 OPERATORS = {

@@ -83,7 +83,9 @@ class Bounded:
 
     def __add__(self, other: Any) -> Bounded:
         other = self.xp.bounded(other)
-        return self.xp.rounded(self.value + other.value, self.error + other.error)
+        passed = self.error + other.error
+        counts = (passed == 0.0) & (self.value % 1.0 == 0.0) & (other.value % 1.0 == 0.0)
+        return self.xp.rounded(self.value + other.value, passed, np.where(counts, 0.0, 1.0))
 
     def __mul__(self, other: Any) -> Bounded:
         other = self.xp.bounded(other)
@@ -221,9 +223,9 @@ class Bounds:
 
     # What rounds
 
-    def rounded(self, value: HostArray, passed: HostArray, roundoffs: float = 1.0) -> Bounded:
-        """``value`` with the bound passed on to it and its own rounding."""
-        return Bounded(self, value, passed + roundoffs * self.u * (np.abs(value) + passed) + self.tiny)
+    def rounded(self, value: HostArray, passed: HostArray, roundoffs: Any = 1.0) -> Bounded:
+        """``value`` with the bound passed on to it and its own rounding, some unit roundoffs or none."""
+        return Bounded(self, value, passed + roundoffs * (self.u * (np.abs(value) + passed) + self.tiny))
 
     def growth(self, terms: int) -> float:
         """``g``: the rounding of a sum of ``terms`` terms in units of the sum of their magnitudes."""

@@ -13,6 +13,7 @@ from mlp_xp.parity.bounds import Bounded, Bounds, Truth
 from mlp_xp.parity.cases import Case
 from mlp_xp.trees import leaves, tree_map, unflatten
 from mlp_xp_backends import Backend
+from mlp_xp_backends.loop import plain_loop
 
 Array = Any
 Tree = Any
@@ -102,6 +103,32 @@ def expected(case: Case, dtype: str) -> Tree:
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         for i in range(len(leaves(case.items)[0])):
             carry, out = case.body(xp, carry, consts, tree_map(lambda a, i=i: xp.take(a, i, axis=0), items))
-            outs.append(out)
-    stacked = unflatten(outs[0], (_stacked(column) for column in zip(*map(leaves, outs), strict=True)))
-    return tree_map(_expectation, case.result(tree_map(_stacked, tree_map(lambda a: (a,), carry)), stacked))
+            outs.append(tree_map(_expectation, out))
+    columns = zip(*map(leaves, outs), strict=True)
+    return case.result(tree_map(_expectation, carry), unflatten(outs[0], (_stacked(column) for column in columns)))
+
+
+def _expectation(a: Any) -> Expected:
+    """What a leaf should be; the reference, itself rounded, adds its own share to the bound."""
+    if isinstance(a, Bounded):
+        return Expected(a.value, a.error * (1.0 + Bounds("float64").u / a.xp.u) + a.xp.tiny, a.dtype)
+    value = np.asarray(a.value if isinstance(a, Truth) else a)
+    return Expected(value, np.zeros(value.shape), value.dtype)
+
+
+def _stacked(column: tuple[Expected, ...]) -> Expected:
+    """The same leaf after all steps, along a leading axis."""
+    return Expected(np.stack([e.value for e in column]), np.stack([e.error for e in column]), column[0].dtype)
+
+
+def _expected_of_run(case: Case, inputs: Tree, dtype: str) -> Tree:
+    """The run in float64 from the same inputs, each parameter to be met within a relative error."""
+    carry, consts, items = tree_map(lambda a: a.astype(np.float64) if a.dtype.kind == "f" else a, inputs)
+    tolerance = RUN_TOLERANCE * Bounds(dtype).u / Bounds("float32").u
+    result = case.result(*plain_loop(np, case.body, np.stack)(carry, consts, items))
+    return tree_map(lambda a: Expected(a, tolerance * np.linalg.norm(a), np.dtype(dtype)), result)
+
+
+def _cast(a: HostArray, dtype: str) -> HostArray:
+    """A copy of ``a``, in ``dtype`` if it holds floats."""
+    return np.array(a, dtype=dtype if a.dtype.kind == "f" else a.dtype)
