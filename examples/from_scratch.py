@@ -19,15 +19,15 @@ import argparse
 import math
 import sys
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-
 import plots
-from common import Run, add_recipe_option, add_run_options, measured, new_parser, percent, say, tell
-from mlp_xp import SGD, Adam, Progress, SoftmaxCrossEntropy, Trainer, TrainStep, mlp
-from mlp_xp.datasets import ELLIPSE_LEVEL, ellipse, ellipse_form
-from mlp_xp.layers.dense import Affine
+from common import Run, add_recipe_option, add_run_options, measured, new_parser, percent, positive_int, say, tell
+
+from mlp_xp import SGD, Adam, Progress, SoftmaxCrossEntropy, Trainer, mlp
+from mlp_xp.datasets import ELLIPSE_LEVEL, Split, ellipse, ellipse_form
+from mlp_xp.layers import Affine
 from mlp_xp.schedules import LossRatio, OneCycle
 
 Row = list[float]
@@ -102,23 +102,128 @@ PUBLISHED_LOSSES = (0.1613, 0.1002, 0.0932, 0.0899, 0.0882)
 
 
 def library_derivatives(run: Run, weights: Weights, x: Row, y: int) -> Weights:
-    """The same derivatives by the library: the forward and backward pass of its layers on a batch of one row."""
-    xp = run.backend.xp
+    """The same derivatives by the library: forward and backward through its layers, for a batch of one row."""
+    xp, asarray = run.backend.xp, run.backend.asarray
+    W, b, V, c = (asarray(np.atleast_2d(w)) for w in weights)  # biases are rows
     network, cross_entropy = mlp(2, 3, 2, activation="sigmoid"), SoftmaxCrossEntropy()
-    params = as_params(run, weights)
-    z, caches, _ = network.forward(xp, params, ((), (), ()), run.backend.asarray(np.array([x])), True)
-    _, cache = cross_entropy.forward(xp, z, run.backend.asarray(np.array([y], np.int32)), ())
+    params = (Affine(W, b), (), Affine(V, c))  # one entry per layer; the sigmoid learns nothing
+    outputs, caches, _ = network.forward(xp, params, ((), (), ()), asarray(np.array([x])), True)
+    _, cache = cross_entropy.forward(xp, outputs, asarray(np.array([y], np.int32)), ())
     first, _, last = network.gradient(xp, params, caches, cross_entropy.backward(xp, cache))
+    return as_lists(run, first, last)
+
+
+def as_lists(run: Run, first: Affine, last: Affine) -> Weights:
+    """What two layers hold, as lists of numbers."""
     W, b, V, c = (run.backend.to_numpy(g).tolist() for g in (*first, *last))
     return Weights(W, b[0], V, c[0])
 
 
-def as_params(run: Run, weights: Weights) -> tuple[Affine, tuple[()], Affine]:
-    """The weights as the library holds them: one entry per layer, biases as rows, float64."""
-    W, b, V, c = (run.backend.asarray(np.atleast_2d(w)) for w in weights)
-    return Affine(W, b), (), Affine(V, c)
+def compare_derivatives(run: Run) -> None:
+    """Print the derivatives at the point by both, beside the published ones, and check that they are equal."""
+    _, loops = derivatives(SIMPLE, POINT, LABEL)
+    library = library_derivatives(run, SIMPLE, POINT, LABEL)
+    say(f"Derivatives of the loss at x = {tuple(POINT)}, class {LABEL}:\n")
+    say(f"{'':6}{'published':>10}{'loops':>10}{'library':>10}")
+    for name, *columns in zip(Weights._fields, PUBLISHED, loops, library, strict=True):
+        entries = zip(*(np.atleast_2d(column).ravel() for column in columns), strict=True)
+        for (i, j), values in zip(np.ndindex(np.atleast_2d(columns[0]).shape), entries, strict=True):
+            index = f"{i + 1}{j + 1}" if name in "WV" else f"{j + 1}"
+            say(f"d{name}_{index:<4}" + "".join(f"{value + 0.0:10.4f}" for value in values))
+    run.result["derivatives"] = library._asdict()
+    run.result["derivatives_differ"] = {
+        "loops - published": largest_difference(loops, PUBLISHED),
+        "library - loops": largest_difference(library, loops),
+    }
+    if largest_difference(loops, PUBLISHED) > 5e-5 or largest_difference(library, loops) > 1e-12:
+        raise ArithmeticError(f"these derivatives should be equal, but differ: {run.result['derivatives_differ']}")
+    say("\nEqual: to the four published decimals, and the loops and the library to 12 decimals.\n")
 
 
 def largest_difference(a: Weights, b: Weights) -> float:
     """Of any two numbers at the same place."""
     return max(float(np.abs(np.subtract(u, v)).max()) for u, v in zip(a, b, strict=True))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = new_parser(__doc__)
+    add_recipe_option(parser)
+    parser.add_argument("--points", type=positive_int, default=60_000, metavar="N", help="points of the training set")
+    add_run_options(parser, epochs=5, data=False)
+    parser.set_defaults(dtype="float64")
+    return parser
+
+
+def story(run: Run) -> None:
+    """Compare the derivatives, then let both learn which points lie outside an ellipse."""
+    options = run.options
+    compare_derivatives(run)
+
+    with run.timed("load"):
+        rng = np.random.default_rng(options.seed)
+        data, valid, test = (ellipse(n, rng) for n in (options.points, 10_000, 10_000))
+    say(f"{options.points:,} points from N(0, I); class 1 is outside the ellipse x Q x' = {ELLIPSE_LEVEL}")
+
+    published = options.recipe == "published"
+    optimizer = SGD(LossRatio(0.1, window=100)) if published else Adam(OneCycle(0.2))
+    network = mlp(2, 3, 2, activation="sigmoid")
+    trainer = Trainer(network, optimizer=optimizer, device=run.backend, dtype=options.dtype, seed=options.seed)
+    first, _, last = trainer.state.params
+    weights = as_lists(run, first, last)  # both start from the same
+
+    with run.timed("train"):
+        trainer.fit(
+            *data,
+            epochs=options.epochs,
+            batch_size=1 if published else 32,
+            shuffle=not published,
+            validation={"valid": valid},
+            callbacks=[Progress()],
+        )
+    with run.timed("loops"):
+        losses = list(train(weights, data.x.tolist(), data.y.tolist(), options.epochs))
+
+    say(f"\nMean loss of each epoch:\n\nepoch{'published':>10}{'loops':>10}{'library':>10}")
+    for epoch, (loss, record) in enumerate(zip(losses, trainer.history, strict=False), 1):
+        known = f"{PUBLISHED_LOSSES[epoch - 1]:10.4f}" if epoch <= len(PUBLISHED_LOSSES) else " " * 10
+        say(f"{epoch:5}{known}{loss:10.4f}{record['loss']:10.4f}")
+
+    tested = trainer.evaluate(*test)
+    run.epochs = trainer.history
+    run.result |= {
+        "recipe": options.recipe,
+        **measured("valid", trainer.evaluate(*valid)),
+        **measured("test", tested),
+        "loops_losses": losses,
+        "published_losses": PUBLISHED_LOSSES,
+    }
+    say(f"\ntest accuracy of the library's network {percent(tested['accuracy'])}, test loss {tested['loss']:.4f}")
+    draw(run, trainer, test)
+
+
+def draw(run: Run, trainer: Trainer, test: Split) -> None:
+    """The losses, and the decision over the plane beside the true ellipse."""
+    epochs = range(1, len(run.epochs) + 1)
+    series = {
+        "published": plots.Line(range(1, 6), PUBLISHED_LOSSES),
+        "plain loops": plots.Line(epochs, run.result["loops_losses"][: len(run.epochs)]),
+        f"library, {run.options.recipe} recipe": plots.Line(epochs, [record["loss"] for record in run.epochs]),
+    }
+    run.draw("from_scratch-loss.png", plots.lines, series, "epoch", plots.CROSS_ENTROPY, "2-3-2 network")
+    plane = plots.Plane.around(np.array([[-3.0, -3.0], [3.0, 3.0]]))
+    run.draw(
+        "from_scratch-decision.png",
+        plots.decision,
+        plane,
+        trainer.predict_proba(plane.points)[:, 1],
+        test.x[:400],
+        test.y[:400],
+        ("inside", "outside"),
+        f"{percent(run.result['test_accuracy'])} of {len(test.y):,} test points right",
+        truth=ellipse_form(plane.points) - ELLIPSE_LEVEL,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(tell(story, parser()))

@@ -22,7 +22,7 @@ Numbers = npt.NDArray[Any]
 Record = Mapping[str, float]
 
 DPI = 120
-DARK, LIGHT = "#1b1b1b", "#f7f7f7"
+DARK, LIGHT, WARM = "#1b1b1b", "#f7f7f7", "#d55e00"
 STYLES = (  # dark to light, each with a line and a marker of its own
     {"color": "#1b1b1b", "linestyle": "-", "marker": "o"},
     {"color": "#0072b2", "linestyle": "--", "marker": "s"},
@@ -78,6 +78,8 @@ def lines(
     ax.set_xscale("log" if xlog else "linear")
     ax.set_yscale("log" if ylog else "linear")
     _name(ax, xlabel, ylabel)
+    if not xlog and all(float(x).is_integer() for line in series.values() for x in line.x):
+        _whole_ticks(ax)
     return figure
 
 
@@ -121,7 +123,8 @@ def mistakes(
     wrong = surest[predicted[surest] != true[surest]][:most]
     columns = 8
     rows = max(1, -(-len(wrong) // columns))
-    figure, axes = _grid(rows, columns, 1.05 * columns, 1.28 * rows + 0.6, title)
+    figure, axes = _grid(rows, columns, 1.05 * columns, 1.22 * rows + 0.6, title)
+    figure.get_layout_engine().set(hspace=0.02, wspace=0.02)
     for ax in axes:
         ax.axis("off")
     for ax, row in zip(axes, wrong, strict=False):
@@ -161,15 +164,15 @@ def decision(
     ``p`` (n * n,) is the probability of class 1 at the points of ``plane``; ``x`` (rows, 2) and ``y`` (rows,) are the
     points to show; ``truth`` (n * n,), if given, is drawn as the curve where it is 0.
     """
-    figure, (ax,) = _grid(1, 1, 6.6, 4.6, title)
+    figure, (ax,) = _grid(1, 1, *_size(plane, 4.2), title)
     filled = _paint(ax, plane, p, x, y, classes)
     if truth is not None:
         n = round(len(p) ** 0.5)
-        ax.contour(truth.reshape(n, n), levels=[0.0], extent=plane.extent, colors="#d55e00", linestyles="--")
-        ax.plot([], [], color="#d55e00", linestyle="--", label="true boundary")
-    bar = figure.colorbar(filled, ticks=np.linspace(0.0, 1.0, 6))
-    bar.set_label(f"P({classes[1]})")
-    ax.legend(loc="upper right", fontsize=8, framealpha=0.9)
+        ax.contour(truth.reshape(n, n), levels=[0.0], extent=plane.extent, colors=[WARM], linestyles="--")
+        ax.plot([], [], color=WARM, linestyle="--", label="true boundary")
+    bar = figure.colorbar(filled, ticks=np.linspace(0.0, 1.0, 6), shrink=0.9)
+    bar.set_label(f"probability of {classes[1]}")
+    _legend_below(figure, ax)
     return figure
 
 
@@ -185,24 +188,45 @@ def decision_gif(
     """Write `decision` as it changes to an animated GIF: a title and the probabilities for each frame."""
     from matplotlib.animation import PillowWriter
 
-    figure, (ax,) = _grid(1, 1, 5.2, 3.8, "")
+    figure, (ax,) = _grid(1, 1, *_size(plane, 3.0), "")
     writer = PillowWriter(fps=per_second)
     with writer.saving(figure, str(path), dpi=80):
         for title, p in frames:
             ax.clear()
             _paint(ax, plane, p, x, y, classes)
             ax.set_title(title, fontsize=10)
-            ax.legend(loc="upper right", fontsize=7, framealpha=0.9)
+            if not figure.legends:
+                _legend_below(figure, ax)
             writer.grab_frame()
+
+
+def _size(plane: Plane, height: float) -> tuple[float, float]:
+    """Width and height in inches of a figure of ``plane`` in true proportions, with room for legend and colour bar."""
+    left, right, bottom, top = plane.extent
+    return height * (right - left) / (top - bottom) + 1.6, height + 1.1
+
+
+def _legend_below(figure: Figure, ax: Axes) -> None:
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, facecolor="#dddddd")
 
 
 def _paint(ax: Axes, plane: Plane, p: Numbers, x: Numbers, y: Numbers, classes: Sequence[str]) -> Any:
     """Probabilities as shades, the boundary as a line, points as two kinds of markers."""
+    from matplotlib.patheffects import Normal, Stroke
+
     n = round(len(p) ** 0.5)
     z = p.reshape(n, n)
     filled = ax.contourf(z, levels=np.linspace(0.0, 1.0, 11), extent=plane.extent, cmap="cividis")
-    ax.contour(z, levels=[0.5], extent=plane.extent, colors="white", linewidths=2.0)
-    ax.plot([], [], color="white", linewidth=2.0, label="both equally likely")
+    for color, width in ((DARK, 3.5), (LIGHT, 1.5)):  # light on dark is seen on every shade
+        ax.contour(z, levels=[0.5], extent=plane.extent, colors=color, linewidths=width)
+    ax.plot(
+        [],
+        [],
+        color=LIGHT,
+        linewidth=1.5,
+        path_effects=[Stroke(linewidth=3.5, foreground=DARK), Normal()],
+        label="decision",
+    )
     for k, (marker, face, edge) in enumerate((("o", LIGHT, DARK), ("^", DARK, LIGHT))):
         where = y == k
         ax.scatter(

@@ -28,7 +28,15 @@ if TYPE_CHECKING:
         Softplus,
         Tanh,
     )
-    from mlp_xp.losses import BinaryCrossEntropy, Poisson, SoftmaxCrossEntropy, SquaredError
+    from mlp_xp.losses import (
+        AbsoluteError,
+        BinaryCrossEntropy,
+        Huber,
+        Poisson,
+        Quantile,
+        SoftmaxCrossEntropy,
+        SquaredError,
+    )
     from mlp_xp.model import Model
     from mlp_xp.models import mlp
     from mlp_xp.optimizers import SGD, Adam, AdamW, RMSprop
@@ -59,7 +67,15 @@ _HOMES = {
         "Softplus",
         "Tanh",
     ),
-    "losses": ("BinaryCrossEntropy", "Poisson", "SoftmaxCrossEntropy", "SquaredError"),
+    "losses": (
+        "AbsoluteError",
+        "BinaryCrossEntropy",
+        "Huber",
+        "Poisson",
+        "Quantile",
+        "SoftmaxCrossEntropy",
+        "SquaredError",
+    ),
     "model": ("Model",),
     "models": ("mlp",),
     "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),

@@ -43,21 +43,21 @@ def save(path: str | Path, model: Model) -> None:
 
 
 def load(path: str | Path, device: str | Backend = "auto", known: tuple[type, ...] = ()) -> Model:
-    """The model in ``path`` on ``device``.
+    """The model in ``path``, a model or a checkpoint, on ``device``.
 
     ``known`` are the classes of your own layers and losses, if the model has any. Raises `FileError` if the file is
     damaged, of another program or version, or its numbers do not fit its network.
     """
-    arrays, header = files.read(path, "model")
+    arrays, header = files.read(path, "model", "checkpoint")
     backend = get_backend(device) if isinstance(device, str) else device
     with _explained(path):
         decode = Decoder((*KNOWN, *known))
         network, loss = decode(header["network"]), decode(header["loss"])
         _expect(isinstance(network, Chain), "its network is not a Chain")
         _expect(hasattr(loss, "rows"), f"its loss is {loss!r}")
-        params, layers = _network_trees(network, arrays, tuple(header["models"]))
+        params, layers = _network_trees(network, arrays, tuple(header.get("models", ())))
         params, layers = tree_map(backend.asarray, (params, layers))
-        return Model(network, loss, params, layers, backend, dict(header["extra"]))
+        return Model(network, loss, params, layers, backend, dict(header.get("extra", {})))
 
 
 def save_checkpoint(path: str | Path, trainer: Trainer) -> None:

@@ -59,9 +59,9 @@ def check_inputs(backend: Backend, network: Chain, x: Any, name: str = "x") -> A
     return x
 
 
-def check_targets(backend: Backend, loss: Loss, n_out: int | None, y: Any, rows: int, name: str = "y") -> HostArray:
-    """``y`` on the host as ``loss`` takes it; `ValueError` if it is something else."""
-    y = on_host(backend, y)
+def check_targets(backend: Backend, loss: Loss, n_out: int | None, targets: Any, rows: int, name: str = "y") -> HostArray:
+    """``targets`` on the host as ``loss`` takes them; `ValueError` if they are something else."""
+    y = on_host(backend, targets)
     if y.shape[:1] != (rows,):
         raise ValueError(f"{name} has shape {y.shape} but x has {rows} rows: give one target per row")
     if y.dtype.kind not in "buif":
@@ -75,10 +75,9 @@ def check_targets(backend: Backend, loss: Loss, n_out: int | None, y: Any, rows:
                 f"{name} must hold integer class labels, but its dtype is {y.dtype}: use {name}.astype(int)"
             )
         _check_range(name, y, n_out, "classes")
-        labels: HostArray = y.astype(np.int32, copy=False)
-        return labels
+        return y.astype(np.int32, copy=False)
     if y.ndim == 1 and n_out in (1, None):
-        y = y[:, None]
+        y = y.reshape(-1, 1)
     if y.ndim != 2 or (n_out is not None and y.shape[1] != n_out):
         raise ValueError(f"{name} must have shape ({rows}, {n_out}) for {type(loss).__name__}, not {y.shape}")
     _check_values(loss, y, name)

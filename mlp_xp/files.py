@@ -61,8 +61,8 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def read(path: str | Path, kind: str) -> tuple[dict[str, HostArray], Json]:
-    """The arrays and the header of a file of that kind that `write` wrote; `FileError` for everything else."""
+def read(path: str | Path, *kinds: str) -> tuple[dict[str, HostArray], Json]:
+    """The arrays and the header of a file of one of these kinds that `write` wrote; `FileError` for everything else."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -70,7 +70,7 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, HostArray], Json]:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            _check_metadata(path, kind, metadata)
+            _check_metadata(path, kinds, metadata)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         header = json.loads(metadata["header"])
     except FileError:
@@ -93,11 +93,11 @@ def _check_size(path: Path) -> None:
         raise FileError(f"{path} is cut short or no file of mlp_xp: {size} bytes with a header said to be {length}")
 
 
-def _check_metadata(path: Path, kind: str, metadata: dict[str, str]) -> None:
+def _check_metadata(path: Path, kinds: tuple[str, ...], metadata: dict[str, str]) -> None:
     version = metadata.get("mlp_xp")
     if version is None:
         raise FileError(f"{path} is a safetensors file of another program")
     if version != str(FORMAT):
         raise FileError(f"{path} has format {version}, this mlp_xp reads format {FORMAT}: update mlp_xp")
-    if metadata.get("kind") != kind:
-        raise FileError(f"{path} is a {metadata.get('kind')}, not a {kind}")
+    if metadata.get("kind") not in kinds:
+        raise FileError(f"{path} is a {metadata.get('kind')}, not a {' or '.join(kinds)}")

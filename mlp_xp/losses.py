@@ -188,3 +188,92 @@ class Poisson(Loss):
     def output(self, xp: Namespace, z: Array) -> Array:
         """``exp(z)``, held at half the exponent range of the dtype, so that sums of it stay finite for every z."""
         return xp.exp(xp.minimum(z, 0.5 * math.log(float(xp.finfo(z.dtype).max))))
+
+
+@dataclass(frozen=True)
+class AbsoluteError(Loss):
+    """``l = sum_k |z_k - y_k|`` for ``y`` of shape (rows, n_out): its minimum is the conditional median.
+
+    The likelihood of Laplace's distribution (Bishop 2006, exercise 1.25).
+    """
+
+    reduction: Reduction = "mean"
+    target: ClassVar[Target] = "real"
+
+    def __post_init__(self) -> None:
+        _check_reduction(self)
+
+    def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
+        """The cost; the cache is ``z - y``."""
+        d = z - xp.astype(y, z.dtype, copy=False)
+        return xp.sum(xp.abs(d), axis=-1), d
+
+    def slope(self, xp: Namespace, d: Array) -> Array:
+        """``dz = sign(z - y)``, 0 where both are equal."""
+        return xp.sign(d)
+
+    def output(self, xp: Namespace, z: Array) -> Array:
+        """``z``."""
+        return z
+
+
+@dataclass(frozen=True)
+class Huber(Loss):
+    """``l = sum_k d^2 / 2`` where ``|d| <= delta``, else ``delta (|d| - delta / 2)``, with ``d = z - y``.
+
+    Squares near the target and straight lines beyond, so that outliers pull no harder than ``delta`` (Huber 1964,
+    sec. 1). ``y`` is (rows, n_out).
+    """
+
+    reduction: Reduction = "mean"
+    delta: float = 1.0
+    target: ClassVar[Target] = "real"
+
+    def __post_init__(self) -> None:
+        _check_reduction(self)
+        if not 0.0 < self.delta < math.inf:
+            raise ValueError(f"Huber: delta must be a number above 0, not {self.delta!r}")
+
+    def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
+        """``c (d - c / 2)``, both cases in one, with ``c`` as `slope`; it is also the cache."""
+        d = z - xp.astype(y, z.dtype, copy=False)
+        c = xp.clip(d, min=-self.delta, max=self.delta)
+        return xp.sum(c * (d - 0.5 * c), axis=-1), c
+
+    def slope(self, xp: Namespace, c: Array) -> Array:
+        """``dz``: d, but no further from 0 than ``delta``."""
+        return c
+
+    def output(self, xp: Namespace, z: Array) -> Array:
+        """``z``."""
+        return z
+
+
+@dataclass(frozen=True)
+class Quantile(Loss):
+    """``l = sum_k max(q (y_k - z_k), (1 - q) (z_k - y_k))``: its minimum is the conditional quantile ``q``.
+
+    The pinball loss of Koenker and Bassett 1978, sec. 3, for ``y`` of shape (rows, n_out).
+    """
+
+    reduction: Reduction = "mean"
+    q: float = 0.5
+    target: ClassVar[Target] = "real"
+
+    def __post_init__(self) -> None:
+        _check_reduction(self)
+        if not 0.0 < self.q < 1.0:
+            raise ValueError(f"Quantile: q must lie between 0 and 1, not {self.q!r}")
+
+    def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
+        """The cost; the cache is ``z - y``."""
+        d = z - xp.astype(y, z.dtype, copy=False)
+        return xp.sum(xp.maximum(-self.q * d, (1.0 - self.q) * d), axis=-1), d
+
+    def slope(self, xp: Namespace, d: Array) -> Array:
+        """``dz = 1 - q`` above the target, ``-q`` below, half-way between at it."""
+        return (0.5 - self.q) + 0.5 * xp.sign(d)
+
+    def output(self, xp: Namespace, z: Array) -> Array:
+        """``z``."""
+        return z

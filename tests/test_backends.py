@@ -619,6 +619,18 @@ BROKEN = [
         'CuPy does not find the CUDA 13 libraries: Failure finding "libnvrtc.so.13"',
         'Run: pip install "cupy-cuda13x[ctk]"',
     ),
+    (
+        "cuda",
+        {"driver": (13, 0), "cupy": fake_cupy(runtime=12090, nvrtc=ImportError("no libnvrtc.so.12"))},
+        "CuPy does not find the CUDA 12 libraries: no libnvrtc.so.12",
+        'Run: pip install "cupy-cuda12x[ctk]"',
+    ),
+    (
+        "cuda",
+        {"driver": (13, 0), "cupy": fake_cupy(nvrtc=CUDAError(2, "cudaErrorMemoryAllocation: out of memory"))},
+        "cupy fails to start: CUDAError: cudaErrorMemoryAllocation: out of memory",
+        "import cupy",
+    ),
     ("torch:cuda", {"torch": None}, "torch is not installed", "Run: pip install --force-reinstall torch --index-url"),
     ("torch:cpu", {"torch": None}, "torch is not installed", 'Run: pip install "mlp-xp[torch]"'),
     (

@@ -81,6 +81,15 @@ def test_a_saved_model_predicts_the_same(tmp_path: Path, dtype: str) -> None:
     np.testing.assert_array_equal(again.predict_proba(data()[0]), model.predict_proba(data()[0]))
 
 
+def test_a_checkpoint_is_a_model_too_but_a_model_is_no_checkpoint(tmp_path: Path) -> None:
+    trainer = trained()
+    trainer.save(tmp_path / "c")
+    np.testing.assert_array_equal(load(tmp_path / "c", device="cpu").predict(data()[0]), trainer.predict(data()[0]))
+    save(tmp_path / "m", trainer.model)
+    with pytest.raises(FileError, match="is a model, not a checkpoint"):
+        Trainer.resume(tmp_path / "m", device="cpu")
+
+
 def test_a_model_carries_what_belongs_to_it(tmp_path: Path) -> None:
     from dataclasses import replace
 
@@ -244,7 +253,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ({"params__1__W": None}, r"params\.1\.W is missing"),
         ({"layers__4__step": np.zeros((1, 1), np.float32)}, r"layers\.4\.step"),
         ({"mlp_xp": "99"}, "format 99"),
-        ({"kind": "checkpoint"}, "is a checkpoint, not a model"),
+        ({"kind": "recipe"}, "is a recipe, not a model or checkpoint"),
         ({"header": "{"}, "damaged"),
         ({"header": DEEP}, "damaged"),
         ({"network": {"type": "os.system"}}, "unknown type"),

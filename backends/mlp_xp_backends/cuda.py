@@ -95,15 +95,17 @@ def need_one_wheel(wheels: Mapping[str, str], driver: Version | None) -> None:
         raise MissingError(f"two CuPy wheels overwrite each other: {found}", f"Run: {command}", command)
 
 
-def need_toolkit(cupy: Any, driver: Version) -> None:
-    """`MissingError` unless CuPy finds the CUDA libraries that compile kernels and multiply matrices."""
+def need_toolkit(cupy: Any, built_for: int) -> None:
+    """`MissingError` unless CuPy finds the libraries of CUDA ``built_for`` that compile kernels and multiply."""
     try:
         cupy.cuda.nvrtc.getVersion()
         with cupy.cuda.Device(0):
             cupy.cuda.device.get_cublas_handle()  # CuPy keeps it and would make it at the first product
     except Exception as error:
-        command = f'pip install "cupy-cuda{major(driver)}x[ctk]"'
-        reason = f"CuPy does not find the CUDA {major(driver)} libraries: {told(error)}"
+        if hasattr(error, "status"):  # of CUDA itself, such as a device that is out of memory
+            raise
+        command = f'pip install "cupy-cuda{built_for}x[ctk]"'
+        reason = f"CuPy does not find the CUDA {built_for} libraries: {told(error)}"
         raise MissingError(reason, f"Run: {command}", command) from error
 
 

@@ -47,9 +47,10 @@ def _cupy() -> Found:
     driver = cuda.need_driver("CuPy", 0, driver, command)
     cupy = _imported("cupy", f"pip install --force-reinstall {' '.join(wheels) or 'cupy'}")
     replace = f"pip uninstall -y {' '.join(wheels) or 'cupy'} && {command}"
-    cuda.need_driver("CuPy", cupy.cuda.runtime.runtimeGetVersion() // 1000, driver, replace)
+    built_for = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    cuda.need_driver("CuPy", built_for, driver, replace)
     devices = _cupy_devices(cupy.cuda.runtime)
-    cuda.need_toolkit(cupy, driver)
+    cuda.need_toolkit(cupy, built_for)
     return cupy.__version__, devices
 
 

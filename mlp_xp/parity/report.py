@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions, version
 from typing import Any
 
 from mlp_xp.parity.cases import Case, cases
 from mlp_xp.parity.judge import Verdict, judge
-from mlp_xp_backends import available_backends, get_backend
+from mlp_xp_backends import Backend, available_backends, get_backend
 
 DTYPES = ("float32", "float64")
 
@@ -19,7 +19,8 @@ DTYPES = ("float32", "float64")
 class Report:
     """The verdicts on each backend, by the name it was asked for."""
 
-    versions: dict[str, str]
+    backends: dict[str, dict[str, str]]
+    """What each name stands for: library, version, device."""
     verdicts: dict[str, list[Verdict]]
 
     @property
@@ -30,8 +31,8 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """The report as JSON values; an infinite error is ``null`` and has a reason."""
         return {
-            "versions": self.versions,
             "ok": self.ok,
+            "backends": self.backends,
             "results": [
                 {
                     "operation": v.operation,
@@ -72,13 +73,18 @@ def run(names: Sequence[str] | None = None, progress: Callable[[str], Any] = lam
 
     ``progress`` is told what is judged now. Raises `BackendError` where a backend cannot be used.
     """
-    found = {status.name: status.version for status in available_backends() if status.usable} if not names else {}
-    backends = {name: get_backend(name) for name in dict.fromkeys(names or found)}
+    names = names or [status.name for status in available_backends() if status.usable]
+    backends = {name: get_backend(name) for name in dict.fromkeys(names)}
     verdicts = {}
     for name, backend in backends.items():
         progress(f"judging {name} ...")
         verdicts[name] = [v for case in cases() for dtype in DTYPES for v in judge(case, backend, dtype)]
-    return Report(versions(names), verdicts)
+    return Report({name: _described(backend) for name, backend in backends.items()}, verdicts)
+
+
+def _described(backend: Backend) -> dict[str, str]:
+    distribution = packages_distributions()[backend.name][0]
+    return {"library": backend.name, "version": version(distribution), "device": backend.device}
 
 
 def _cell(v: Verdict) -> str:

@@ -1,0 +1,71 @@
+"""``python -m mlp_xp``: what this machine can compute with, and whether it computes right."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlp_xp_backends import BackendError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is 0, 1 if parity fails somewhere, 2 if the command cannot be done."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return _info() if arguments.command == "info" else _parity(arguments.backends, arguments.json)
+    except (BackendError, OSError) as error:
+        print(f"python -m mlp_xp {arguments.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m mlp_xp", description="Look at the array libraries of this machine.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{info,parity}")
+    commands.add_parser("info", help="what was found: libraries, devices, memory, and what is missing for others")
+    parity = commands.add_parser(
+        "parity",
+        help="whether backends compute what float64 NumPy computes, operation by operation",
+        description="Compare every layer, loss, optimizer, a training step and a run with float64 NumPy. "
+        "Each error is given in units of its bound; the exit code is 1 if one is above its bound.",
+    )
+    parity.add_argument(
+        "--backends",
+        type=_names,
+        metavar="NAME,NAME",
+        help="such as numpy,cupy or cuda:1,torch:cpu; by default all that can be used here",
+    )
+    parity.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON as well")
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("give one or more names, such as numpy,cupy")
+    return names
+
+
+def _info() -> int:
+    from mlp_xp_backends.info import report
+
+    print(report())
+    return 0
+
+
+def _parity(names: list[str] | None, path: Path | None) -> int:
+    from mlp_xp.parity import run
+
+    if path is not None:
+        path.touch()  # before the work, not after it: this may be no place to write to
+    report = run(names, progress=lambda line: print(line, file=sys.stderr))
+    print(report)
+    if path is not None:
+        path.write_text(json.dumps(report.as_json(), indent=1) + "\n")
+    return 0 if report.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

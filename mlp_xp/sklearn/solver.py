@@ -1,0 +1,84 @@
+"""The stochastic solvers: which rule updates the weights, and at what rate from epoch to epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlp_xp.optimizers import SGD, Adam, AdamW, Optimizer, Rates
+from mlp_xp.schedules import Constant, InverseScaling, Moment, Schedule, as_schedule
+from mlp_xp.trees import tree_map
+
+Tree = Any
+HostArray = np.ndarray[Any, Any]
+
+SMALLEST_RATE = 1e-6
+"""At which ``adaptive`` gives up."""
+
+
+@dataclass
+class Solver:
+    """Where a solver stands between two epochs, on the host: it is pickled with the estimator."""
+
+    optimizer: Optimizer
+    schedule: Schedule
+    adaptive: bool
+    learning_rate: float
+    """The rate of the next epoch, where the schedule does not set one for every step."""
+    steps: int = 0
+    memory: Tree | None = None
+    """Layer states, optimizer slots and schedule state, on the host."""
+
+    def rates(self, at: Moment, n: int) -> Rates:
+        """The optimizer's numbers for the next ``n`` steps, (n,) float64 each."""
+        table = [self.optimizer.rates(self._rate(at, i), self.steps + i + 1) for i in range(n)]
+        return tree_map(lambda *column: np.array(column), table[0], *table[1:])  # type: ignore[no-any-return]
+
+    def _rate(self, at: Moment, i: int) -> float:
+        if isinstance(self.schedule, Constant):
+            return self.learning_rate
+        return self.schedule.rate(at._replace(step=self.steps + i))
+
+    def epoch_ends(self, at: Moment) -> None:
+        """Note the rate of the epoch that comes."""
+        if not isinstance(self.schedule, Constant):
+            self.learning_rate = self.schedule.rate(at._replace(step=self.steps))
+
+    def stalls(self) -> str:
+        """What to do when the epochs bring nothing more: ``""`` to go on, else why training stops."""
+        if not self.adaptive:
+            return "Stopping."
+        if self.learning_rate <= SMALLEST_RATE:
+            return "Learning rate too small. Stopping."
+        self.learning_rate /= 5.0
+        return ""
+
+
+def make_solver(estimator: Any) -> Solver:
+    """The solver that an estimator's parameters describe, before its first step."""
+    e = estimator
+    lr = float(e.learning_rate_init)
+    schedule: Schedule = Constant(lr) if isinstance(e.learning_rate, str) else e.learning_rate
+    if not isinstance(e.solver, str):
+        optimizer, schedule = e.solver, as_schedule(e.solver.lr)
+    elif e.solver == "adam":
+        optimizer = Adam(schedule, e.beta_1, e.beta_2, e.epsilon, eps_hat=True)
+    elif e.solver == "adamw":
+        optimizer = AdamW(schedule, e.beta_1, e.beta_2, e.epsilon, weight_decay=e.alpha)
+    else:
+        momentum = min(float(e.momentum), math.nextafter(1.0, 0.0))  # scikit-learn admits 1, `SGD` what is below it
+        optimizer = SGD(schedule, momentum, e.nesterovs_momentum and momentum > 0.0)
+        if e.learning_rate == "invscaling":
+            schedule = InverseScaling(lr, e.power_t)
+    start = schedule.rate(Moment(0, 1, 0, 0))
+    return Solver(optimizer, schedule, e.solver == "sgd" and e.learning_rate == "adaptive", start)
+
+
+def moment(estimator: Any, steps: int) -> Moment:
+    """Where in its training an estimator is, for schedules; ``steps`` are those of an epoch."""
+    losses: Sequence[float] = estimator.validation_loss_curve_ or estimator.loss_curve_
+    return Moment(0, steps * estimator.max_iter, estimator.n_iter_, estimator.t_, losses)
