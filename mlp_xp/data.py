@@ -171,13 +171,18 @@ class Feed:
         return _send(self.backend, self.network, part, self.dtype), self.backend.asarray(local)
 
     def _chunks(self, order: HostArray, batch_size: int, most: int) -> list[HostArray]:
-        """Row numbers of shape (steps, rows): chunks about equally long, the last and smaller batch on its own."""
+        """Row numbers of shape (steps, rows): chunks of one length if there is one, the last, smaller batch apart.
+
+        Some backends compile for every length.
+        """
         if not self.resident:
             row = sum(leaf.nbytes // len(leaf) for leaf in self.data if not isinstance(leaf, tuple))
             most = min(most, max(1, WINDOW_BYTES // (row * batch_size)))
         full = len(order) // batch_size
         head = order[: full * batch_size].reshape(full, batch_size)
-        parts = np.array_split(head, -(-full // most)) if full else []
+        most = min(most, max(full, 1))
+        length = next((n for n in range(most, most // 2, -1) if full % n == 0), most)
+        parts = [head[i : i + length] for i in range(0, full, length)]
         rest = order[full * batch_size :]
         return [*parts, rest.reshape(1, -1)] if len(rest) else parts
 

@@ -37,10 +37,10 @@ class Backend(Protocol):
     """The Array API namespace; its creation functions default to the device."""
 
     def asarray(self, x: Array, dtype: str | None = None) -> Array:
-        """``x``, an array of any library or of the host, on this device; shares memory with ``x`` where it can."""
+        """``x``, an array of any library or of the host, on this device; may share memory with ``x``."""
 
     def to_numpy(self, x: Array) -> np.ndarray:
-        """``x`` on the host. Waits for the device."""
+        """``x`` on the host, perhaps sharing its memory: copy what has to outlast the next step. Waits for the device."""
 
     def synchronize(self) -> None:
         """Return when all work sent to the device is done."""
@@ -51,7 +51,7 @@ class Backend(Protocol):
         ``body(xp, carry, consts, item) -> (carry, out)`` does one step: it may write (by augmented assignment) to
         ``carry`` alone, returns what to go on with, and reads nothing back to the host. The compiled
         ``loop(carry, consts, items) -> (carry, outs)`` runs it over the leading axis of the leaves of ``items``;
-        ``outs`` has the ``out`` of all steps stacked along a leading axis. ``carry`` is consumed: go on with the
+        ``outs`` has the ``out`` of all steps, arrays of their own, stacked along a leading axis. ``carry`` is consumed: go on with the
         one that is returned. Shapes are cached, so call it as often as you like.
         """
 

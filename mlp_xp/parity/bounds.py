@@ -29,134 +29,44 @@ The reference is rounded as well: a result in float64 may differ from it by twic
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np  # noqa: TID251  the reference is NumPy in float64
 
+from mlp_xp.parity.bounded import Bounded, Truth
+
 HostArray = np.ndarray[Any, Any]
 
 FUNCTION_ULPS = 4
-"""Units in the last place (2 u) by which exp, log and tanh of a library may be off. CUDA's and SLEEF's are within 2,
-NumPy's vectorized ones within 4; see the CUDA C++ programming guide, sec. "Mathematical functions"."""
+"""Units in the last place, 2 u each, by which a library's exp, log or tanh may be off. CUDA documents at most 2 in
+float32 (CUDA C++ programming guide, sec. Mathematical Functions), NumPy tests its own to 4."""
 
-
-class Truth:
-    """Booleans, and where rounding could turn them."""
-
-    __array_ufunc__ = None
-
-    def __init__(self, value: HostArray, doubt: HostArray | bool = False) -> None:
-        self.value = value
-        self.doubt = np.broadcast_to(doubt, np.shape(value))
-
-    def __and__(self, other: Truth) -> Truth:
-        return Truth(self.value & other.value, self.doubt | other.doubt)
-
-    def __eq__(self, other: Any) -> Truth:  # type: ignore[override]
-        other = other if isinstance(other, Truth) else Truth(other)
-        return Truth(self.value == other.value, self.doubt | other.doubt)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class Bounded:
-    """An array of float64 ``value`` that a computation in ``dtype`` may miss by ``error``."""
-
-    __array_ufunc__ = None  # NumPy leaves operations with us to us
-
-    def __init__(self, xp: Bounds, value: HostArray, error: HostArray) -> None:
-        self.xp, self.value = xp, np.asarray(value)
-        self.error = np.where(np.isnan(error), np.inf, error)
-
-    @property
-    def dtype(self) -> Any:
-        return self.xp.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.value.shape)
-
-    @property
-    def ndim(self) -> int:
-        return self.value.ndim
-
-    def __add__(self, other: Any) -> Bounded:
-        other = self.xp.bounded(other)
-        passed = self.error + other.error
-        counts = (passed == 0.0) & (self.value % 1.0 == 0.0) & (other.value % 1.0 == 0.0)
-        return self.xp.rounded(self.value + other.value, passed, np.where(counts, 0.0, 1.0))
-
-    def __mul__(self, other: Any) -> Bounded:
-        other = self.xp.bounded(other)
-        passed = np.abs(self.value) * other.error + self.error * (np.abs(other.value) + other.error)
-        return self.xp.rounded(self.value * other.value, passed)
-
-    def __truediv__(self, other: Any) -> Bounded:
-        other = self.xp.bounded(other)
-        value = self.value / other.value
-        least = np.maximum(np.abs(other.value) - other.error, 0.0)
-        return self.xp.rounded(value, (self.error + np.abs(value) * other.error) / least)
-
-    def __neg__(self) -> Bounded:
-        return Bounded(self.xp, -self.value, self.error)
-
-    def __abs__(self) -> Bounded:
-        return Bounded(self.xp, np.abs(self.value), self.error)
-
-    def __sub__(self, other: Any) -> Bounded:
-        return self + -self.xp.bounded(other)
-
-    def __rsub__(self, other: Any) -> Bounded:
-        return self.xp.bounded(other) + -self
-
-    def __rtruediv__(self, other: Any) -> Bounded:
-        return self.xp.bounded(other) / self
-
-    __radd__ = __add__
-    __rmul__ = __mul__
-
-    def _compare(self, other: Any, holds: Callable[[HostArray, HostArray], HostArray]) -> Truth:
-        other = self.xp.bounded(other)
-        return Truth(
-            holds(self.value, other.value), np.abs(self.value - other.value) < self.error + other.error
-        )
-
-    def __gt__(self, other: Any) -> Truth:
-        return self._compare(other, np.greater)
-
-    def __ge__(self, other: Any) -> Truth:
-        return self._compare(other, np.greater_equal)
-
-    def __lt__(self, other: Any) -> Truth:
-        return self._compare(other, np.less)
-
-    def __le__(self, other: Any) -> Truth:
-        return self._compare(other, np.less_equal)
+MOVES = ("expand_dims", "matrix_transpose", "reshape", "squeeze", "take", "take_along_axis")
+INCREASING = {"exp": -math.inf, "tanh": -math.inf, "log": 0.0, "log1p": -1.0}
+"""Increasing functions, with the number from which on they are defined."""
 
 
 class Bounds:
     """The namespace of `Bounded` arrays for computations in ``dtype``; integers stay NumPy's, they have no error."""
 
     int32 = np.int32
+    finfo = staticmethod(np.finfo)
+    isdtype = staticmethod(np.isdtype)
+    arange = staticmethod(np.arange)
 
     def __init__(self, dtype: str) -> None:
         self.dtype = np.dtype(dtype)
-        self.u = float(np.finfo(dtype).eps) / 2.0
-        self.tiny = float(np.finfo(dtype).tiny)
+        self.u = float(np.finfo(self.dtype).eps) / 2.0
+        self.tiny = float(np.finfo(self.dtype).tiny)
 
-    def __getattr__(self, name: str) -> Any:
-        """Functions that neither round nor take part in it: the same of the value and of the bound."""
-        if name not in ("expand_dims", "matrix_transpose", "reshape", "squeeze", "take", "take_along_axis"):
-            raise AttributeError(f"{name} has no error bound: add its rule to {__name__}")
-        move = getattr(np, name)
-
-        def moved(x: Any, *args: Any, **kwargs: Any) -> Any:
-            if isinstance(x, Bounded):
-                return Bounded(self, move(x.value, *args, **kwargs), move(x.error, *args, **kwargs))
-            return move(x, *args, **kwargs)
-
-        return moved
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """The functions that `MOVES` and `INCREASING` name."""
+        if name in MOVES:
+            return self._move(getattr(np, name))
+        if name in INCREASING:
+            return self._increase(getattr(np, name), INCREASING[name])
+        raise AttributeError(f"xp.{name} has no error bound: add its rule to {__name__}")
 
     # What is exact
 
@@ -165,124 +75,127 @@ class Bounds:
         if isinstance(x, Bounded):
             return x
         value = np.asarray(x, dtype=np.float64)
-        return Bounded(self, value, np.abs(value - value.astype(self.dtype).astype(np.float64)))
+        return Bounded(self, value, np.abs(value - value.astype(self.dtype)))
 
     def astype(self, x: Any, dtype: Any, *, copy: bool = True) -> Any:
+        """Booleans in doubt are 0 or 1; integers are rounded."""
         if isinstance(x, Truth):
             return Bounded(self, x.value.astype(np.float64), x.doubt.astype(np.float64))
-        if dtype != self.dtype or isinstance(x, Bounded):
-            return x if isinstance(x, Bounded) else np.asarray(x).astype(dtype)
-        return self.bounded(x)
-
-    def finfo(self, dtype: Any) -> Any:
-        return np.finfo(dtype)
-
-    def isdtype(self, dtype: Any, kind: str) -> bool:
-        return np.isdtype(dtype, kind)
-
-    def arange(self, n: int, *, dtype: Any) -> HostArray:
-        return np.arange(n, dtype=dtype)
+        if isinstance(x, Bounded):
+            return x
+        return self.bounded(x) if dtype == self.dtype else np.asarray(x).astype(dtype)
 
     def zeros(self, shape: tuple[int, ...], *, dtype: Any) -> Bounded:
+        """Exact."""
         return self.bounded(np.zeros(shape))
 
     def ones(self, shape: tuple[int, ...], *, dtype: Any) -> Bounded:
+        """Exact."""
         return self.bounded(np.ones(shape))
 
     def zeros_like(self, x: Bounded) -> Bounded:
+        """Exact."""
         return self.bounded(np.zeros(x.shape))
 
     def abs(self, x: Bounded) -> Bounded:
+        """Exact."""
         return abs(x)
 
     def argmax(self, x: Any, *, axis: int) -> HostArray:
-        """Of arrays without errors, as data are."""
-        return np.argmax(x.value if isinstance(x, Bounded) else x, axis=axis)
+        """That of the values: only asked of data, which have no error."""
+        return np.asarray(np.argmax(x.value if isinstance(x, Bounded) else x, axis=axis))
 
-    def stack(self, arrays: list[Bounded]) -> Bounded:
+    def stack(self, arrays: Sequence[Bounded]) -> Bounded:
+        """Exact."""
         return Bounded(self, np.stack([x.value for x in arrays]), np.stack([x.error for x in arrays]))
 
     def max(self, x: Bounded, *, axis: int, keepdims: bool = False) -> Bounded:
-        values = (np.max(v, axis=axis, keepdims=keepdims) for v in (x.value, x.value - x.error, x.value + x.error))
-        return self._between(*values)
+        """Between the largest of the lower and of the upper bounds."""
+        ends = (x.value, x.value - x.error, x.value + x.error)
+        return self._between(*(np.max(end, axis=axis, keepdims=keepdims) for end in ends))
 
     def maximum(self, x: Any, y: Any) -> Bounded:
+        """As `max`."""
         x, y = self.bounded(x), self.bounded(y)
         low = np.maximum(x.value - x.error, y.value - y.error)
         return self._between(np.maximum(x.value, y.value), low, np.maximum(x.value + x.error, y.value + y.error))
 
     def minimum(self, x: Any, y: Any) -> Bounded:
+        """As `maximum`."""
         return -self.maximum(-self.bounded(x), -self.bounded(y))
 
     def where(self, condition: Truth | HostArray, x: Any, y: Any) -> Bounded:
+        """Either of the two where the condition is in doubt."""
         c = condition if isinstance(condition, Truth) else Truth(condition)
         x, y = self.bounded(x), self.bounded(y)
-        error = np.where(c.value, x.error, y.error)
         either = np.abs(x.value - y.value) + np.maximum(x.error, y.error)
-        return Bounded(self, np.where(c.value, x.value, y.value), np.where(c.doubt, either, error))
+        error = np.where(c.doubt, either, np.where(c.value, x.error, y.error))
+        return Bounded(self, np.where(c.value, x.value, y.value), error)
+
+    def _move(self, move: Callable[..., Any]) -> Callable[..., Any]:
+        def moved(x: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(x, Bounded):
+                return Bounded(self, move(x.value, *args, **kwargs), move(x.error, *args, **kwargs))
+            return move(x, *args, **kwargs)
+
+        return moved
 
     # What rounds
 
     def rounded(self, value: HostArray, passed: HostArray, roundoffs: Any = 1.0) -> Bounded:
-        """``value`` with the bound passed on to it and its own rounding, some unit roundoffs or none."""
+        """``value`` with the bound passed on to it and its own rounding, so many unit roundoffs."""
         return Bounded(self, value, passed + roundoffs * (self.u * (np.abs(value) + passed) + self.tiny))
 
     def growth(self, terms: int) -> float:
-        """``g``: the rounding of a sum of ``terms`` terms in units of the sum of their magnitudes."""
+        """``g(terms)``: the rounding of a sum in units of the sum of magnitudes."""
         k = min(terms, 4.0 * math.sqrt(terms)) * self.u
         return k / (1.0 - k)
 
     def matmul(self, a: Bounded, b: Bounded) -> Bounded:
-        A, B = np.abs(a.value), np.abs(b.value) + b.error
-        passed = A @ b.error + a.error @ B
+        """``|AB - fl(AB)| <= g(K) |A| |B|``."""
+        size_b = np.abs(b.value) + b.error
+        passed = np.abs(a.value) @ b.error + a.error @ size_b
+        size = (np.abs(a.value) + a.error) @ size_b
         terms = a.shape[-1]
-        error = passed + self.growth(terms) * (A @ B + a.error @ B) + terms * self.tiny
-        return Bounded(self, a.value @ b.value, error)
+        return Bounded(self, a.value @ b.value, passed + self.growth(terms) * size + terms * self.tiny)
 
     def sum(self, x: Bounded, *, axis: Any, keepdims: bool = False) -> Bounded:
-        return self._sum(x, axis, keepdims, divide=False)
+        """``g(K - 1)`` of the sum of magnitudes."""
+        value, passed, size, terms = self._sums(x, axis, keepdims)
+        return Bounded(self, value, passed + self.growth(terms - 1) * size + self.tiny)
 
     def mean(self, x: Bounded, *, axis: Any, keepdims: bool = False) -> Bounded:
-        return self._sum(x, axis, keepdims, divide=True)
+        """``g(K)`` of the mean of magnitudes."""
+        value, passed, size, terms = self._sums(x, axis, keepdims)
+        return Bounded(self, value / terms, (passed + self.growth(terms) * size) / terms + self.tiny)
 
-    def _sum(self, x: Bounded, axis: Any, keepdims: bool, divide: bool) -> Bounded:
-        value = np.sum(x.value, axis=axis, keepdims=keepdims)
-        passed = np.sum(x.error, axis=axis, keepdims=keepdims)
-        size = np.sum(np.abs(x.value), axis=axis, keepdims=keepdims) + passed
-        terms = x.value.size // max(value.size, 1)
-        error = passed + self.growth(terms if divide else max(terms - 1, 0)) * size + self.tiny
-        return Bounded(self, value / terms, error / terms) if divide else Bounded(self, value, error)
+    def _sums(self, x: Bounded, axis: Any, keepdims: bool) -> tuple[HostArray, HostArray, HostArray, int]:
+        """The sum, the bound passed on to it, the sum of magnitudes, and the number of terms."""
+        parts = (x.value, x.error, np.abs(x.value) + x.error)
+        value, passed, size = (np.asarray(np.sum(part, axis=axis, keepdims=keepdims)) for part in parts)
+        return value, passed, size, x.value.size // value.size
 
     def sqrt(self, x: Bounded) -> Bounded:
-        return self._increasing(np.sqrt, Bounded(self, x.value, np.minimum(x.error, np.inf)), 1.0, 0.0)
-
-    def exp(self, x: Bounded) -> Bounded:
-        return self._increasing(np.exp, x)
-
-    def log(self, x: Bounded) -> Bounded:
-        return self._increasing(np.log, x, least=0.0)
-
-    def log1p(self, x: Bounded) -> Bounded:
-        return self._increasing(np.log1p, x, least=-1.0)
-
-    def tanh(self, x: Bounded) -> Bounded:
-        return self._increasing(np.tanh, x)
+        """Correctly rounded, as IEEE 754 has it."""
+        return self._increase(np.sqrt, 0.0, roundoffs=1.0)(x)
 
     def logaddexp(self, x: Any, y: Any) -> Bounded:
+        """Increasing in both."""
         x, y = self.bounded(x), self.bounded(y)
-        low, high = np.logaddexp(x.value - x.error, y.value - y.error), np.logaddexp(x.value + x.error, y.value + y.error)
-        between = self._between(np.logaddexp(x.value, y.value), low, high)
+        ends = ((x.value + s * x.error, y.value + s * y.error) for s in (0.0, -1.0, 1.0))
+        between = self._between(*(np.logaddexp(*end) for end in ends))
         return self.rounded(between.value, between.error, 2.0 * FUNCTION_ULPS)
 
-    def _increasing(
-        self, f: Callable[[HostArray], HostArray], x: Bounded, roundoffs: float = 2.0 * FUNCTION_ULPS,
-        least: float = -math.inf,
-    ) -> Bounded:  # fmt: skip
-        """An increasing function, defined from ``least`` on, between its values at both ends of the bound."""
-        with np.errstate(divide="ignore"):
-            low, high = f(np.maximum(x.value - x.error, least)), f(x.value + x.error)
-        between = self._between(f(x.value), low, high)
-        return self.rounded(between.value, between.error, roundoffs)
+    def _increase(
+        self, f: Callable[[HostArray], HostArray], least: float, roundoffs: float = 2.0 * FUNCTION_ULPS
+    ) -> Callable[[Bounded], Bounded]:
+        """An increasing ``f``, defined from ``least`` on: it lies between its values at both ends of the bound."""
+
+        def increased(x: Bounded) -> Bounded:
+            between = self._between(f(x.value), f(np.maximum(x.value - x.error, least)), f(x.value + x.error))
+            return self.rounded(between.value, between.error, roundoffs)
+
+        return increased
 
     def _between(self, value: HostArray, low: HostArray, high: HostArray) -> Bounded:
         return Bounded(self, value, np.maximum(high - value, value - low))

@@ -238,7 +238,9 @@ def _initial_states() -> Iterator[Case]:
 def step_case(name: str, step: TrainStep, data: Batch, batch: int, steps: int, models: int = 0, **more: Any) -> Case:
     """Training steps on ``data`` as the trainer takes them; ``models`` > 0 of them at once."""
     rng = np.random.default_rng(7)
-    drawn = [tree_map(np.asarray, (_drawn(step.network, rng), step.network.init_state(rng))) for _ in range(models or 1)]
+    drawn = [
+        tree_map(np.asarray, (_drawn(step.network, rng), step.network.init_state(rng))) for _ in range(models or 1)
+    ]
     params, layers = tree_map(lambda *m: np.stack(m), drawn[0], *drawn[1:]) if models else drawn[0]
     rows = rng.permuted(np.tile(np.arange(len(data.x), dtype=np.int32), (steps, 1)), axis=1)[:, :batch]
 
@@ -272,15 +274,17 @@ def _steps() -> Iterator[Case]:
     )
     yield step(
         "step, three models, momentum, LossRatio",
-        TrainStep(small(activation="gelu", norm="layer"), softmax, SGD(LossRatio(0.1, 2), momentum=0.9)),
+        TrainStep(small(activation="gelu", norm="layer"), softmax, SGD(LossRatio(0.1, window=1), momentum=0.9)),
         Batch(x, y, w),
-        steps=3,
+        steps=2,
         models=3,
     )
     pixels = rng.integers(0, 256, x.shape, dtype=np.uint8)
     yield step(
         "step, bytes, RMSprop, binary",
-        TrainStep(small(first=Rescale(0.0, 1 / 255), activation="sigmoid"), BinaryCrossEntropy(), RMSprop(0.01, eps=0.1)),
+        TrainStep(
+            small(first=Rescale(0.0, 1 / 255), activation="sigmoid"), BinaryCrossEntropy(), RMSprop(0.01, eps=0.1)
+        ),
         Batch(pixels, (rng.random((len(x), OUTPUTS)) < 0.5).astype(np.float64), ()),
     )
     ids = rng.integers(0, 9, (len(x), 3), dtype=np.int32)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  the reference is NumPy in float64
 
-from mlp_xp.parity.bounds import Bounded, Bounds, Truth
+from mlp_xp.parity.bounded import Bounded, Truth
+from mlp_xp.parity.bounds import Bounds
 from mlp_xp.parity.cases import Case
 from mlp_xp.trees import leaves, tree_map, unflatten
 from mlp_xp_backends import Backend

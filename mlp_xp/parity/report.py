@@ -89,7 +89,7 @@ def _described(backend: Backend) -> dict[str, str]:
 
 def _cell(v: Verdict) -> str:
     """Such as ``0.42 pass``."""
-    return f"{v.error:.3g} {'pass' if v.ok else 'FAIL'}"
+    return f"{v.error:.2f} {'pass' if v.ok else 'FAIL'}"
 
 
 def _summary(name: str, verdicts: list[Verdict]) -> Iterator[str]:
