@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 Array = Any
 Namespace = Any
@@ -32,14 +32,19 @@ class Moment(NamedTuple):
 class Schedule(Protocol):
     """A rate for every moment."""
 
+    by_epoch: ClassVar[bool] = False
+    """Whether all steps of an epoch have one rate, which is then asked for once."""
+
     def rate(self, at: Moment) -> float:
         """The rate of the step at ``at``."""
         ...
 
 
 @dataclass(frozen=True)
-class ConstantRate:
+class ConstantRate(Schedule):
     """``lr``."""
+
+    by_epoch: ClassVar[bool] = True
 
     lr: float
 
@@ -49,12 +54,17 @@ class ConstantRate:
 
 
 @dataclass(frozen=True)
-class StepDecay:
+class StepDecay(Schedule):
     """``lr factor^floor(epoch / every)``."""
+
+    by_epoch: ClassVar[bool] = True
 
     lr: float
     every: int
     factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check(self, self.every >= 1, "every must be at least 1 epoch")
 
     def rate(self, at: Moment) -> float:
         """See `Schedule`."""
@@ -62,8 +72,10 @@ class StepDecay:
 
 
 @dataclass(frozen=True)
-class ExponentialDecay:
+class ExponentialDecay(Schedule):
     """``lr decay^epoch``."""
+
+    by_epoch: ClassVar[bool] = True
 
     lr: float
     decay: float = 0.95
@@ -74,8 +86,10 @@ class ExponentialDecay:
 
 
 @dataclass(frozen=True)
-class InverseScaling:
+class InverseScaling(Schedule):
     """``lr / (samples + 1)^power``, set once an epoch, as scikit-learn's ``invscaling``."""
+
+    by_epoch: ClassVar[bool] = True
 
     lr: float
     power: float = 0.5
@@ -86,7 +100,7 @@ class InverseScaling:
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Schedule):
     """``end + (lr - end) (1 + cos(pi step / steps)) / 2`` (Loshchilov and Hutter 2017, eq. 5, without restarts)."""
 
     lr: float
@@ -98,7 +112,7 @@ class Cosine:
 
 
 @dataclass(frozen=True)
-class OneCycle:
+class OneCycle(Schedule):
     """Up from ``lr / start`` to ``lr`` in the first ``warmup`` of the steps, then down to ``lr / start / end``.
 
     Both along a cosine (Smith and Topin 2018); the numbers are those of PyTorch's ``OneCycleLR``.
@@ -108,6 +122,10 @@ class OneCycle:
     warmup: float = 0.3
     start: float = 25.0
     end: float = 1e4
+
+    def __post_init__(self) -> None:
+        _check(self, 0.0 <= self.warmup <= 1.0, "warmup is a share of the steps, from 0 to 1")
+        _check(self, self.start > 0.0 and self.end > 0.0, "start and end divide rates: they must be above 0")
 
     def rate(self, at: Moment) -> float:
         """See `Schedule`."""
@@ -119,16 +137,21 @@ class OneCycle:
 
 
 @dataclass(frozen=True)
-class ReduceOnPlateau:
+class ReduceOnPlateau(Schedule):
     """``lr factor^k`` after ``k`` stalls: ``patience`` epochs in a row without a loss below ``best (1 - threshold)``.
 
     The loss is the one that the training monitors.
     """
 
+    by_epoch: ClassVar[bool] = True
+
     lr: float
     factor: float = 0.1
     patience: int = 10
     threshold: float = 1e-4
+
+    def __post_init__(self) -> None:
+        _check(self, self.patience >= 0, "patience must not be negative")
 
     def rate(self, at: Moment) -> float:
         """See `Schedule`."""
@@ -153,11 +176,16 @@ class Ratio(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LossRatio:
+class LossRatio(Schedule):
     """``rate *= (mean loss of the last window steps) / (mean loss of the window before)``, once a window."""
+
+    by_epoch: ClassVar[bool] = True
 
     lr: float
     window: int = 100
+
+    def __post_init__(self) -> None:
+        _check(self, self.window >= 1, "window must be at least 1 step")
 
     def rate(self, at: Moment) -> float:
         """``lr``; the factor of the state comes on top of it."""
@@ -188,8 +216,15 @@ def _cosine(start: float, end: float, t: float) -> float:
     return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * t))
 
 
+def _check(schedule: Schedule, fits: bool, wanted: str) -> None:
+    if not fits:
+        raise ValueError(f"{type(schedule).__name__}: {wanted}, but it is {schedule!r}")
+
+
 def as_schedule(lr: float | Schedule) -> Schedule:
     """``lr`` as a schedule, constant where it is a number."""
-    if isinstance(lr, bool) or not (isinstance(lr, (int, float)) or hasattr(lr, "rate")):
-        raise ValueError(f"the learning rate must be a number or a schedule such as OneCycle(0.01), not {lr!r}")
-    return ConstantRate(float(lr)) if isinstance(lr, (int, float)) else lr
+    if isinstance(lr, (int, float)) and not isinstance(lr, bool) and 0.0 <= lr < math.inf:
+        return ConstantRate(float(lr))
+    if not hasattr(lr, "rate"):
+        raise ValueError(f"the learning rate must be a number from 0 or a schedule such as OneCycle(0.01), not {lr!r}")
+    return lr  # type: ignore[return-value]  # it has the one method that a schedule needs

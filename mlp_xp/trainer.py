@@ -19,7 +19,7 @@ from mlp_xp.layers import Chain
 from mlp_xp.losses import Loss, SoftmaxCrossEntropy
 from mlp_xp.model import Evaluation, Model
 from mlp_xp.optimizers import Adam, Optimizer, Rates
-from mlp_xp.schedules import Moment, as_schedule
+from mlp_xp.schedules import Moment, Schedule, as_schedule
 from mlp_xp.step import TrainState, TrainStep
 from mlp_xp.trees import leaves, tree_map
 from mlp_xp_backends import Backend, get_backend
@@ -262,7 +262,7 @@ class Trainer:
         return {"epoch": self.epoch + 1, "loss": loss, "lr": lr, "seconds": time.perf_counter() - began}
 
     @property
-    def _schedule(self) -> Any:
+    def _schedule(self) -> Schedule:
         return as_schedule(self.step.optimizer.lr)
 
     def _moment(self, i: int) -> Moment:
@@ -282,10 +282,12 @@ class Trainer:
     def _rates(self, steps: int) -> Rates:
         """The optimizer's numbers for all steps of the epoch, (steps,) each, in float64 until they are sent."""
         moment, schedule = self._moment(0), self._schedule
-        table = [
-            self.step.optimizer.rates(schedule.rate(moment._replace(step=t)), t + 1)
-            for t in range(moment.step, moment.step + steps)
-        ]
+        times = range(moment.step, moment.step + steps)
+        if getattr(schedule, "by_epoch", False):  # a schedule of your own may be without it
+            lrs = [schedule.rate(moment)] * steps
+        else:
+            lrs = [schedule.rate(moment._replace(step=t)) for t in times]
+        table = [self.step.optimizer.rates(lr, t + 1) for lr, t in zip(lrs, times, strict=True)]
         columns = tree_map(lambda *column: np.array(column), table[0], *table[1:])
         return Rates(*tree_map(lambda column: self.backend.asarray(column, self.dtype), columns))
 
