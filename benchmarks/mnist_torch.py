@@ -1,0 +1,51 @@
+"""The same job as ``examples/mnist.py`` in PyTorch, as one would write it: read, train, evaluate, print.
+
+Same network, batches, epochs and one-cycle rate; the data stay bytes and are scaled batch by batch. It is the rival in
+`benchmarks.mnist_race`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def idx(folder: Path, name: str) -> np.ndarray:
+    content = gzip.decompress((folder / f"{name}-ubyte.gz").read_bytes())
+    return np.frombuffer(content, np.uint8, offset=16 if "idx3" in name else 8).copy()
+
+
+def main(folder: Path, seed: int, epochs: int, batch_size: int, lr: float) -> None:
+    x, xt = (torch.from_numpy(idx(folder, f"{part}-images-idx3").reshape(-1, 784)) for part in ("train", "t10k"))
+    y, yt = (torch.from_numpy(idx(folder, f"{part}-labels-idx1")).long() for part in ("train", "t10k"))
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 10))
+    loss_of = nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(net.parameters(), fused=True)
+    steps = epochs * -(-len(x) // batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, cycle_momentum=False)
+    for epoch in range(epochs):
+        total = torch.zeros(())
+        for rows in torch.randperm(len(x)).split(batch_size):
+            loss = loss_of(net(x[rows].float() / 255), y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.detach() * len(rows)
+        with torch.no_grad():
+            right = sum(
+                int((net(part.float() / 255).argmax(1) == target).sum())
+                for part, target in zip(xt.split(1024), yt.split(1024), strict=True)
+            )
+        print(f"epoch {epoch + 1}  loss {float(total) / len(x):.4f}  test accuracy {right / len(xt):.4f}")
+
+
+if __name__ == "__main__":
+    folder, seed, epochs, batch_size, lr = sys.argv[1:]
+    main(Path(folder), int(seed), int(epochs), int(batch_size), float(lr))
