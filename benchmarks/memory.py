@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def pytorch() -> int:
     from torch import nn
 
     def train(widths: tuple[int, ...], x: torch.Tensor, y: torch.Tensor, batch: int, epochs: int) -> None:
-        layers = [m for a, b in zip(widths, widths[1:], strict=False) for m in (nn.Linear(a, b), nn.ReLU())][:-1]
+        layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())][:-1]
         net, loss_of = nn.Sequential(*layers), nn.CrossEntropyLoss()
         optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
         for _ in range(epochs):

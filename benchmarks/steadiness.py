@@ -47,9 +47,7 @@ def overhead(rounds: int = 15) -> None:
                 if i:
                     times[name].append(time.perf_counter() - began)
     a, b = (statistics.median(times[name]) for name in ("bare", "callbacks"))
-    print(
-        f"an epoch of 100 steps: bare {a * 1e3:.1f} ms, with progress bar, history and log {b * 1e3:.1f} ms: {b / a:.3f}"
-    )
+    print(f"100 steps: bare {a * 1e3:.1f} ms, with progress bar, history and log {b * 1e3:.1f} ms: {b / a:.3f}")
 
 
 def denormals(epochs: int = 100) -> None:

@@ -27,13 +27,15 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import mlp_xp
 from mlp_xp_backends import Backend, BackendError, get_backend_or_cpu
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+N = TypeVar("N", int, float)
 
 USER_ERRORS = (BackendError, ValueError, ArithmeticError, OSError, ImportError)
 """What a user's choice can lead to; the library's messages say what was expected and what to do."""
@@ -115,14 +117,14 @@ def share(text: str) -> float:
     return _number(float, text, lambda x: 0.0 <= x < 1.0, "a number from 0 to below 1")
 
 
-def _number(kind: type[Any], text: str, fits: Callable[[Any], bool], wanted: str) -> Any:
+def _number(kind: Callable[[str], N], text: str, fits: Callable[[N], bool], wanted: str) -> N:
     try:
         value = kind(text)
+        if fits(value):
+            return value
     except ValueError:
-        value = None
-    if value is None or not fits(value):
-        raise argparse.ArgumentTypeError(f"expected {wanted}, not {text!r}")
-    return value
+        pass
+    raise argparse.ArgumentTypeError(f"expected {wanted}, not {text!r}")
 
 
 class Run:
@@ -174,11 +176,11 @@ class Run:
 def tell(story: Callable[[Run], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Run an example with the options in ``argv``; the exit code.
 
-    A mistake of the user ends in one message and code 2. Python's development mode (``python -X dev``) shows the
+    A mistake of the user ends in one line and code 2. Python's development mode (``python -X dev``) shows the
     traceback instead.
     """
     options = parser.parse_args(argv)
-    run = Run(Path(parser.prog).stem, options)
+    run = Run(Path(story.__code__.co_filename).stem, options)
     try:
         _make_folders(options)
         story(run)
@@ -187,7 +189,7 @@ def tell(story: Callable[[Run], None], parser: argparse.ArgumentParser, argv: Se
     except USER_ERRORS as error:
         if sys.flags.dev_mode:
             raise
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 

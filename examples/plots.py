@@ -23,7 +23,7 @@ Record = Mapping[str, float]
 
 DPI = 120
 DARK, LIGHT, WARM = "#1b1b1b", "#f7f7f7", "#d55e00"
-STYLES = (  # dark to light, each with a line and a marker of its own
+STYLES: tuple[dict[str, Any], ...] = (  # dark to light, each with a line and a marker of its own
     {"color": "#1b1b1b", "linestyle": "-", "marker": "o"},
     {"color": "#0072b2", "linestyle": "--", "marker": "s"},
     {"color": "#d55e00", "linestyle": "-.", "marker": "^"},
@@ -124,7 +124,7 @@ def mistakes(
     columns = 8
     rows = max(1, -(-len(wrong) // columns))
     figure, axes = _grid(rows, columns, 1.05 * columns, 1.22 * rows + 0.6, title)
-    figure.get_layout_engine().set(hspace=0.02, wspace=0.02)
+    figure.set_layout_engine("constrained", hspace=0.02, wspace=0.02)
     for ax in axes:
         ax.axis("off")
     for ax, row in zip(axes, wrong, strict=False):
@@ -183,7 +183,7 @@ def decision_gif(
     x: Numbers,
     y: Numbers,
     classes: Sequence[str],
-    per_second: float = 8.0,
+    per_second: int = 8,
 ) -> None:
     """Write `decision` as it changes to an animated GIF: a title and the probabilities for each frame."""
     from matplotlib.animation import PillowWriter
@@ -197,6 +197,8 @@ def decision_gif(
             ax.set_title(title, fontsize=10)
             if not figure.legends:
                 _legend_below(figure, ax)
+                figure.draw_without_rendering()
+                figure.set_layout_engine("none")  # so that nothing moves from frame to frame
             writer.grab_frame()
 
 
@@ -236,16 +238,6 @@ def _paint(ax: Axes, plane: Plane, p: Numbers, x: Numbers, y: Numbers, classes: 
     ax.set_ylim(plane.extent[2:])
     ax.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
     return filled
-
-
-def word_map(points: Numbers, words: Sequence[str], title: str = "", size: float = 12.0) -> Figure:
-    """Words at their places (rows, 2), such as t-SNE gives: only distances mean something, so the axes have no unit."""
-    figure, (ax,) = _grid(1, 1, size, size, title)
-    ax.scatter(points[:, 0], points[:, 1], s=4, color="#0072b2")
-    for (a, b), word in zip(points, words, strict=True):
-        ax.annotate(word, (a, b), xytext=(2, 2), textcoords="offset points", fontsize=8)
-    ax.set(xlabel="first coordinate (no unit)", ylabel="second coordinate (no unit)", xticks=[], yticks=[])
-    return figure
 
 
 def _grid(rows: int, columns: int, width: float, height: float, title: str) -> tuple[Figure, list[Axes]]:

@@ -193,8 +193,7 @@ class LossRatio(Schedule):
 
     def init(self, xp: Namespace, losses: tuple[int, ...], dtype: object) -> Ratio:
         """The state before the first step, for losses of that shape and dtype."""
-        zero = xp.zeros(losses, dtype=dtype)
-        return Ratio(xp.ones(losses, dtype=dtype), zero, zero, zero)
+        return Ratio(xp.ones(losses, dtype=dtype), *(xp.zeros(losses, dtype=dtype) for _ in range(3)))
 
     def observe(self, xp: Namespace, state: Ratio, loss: Array) -> Ratio:
         """The state after a step with ``loss``."""

@@ -51,9 +51,10 @@ class CompiledLoop:
         self.plans: dict[Hashable, Plan | None] = {}
 
     def __call__(self, carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
+        """The loop, as `Backend.compile` says."""
         length(items)
         plan = self.plan(carry, consts, items)
-        if plan is None or not plan.fits(leaves(consts), leaves(items)):
+        if plan is None or not plan.fits(leaves(items)):
             return self.plain(carry, consts, items)
         return plan(carry, consts, items)
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from mlp_xp_backends.numpy_tape import Op, Program, Tape, Value
 
-AXPY_SINGLE = 10_000
-"""Up to here OpenBLAS's axpy runs on the calling thread; waking others costs more than it brings ..."""
-AXPY_THREADED = 131_072
-"""... up to here."""
-
 
 def fuse(program: Program) -> None:
-    """Sums over rows as products with ones; scaled products and sums as gemm and axpy."""
+    """Sums over rows as products with ones; scaled products and sums as gemm and axpby."""
     tape = Tape()
     _sums_as_products(program, tape)
     _Linear(program, tape).run()
@@ -23,20 +16,20 @@ def fuse(program: Program) -> None:
 
 
 def _sums_as_products(program: Program, tape: Tape) -> None:
-    """A sum over the rows or the columns of a matrix is a product with ones, which BLAS does faster than a reduction."""
+    """A sum over the rows or the columns of a matrix is a product with ones, and BLAS is faster than a reduction."""
     for op in program.ops:
         if op.kind != "reduce" or op.f is not np.add or op.out.dtype.kind != "f" or op.out.dtype.itemsize < 4:
             continue
         (x,), (axes, keepdims) = op.inputs, op.options
-        if x.dtype != op.out.dtype or len(x.shape) != 2 or not keepdims or len(axes) != 1 or x.size == 0:
+        if x.dtype != op.out.dtype or len(x.shape) != 2 or len(axes) != 1 or x.size == 0:
             continue
         ones = tape.constant(np.ones((1, x.shape[0]) if axes == (0,) else (x.shape[1], 1), x.dtype))
-        op.kind, op.f, op.options = "matmul", np.matmul, ()
+        op.kind, op.f, op.options = "matmul", np.matmul, (() if keepdims else axes)
         op.inputs = (ones, x) if axes == (0,) else (x, ones)
 
 
 class _Linear:
-    """Finds ``alpha a b + beta c`` and ``x + alpha y``.
+    """Finds ``alpha a b + beta c`` and ``alpha x + beta y``.
 
     A product or a multiple is folded into what reads it only if nothing else does.
     """
@@ -75,7 +68,7 @@ class _Linear:
                 return
 
     def _sum(self, op: Op) -> None:
-        """``x + a b``, ``beta x - alpha a b`` as a gemm, ``x + s y`` as an axpy."""
+        """``c + a b`` and ``beta c - alpha a b`` as a gemm, ``beta y + alpha x`` as an axpby."""
         x, y = op.inputs
         negative = op.f is np.subtract
         pairs = [(x, y)] if negative else [(x, y), (y, x)]
@@ -84,12 +77,14 @@ class _Linear:
                 self._gemm(op, c, p.op, negative)
                 return
         for c, m in pairs:
-            if c.shape == m.shape == op.out.shape and self._worth_axpy(m.size):
-                multiple = self._multiple(m)
-                if multiple is not None:
-                    op.kind, op.f = "axpy", None
-                    op.inputs = (c, multiple[0], self._signed(multiple[1], negative))
-                    return
+            multiple = self._multiple(m) if c.shape == m.shape == op.out.shape != () else None
+            if multiple is not None and c.like.flags.c_contiguous and multiple[0].like.flags.c_contiguous:
+                scaled: tuple[Value, ...] | None = self._multiple(c)
+                if scaled is None or not scaled[0].like.flags.c_contiguous:
+                    scaled = (c,)
+                op.kind, op.f = "axpby", None
+                op.inputs = (scaled[0], multiple[0], self._signed(multiple[1], negative), *scaled[1:])
+                return
 
     def _gemm(self, op: Op, c: Value, product: Op, negative: bool) -> None:
         one = self.tape.constant(np.ones((), op.out.dtype))
@@ -107,9 +102,6 @@ class _Linear:
                     return y, s
         return None
 
-    def _worth_axpy(self, size: int) -> bool:
-        return size <= AXPY_SINGLE or size >= AXPY_THREADED
-
     def _signed(self, s: Value, negative: bool) -> Value:
         if not negative:
             return s
@@ -124,11 +116,15 @@ class _Linear:
 def _matrices(product: Op) -> bool:
     """Whether a product is of two matrices, not of vectors or stacks, with nothing added to it so far."""
     shapes = [v.shape for v in product.inputs[:2]]
-    return len(product.inputs) <= 3 and all(len(shape) == 2 and min(shape) > 1 for shape in shapes)
+    return (
+        len(product.inputs) <= 3
+        and product.options == ()
+        and all(len(shape) == 2 and min(shape) > 1 for shape in shapes)
+    )
 
 
 def elementwise(op: Op) -> bool:
     """Whether element k of the result depends on element k of the operands and on single numbers alone."""
-    if op.kind not in ("ufunc", "axpy") or op.out.shape == ():
+    if op.kind not in ("ufunc", "axpby") or op.out.shape == ():
         return False
     return all(v.shape == () or (v.shape == op.out.shape and v.root is v) for v in op.inputs)

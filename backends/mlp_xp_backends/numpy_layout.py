@@ -1,4 +1,4 @@
-"""Order and memory: when each operation runs, and where its result lies.
+"""Memory: where the result of each operation lies.
 
 Memory is reused as soon as its last reader is through, results go where an operand of theirs ends, and what is carried
 on is written over what came in.
@@ -7,23 +7,19 @@ on is written over what came in.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import inf
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mlp_xp_backends.numpy_fuse import elementwise
-from mlp_xp_backends.numpy_tape import Op, Program, Value
-
-BLOCK = 16_384
-"""Elements of a block: five of them in float32 fill a third of a megabyte, less than a core's own cache."""
+from mlp_xp_backends.numpy_order import BLOCK, fixed_results, in_chains, ordered
+from mlp_xp_backends.numpy_tape import Op, Program, Value, blank
 
 
 class Place(NamedTuple):
     """Where a value lies: in the carried array or the buffer of that number, from ``offset`` (in elements) on."""
 
     kind: Literal["carry", "buffer"]
-    index: int
+    number: int
     offset: int = 0
 
 
@@ -48,11 +44,11 @@ class Layout:
 def lay_out(program: Program, stacked: set[int]) -> Layout:
     """``stacked`` are the values, by id, that are computed for all steps at once."""
     _separate_carried(program)
-    fixed = _fixed(program)
+    fixed = fixed_results(program)
     ops = [op for op in program.ops if id(op.out) not in stacked]
     layout = Layout(once=[[op] for op in ops if id(op.out) in fixed])
-    order = _ordered(program, [op for op in ops if id(op.out) not in fixed])
-    layout.steps = _blocks(order)
+    order = ordered(program, [op for op in ops if id(op.out) not in fixed])
+    layout.steps = in_chains(order)
     _Placer(program, layout, fixed).run()
     return layout
 
@@ -61,58 +57,10 @@ def _separate_carried(program: Program) -> None:
     """A carried array that is handed on as another one is copied first, or it would be overwritten."""
     for k, (before, after) in enumerate(zip(program.carry, program.carry_out, strict=True)):
         if after is not before and after.root.source is not None and after.root.source[0] in ("carry", "pack"):
-            copy = Value(np.empty(after.shape, after.dtype))
+            copy = Value(blank(after.shape, after.dtype))
             copy.op = Op("cast", np.copyto, (after,), copy)
             program.ops.append(copy.op)
             program.carry_out[k] = copy
-
-
-def _fixed(program: Program) -> set[int]:
-    """The results that depend on constants alone."""
-    known = {id(v) for v in program.consts}
-    for op in program.ops:
-        if all(v.constant is not None or id(v) in known for v in op.inputs):
-            known.add(id(op.out))
-    return known
-
-
-def _ordered(program: Program, ops: list[Op]) -> list[Op]:
-    """Elementwise operations as early as what they need is there, so that the memory of gradients is soon free again."""
-    rank = {id(op.out): float(k) for k, op in enumerate(ops)}
-    readers: dict[int, list[int]] = {}
-    for k, op in enumerate(ops):
-        for v in op.inputs:
-            readers.setdefault(id(v.root), []).append(k)
-    overwritten = {id(after): before for before, after in zip(program.carry, program.carry_out, strict=True)}
-    early: dict[int, float] = {}
-    for k, op in enumerate(ops):
-        if not elementwise(op):
-            early[id(op.out)] = k
-            continue
-        earlier = [early[id(v)] for v in op.inputs if id(v) in early]
-        if id(op.out) in overwritten:
-            earlier += [early[id(ops[r].out)] for r in readers.get(id(overwritten[id(op.out)]), ()) if r < k]
-        early[id(op.out)] = max(earlier, default=-inf)
-    for op in reversed(ops):
-        if early[id(op.out)] == -inf:
-            later = [early[id(ops[r].out)] for r in readers.get(id(op.out), ())]
-            early[id(op.out)] = min(later, default=rank[id(op.out)])
-    return sorted(ops, key=lambda op: (early[id(op.out)], rank[id(op.out)]))
-
-
-def _blocks(ops: list[Op]) -> list[list[Op]]:
-    """Neighbouring elementwise operations on large arrays of one size together, every other one alone."""
-    steps: list[list[Op]] = []
-    for op in ops:
-        if op.kind == "view":
-            continue
-        large = op.kind == "ufunc" and elementwise(op) and op.out.size > 2 * BLOCK
-        last = steps[-1][-1] if steps else None
-        if large and last is not None and last.kind == "ufunc" and elementwise(last) and last.out.size == op.out.size:
-            steps[-1].append(op)
-        else:
-            steps.append([op])
-    return steps
 
 
 class _Placer:
@@ -164,7 +112,7 @@ class _Placer:
                 continue
             offset = 0
             for v in op.inputs:
-                alone = id(v) in {id(o.out) for o in self.flat} and id(v) not in self.parts and id(v) not in ends
+                alone = v.op is not None and id(v.op) in self.position and id(v) not in self.parts and id(v) not in ends
                 if alone and v.op is not None and v.op.kind != "pack" and v.dtype == op.out.dtype:
                     self.parts[id(v)] = (op.out, offset)
                 offset += v.size
@@ -187,7 +135,13 @@ class _Placer:
                 continue
             after_op = after.op
             taken = id(after) in self.layout.places or id(after) in self.parts or id(before) in kept
-            if after_op is None or after_op.kind == "pack" or id(after_op) not in self.position or taken or not self._over(before, after_op):
+            if (
+                after_op is None
+                or after_op.kind == "pack"
+                or id(after_op) not in self.position
+                or taken
+                or not self._over(before, after_op)
+            ):
                 self.layout.copies.append(k)
                 continue
             self.layout.places[id(after)] = Place("carry", k)
@@ -218,9 +172,9 @@ class _Placer:
                 continue
             end = self.position[id(step[-1])]
             for op in step:
-                if id(op.out) not in self.layout.places and id(op.out) not in self.parts:
-                    if self.last[id(op.out)][1] <= end:
-                        self.layout.inside.add(id(op.out))
+                free = id(op.out) not in self.layout.places and id(op.out) not in self.parts
+                if free and self.last[id(op.out)][1] <= end:
+                    self.layout.inside.add(id(op.out))
 
     def _place(self, op: Op) -> None:
         places = self.layout.places
@@ -240,8 +194,8 @@ class _Placer:
                 size = BLOCK * owner.dtype.itemsize if inside else owner.like.nbytes
                 places[id(owner)] = Place("buffer", self._new(size, self.free_inside if inside else []))
         if owner is not op.out:
-            index = places[id(owner)]
-            places[id(op.out)] = index._replace(offset=index.offset + self.parts[id(op.out)][1])
+            whole = places[id(owner)]
+            places[id(op.out)] = whole._replace(offset=whole.offset + self.parts[id(op.out)][1])
 
     def _new(self, size: int, more: list[int] | None = None) -> int:
         """A buffer of at least that many bytes: a free one that is large enough, or one made so, or a new one."""
@@ -260,12 +214,12 @@ class _Placer:
         place = self.layout.places.get(id(v))
         if place is None or place.kind != "buffer" or id(v) in self.handed or id(v) in self.fixed:
             return
-        (self.free_inside if id(v) in self.layout.inside else self.free).append(place.index)
+        (self.free_inside if id(v) in self.layout.inside else self.free).append(place.number)
 
 
 def in_place(op: Op) -> list[Value]:
     """The operands that the result may be written over."""
-    of_kind = {"ufunc": op.inputs, "axpy": op.inputs[:1], "gemm": op.inputs[4:], "where": op.inputs[2:]}
+    of_kind = {"ufunc": op.inputs, "axpby": op.inputs[:1], "gemm": op.inputs[4:], "where": op.inputs[2:]}
     return [
         x
         for x in of_kind.get(op.kind, ())

@@ -1,8 +1,8 @@
 """Packing: the same update of many small arrays becomes one update of one long array.
 
-A network has many small parameters (biases, narrow layers), and a call of NumPy costs more than their arithmetic. Carried
-arrays that go through the same chain of elementwise operations are therefore kept one behind the other in one piece
-of memory, together with whatever goes into the chain (their gradients).
+A network has many small parameters (biases, narrow layers), and a call of NumPy costs more than their arithmetic.
+Carried arrays that go through the same chain of elementwise operations are therefore kept one behind the other in one
+piece of memory, together with whatever goes into the chain (their gradients).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mlp_xp_backends.numpy_fuse import elementwise
-from mlp_xp_backends.numpy_tape import NDArray, Op, Program, Value
+from mlp_xp_backends.numpy_tape import NDArray, Op, Program, Value, blank
 
 SMALL = 16_384
 """Elements of an array that is worth packing."""
@@ -42,8 +42,10 @@ def pack(program: Program) -> None:
     for chains in packed:
         _merge(program, chains)
     gone = {slot for chains in packed for chain in chains for slot in chain.slots}
-    for values in (program.carry, program.carry_out, program.members):
-        values[:] = [v for k, v in enumerate(values) if k not in gone]  # type: ignore[index]
+    kept = [k for k in range(len(program.carry)) if k not in gone]
+    program.carry = [program.carry[k] for k in kept]
+    program.carry_out = [program.carry_out[k] for k in kept]
+    program.members = [program.members[k] for k in kept]
 
 
 def _chains(program: Program) -> Iterable[_Chain]:
@@ -90,7 +92,8 @@ def _checked(program: Program, slots: list[int], ops: list[Op], readers: dict[in
     if any(id(op) not in inside for r in results for op in readers.get(r, ())):
         return None
     names: dict[int, Any] = {id(program.carry[k]): ("carry", position) for position, k in enumerate(slots)}
-    outside, words = [], []
+    outside: list[Value] = []
+    words: list[Any] = []
     for op in ops:
         for v in op.inputs:
             if id(v) not in names:
@@ -109,7 +112,7 @@ def _merge(program: Program, chains: list[_Chain]) -> None:
     new: dict[int, Value] = {}  # by the first chain's values
     views: list[Op] = []
     for position, slot in enumerate(first.slots):
-        packed = Value(np.empty(total, program.carry[slot].dtype), source=("pack", len(program.members)))
+        packed = Value(blank((total,), program.carry[slot].dtype), source=("pack", len(program.members)))
         new[id(program.carry[slot])] = packed
         program.carry.append(packed)
         program.members.append(tuple(k for chain in chains for k in program.members[chain.slots[position]]))
@@ -117,11 +120,11 @@ def _merge(program: Program, chains: list[_Chain]) -> None:
             views.append(_as_part(program.carry[chain.slots[position]], packed, start, stop, shape))
     inserted: list[Op] = []
     for parts in zip(*(chain.outside for chain in chains), strict=True):
-        out = new[id(parts[0])] = Value(np.empty(total, parts[0].dtype))
+        out = new[id(parts[0])] = Value(blank((total,), parts[0].dtype))
         out.op = Op("pack", None, parts, out)
         inserted.append(out.op)
     for op in first.ops:
-        out = new[id(op.out)] = Value(np.empty(total, op.out.dtype))
+        out = new[id(op.out)] = Value(blank((total,), op.out.dtype))
         out.op = Op(op.kind, op.f, tuple(new.get(id(v), v) for v in op.inputs), out, op.options)
         inserted.append(out.op)
     gone = {id(op) for chain in chains for op in chain.ops}

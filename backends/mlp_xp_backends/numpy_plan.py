@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from mlp_xp_backends.denormals import flushed
 from mlp_xp_backends.numpy_emit import Source
 from mlp_xp_backends.numpy_fuse import fuse
 from mlp_xp_backends.numpy_layout import lay_out
+from mlp_xp_backends.numpy_lines import row_numbers
 from mlp_xp_backends.numpy_pack import pack, part
 from mlp_xp_backends.numpy_tape import NDArray, Program, Value
 from mlp_xp_backends.openblas import blas
@@ -27,42 +29,43 @@ class Plan:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        pack(program)
         if blas() is not None:
-            pack(program)
             fuse(program)
-        else:
-            pack(program)
         stacked = _stacked(program)
         self.layout = lay_out(program, {key for key, v in stacked.items() if v.op is not None})
         self.source = Source(program, self.layout, stacked, blas())
+        found = ((row_numbers(op), op.inputs[0].shape[op.options[0]]) for op in program.ops if op.kind == "take")
+        self.numbered = {(leaf, bound) for leaf, bound in found if leaf is not None}
         self.code = compile(self.source.text, "<plan>", "exec")
         self.cells = {id(v): np.empty(v.shape, v.dtype) for v in (*program.items, *stacked.values())}
         self.buffers = [_aligned(size) for size in self.layout.buffers]
         self.names: dict[str, Any] = {}
         self.bound: list[NDArray] = []
         self.returned: list[NDArray] = []
+        self.given: list[NDArray] = []
         self.lock = Lock()
 
-    def fits(self, consts: list[NDArray], items: list[NDArray]) -> bool:
+    def fits(self, items: list[NDArray]) -> bool:
         """Whether all row numbers among the items number rows that are there."""
-        for leaf, array, axis in self.source.clipped:
-            rows = items[leaf]
-            if rows.size and not (rows.min() >= 0 and rows.max() < array.shape[axis]):
-                return False
-        return True
+        return all(
+            items[leaf].size == 0 or (items[leaf].min() >= 0 and items[leaf].max() < bound)
+            for leaf, bound in self.numbered
+        )
 
     def __call__(self, carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
+        """The loop over these arrays; consumes ``carry``."""
         with self.lock:
             carried, given, stacks = leaves(carry), leaves(consts), leaves(items)
-            if [*map(id, carried), *map(id, given)] != [*map(id, self.returned), *map(id, self.given)]:
+            here = [*self.returned, *self.given]
+            if not here or any(a is not b for a, b in zip([*carried, *given], here, strict=True)):
                 self._bind(carried, given)
             n = len(stacks[0])
             outs = [np.empty((n, *v.shape), v.dtype) for v in self.program.outs]
-            self.names["run"](n, stacks, outs)
+            with flushed():
+                self.names["run"](n, stacks, outs)
             trees = self.program.trees
             return unflatten(trees[0], iter(self.returned)), unflatten(trees[1], iter(outs))
-
-    given: list[NDArray] = []
 
     def _bind(self, carried: list[NDArray], given: list[NDArray]) -> None:
         """Let the names stand for these arrays."""
@@ -79,7 +82,7 @@ class Plan:
                 found[id(v)] = self._array(v, at)
             return found[id(v)]
 
-        self.names = {name: binding(at) for name, binding in self.source.bindings.items()}
+        self.names = {name: binding(at) for name, binding in self.source.names.bindings.items()}
         exec(self.code, self.names)
         self.arrays = found
 
@@ -91,11 +94,11 @@ class Plan:
             return array
         place = self.layout.places[id(v)]
         if place.kind == "carry":
-            return self.bound[place.index].reshape(v.shape)
+            return self.bound[place.number].reshape(v.shape)
         start = place.offset * v.dtype.itemsize
         if id(v) in self.layout.inside:
-            return self.buffers[place.index].view(v.dtype)
-        return self.buffers[place.index][start : start + v.like.nbytes].view(v.dtype).reshape(v.shape)
+            return self.buffers[place.number].view(v.dtype)
+        return self.buffers[place.number][start : start + v.like.nbytes].view(v.dtype).reshape(v.shape)
 
     def _adopt(self, carried: list[NDArray], given: list[NDArray]) -> list[NDArray]:
         """The carried arrays themselves where they can be written to, else copies; packed ones as one array."""
@@ -147,7 +150,12 @@ def _overlapping(carried: list[NDArray], given: list[NDArray]) -> set[int]:
 def _packed(arrays: list[NDArray], like: Value) -> NDArray | None:
     """The array that has these, one behind the other, if there is one."""
     long, start = arrays[0].base, 0
-    if not isinstance(long, np.ndarray) or long.shape != like.shape or long.dtype != like.dtype or not long.flags.carray:
+    if (
+        not isinstance(long, np.ndarray)
+        or long.shape != like.shape
+        or long.dtype != like.dtype
+        or not long.flags.carray
+    ):
         return None
     for a in arrays:
         if a.base is not long or not a.flags.c_contiguous or a.ctypes.data != long.ctypes.data + start:

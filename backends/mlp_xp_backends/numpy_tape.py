@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
+from math import prod
+from mmap import PAGESIZE as PAGE
+from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,13 @@ import numpy as np
 from mlp_xp_backends.protocol import Tree
 
 NDArray = np.ndarray[Any, Any]
+
+
+def blank(shape: tuple[int, ...], dtype: Any) -> NDArray:
+    """An array whose memory nobody touches, so that it takes none."""
+    dtype = np.dtype(dtype)
+    size = prod(shape) * dtype.itemsize
+    return np.ndarray(shape, dtype, buffer=mmap(-1, size)) if size > PAGE else np.empty(shape, dtype)
 
 
 class Untraceable(Exception):  # noqa: N818  an answer, not a failure
@@ -34,14 +44,19 @@ class Value:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.like.shape
+        """The shape."""
+        shape: tuple[int, ...] = self.like.shape
+        return shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.like.dtype
+        """The dtype."""
+        dtype: np.dtype[Any] = self.like.dtype
+        return dtype
 
     @property
     def size(self) -> int:
+        """The number of elements."""
         return self.like.size
 
     @property
@@ -54,8 +69,8 @@ class Value:
 class Op:
     """``out`` from ``inputs``.
 
-    ``kind`` says how: ``ufunc``, ``matmul``, ``reduce``, ``arg``, ``cast``, ``where``, ``take``, ``concat``, ``view`` and
-    ``call`` are recorded; ``gemm``, ``axpy`` and ``pack`` come in by rewriting. ``f`` is the function behind it.
+    ``kind`` says how: ``ufunc``, ``matmul``, ``reduce``, ``arg``, ``cast``, ``where``, ``take``, ``concat``, ``view``
+    and ``call`` are recorded; ``gemm``, ``axpy`` and ``pack`` come in by rewriting. ``f`` is the function behind it.
     """
 
     kind: str
@@ -124,9 +139,7 @@ class Tape:
         value = Value(a, constant=a)  # holds on to ``a``, so that its id stays its own
         return self.seen.setdefault(("constant", a.dtype, a.tobytes() if a.ndim == 0 else id(a)), value)
 
-    def emit(
-        self, kind: str, f: Any, inputs: Iterable[Value], like: NDArray, options: tuple[Any, ...] = ()
-    ) -> Value:
+    def emit(self, kind: str, f: Any, inputs: Iterable[Value], like: NDArray, options: tuple[Any, ...] = ()) -> Value:
         """The result of an operation, recorded unless it was before."""
         out = Value(like)
         out.op = op = Op(kind, f, tuple(inputs), out, options)
@@ -144,9 +157,23 @@ class Tape:
             return self.constant(f(x.constant, *args))
         like = f(x.like, *args)
         if like.size and not np.may_share_memory(like, x.like):
-            x = self.emit("cast", np.copyto, (x,), np.empty(x.shape, x.dtype))
+            x = self.emit("cast", np.copyto, (x,), blank(x.shape, x.dtype))
             like = f(x.like, *args)
         return self.emit("view", f, (x,), like, args)
+
+    def matmul(self, a: Value, b: Value) -> Value:
+        """``a b`` of stacks of matrices; of anything else it is any other function."""
+        if a.dtype != b.dtype or a.dtype.kind != "f" or min(len(a.shape), len(b.shape)) < 2:
+            return self.call(np.matmul, (a, b))
+        if a.shape[-1] != b.shape[-2]:
+            raise Untraceable("shapes that do not fit")
+        shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+        return self.emit("matmul", np.matmul, (a, b), blank(shape, a.dtype))
+
+    def take(self, a: Value, rows: Value, axis: int) -> Value:
+        """The slices of ``a`` along ``axis`` that ``rows`` numbers."""
+        shape = (*a.shape[:axis], *rows.shape, *a.shape[axis + 1 :])
+        return self.emit("take", np.take, (a, rows), blank(shape, a.dtype), (axis,))
 
     def call(self, f: Callable[..., Any], args: tuple[Any, ...], **options: Any) -> Value:
         """``f(*args, **options)`` for a function that needs no rule of its own: it returns one array."""
@@ -156,4 +183,4 @@ class Tape:
             raise Untraceable(f"{f} does not return one array")
         frozen = tuple(None if isinstance(x, Value) else (x,) for x in args)
         inputs = [x for x in args if isinstance(x, Value)]
-        return self.emit("call", f, inputs, np.empty(like.shape, like.dtype), (frozen, tuple(options.items())))
+        return self.emit("call", f, inputs, blank(like.shape, like.dtype), (frozen, tuple(options.items())))

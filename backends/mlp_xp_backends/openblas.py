@@ -35,13 +35,13 @@ def blas() -> Blas | None:
 
 
 class Blas:
-    """gemm and axpy in single and double precision; every argument is a pointer, as in Fortran."""
+    """gemm, axpy and axpby in single and double precision; every argument is a pointer, as in Fortran."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         pattern, self._integer = _naming(library)
         self._functions = {}
         for dtype, letter in _LETTER.items():
-            for name in ("gemm", "axpy"):
+            for name in ("gemm", "axpy", "axpby"):
                 f = library[pattern.format(letter + name)]
                 f.restype = None
                 self._functions[name, dtype] = f
@@ -60,13 +60,13 @@ class Blas:
         sizes = (i(c.shape[1]), i(c.shape[0]), i(a.shape[1]))  # row-major c = a b is column-major c' = b' a'
         return f, (_char(tb), _char(ta), *sizes, p(alpha), p(b), i(ldb), p(a), i(lda), p(beta), p(c), i(ldc))
 
-    def axpy(self, y: NDArray, x: NDArray, alpha: NDArray) -> Call | None:
-        """``y <- y + alpha x`` for contiguous arrays of one shape."""
-        f = self._functions.get(("axpy", y.dtype))
+    def axpby(self, y: NDArray, x: NDArray, alpha: NDArray, beta: NDArray | None = None) -> Call | None:
+        """``y <- alpha x + beta y`` for contiguous arrays of one shape; without ``beta`` it is 1, on all cores."""
+        f = self._functions.get(("axpy" if beta is None else "axpby", y.dtype))
         if f is None or not (y.flags.c_contiguous and x.flags.c_contiguous):
             return None
         i, p = self._int, _pointer
-        return f, (i(y.size), p(alpha), p(x), i(1), p(y), i(1))
+        return f, (i(y.size), p(alpha), p(x), i(1), *((p(beta),) if beta is not None else ()), p(y), i(1))
 
     def _int(self, n: int) -> Any:
         return ctypes.byref(self._integer(n))

@@ -14,7 +14,7 @@ operation                                 rounding it may add                   
 ``mean`` of K terms                       ``g(K) sum |x| / K``                        the same and a division
 ``exp log log1p tanh logaddexp``          ``8 u |y|``                                 `FUNCTION_ULPS`
 a Python number such as ``0.044715``      what rounding it to the dtype changes       exact
-``max maximum abs where take reshape``    nothing                                     exact
+``max clip abs sign where take reshape``  nothing                                     exact
 a comparison of numbers within bounds     both answers are taken to be possible
 everything                                the smallest normal number                  flush to zero, eq. 2.8
 ========================================  ==========================================  =========================
@@ -39,8 +39,8 @@ from mlp_xp.parity.bounded import Bounded, Truth
 HostArray = np.ndarray[Any, Any]
 
 FUNCTION_ULPS = 4
-"""Units in the last place, 2 u each, by which a library's exp, log or tanh may be off. CUDA documents at most 2 in
-float32 (CUDA C++ programming guide, sec. Mathematical Functions), NumPy tests its own to 4."""
+"""Units in the last place, 2 u each, by which a library's exp, log or tanh may be off: the best are within 1, CUDA's
+documented ones within 2 (CUDA C++ programming guide, sec. Mathematical Functions), fast vectorized ones within 4."""
 
 MOVES = ("expand_dims", "matrix_transpose", "reshape", "squeeze", "take", "take_along_axis")
 INCREASING = {"exp": -math.inf, "tanh": -math.inf, "log": 0.0, "log1p": -1.0}
@@ -123,6 +123,14 @@ class Bounds:
     def minimum(self, x: Any, y: Any) -> Bounded:
         """As `maximum`."""
         return -self.maximum(-self.bounded(x), -self.bounded(y))
+
+    def clip(self, x: Any, *, min: float, max: float) -> Bounded:
+        """As `maximum`."""
+        return self.minimum(self.maximum(x, min), max)
+
+    def sign(self, x: Bounded) -> Bounded:
+        """Either sign where the bound reaches across 0."""
+        return Bounded(self, np.sign(x.value), np.where(np.abs(x.value) < x.error, 2.0, 0.0))
 
     def where(self, condition: Truth | HostArray, x: Any, y: Any) -> Bounded:
         """Either of the two where the condition is in doubt."""

@@ -7,7 +7,7 @@ by row of the report.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -33,10 +33,19 @@ from mlp_xp.layers import (
     StatefulLayer,
     Tanh,
 )
-from mlp_xp.losses import BinaryCrossEntropy, Loss, Poisson, SoftmaxCrossEntropy, SquaredError
+from mlp_xp.losses import (
+    AbsoluteError,
+    BinaryCrossEntropy,
+    Huber,
+    Loss,
+    Poisson,
+    Quantile,
+    SoftmaxCrossEntropy,
+    SquaredError,
+)
 from mlp_xp.models import mlp
 from mlp_xp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
-from mlp_xp.schedules import LossRatio
+from mlp_xp.schedules import LossRatio, Moment, as_schedule
 from mlp_xp.step import TrainState, TrainStep
 from mlp_xp.trees import tree_map
 
@@ -161,12 +170,16 @@ def _losses() -> Iterator[Case]:
         "BinaryCrossEntropy": (BinaryCrossEntropy, (rng.random(shape) < 0.4).astype(np.float64)),
         "SquaredError": (SquaredError, rng.standard_normal(shape)),
         "Poisson": (Poisson, rng.poisson(3.0, shape).astype(np.float64)),
+        "AbsoluteError": (AbsoluteError, rng.standard_normal(shape)),
+        "Huber": (partial(Huber, delta=0.7), rng.standard_normal(shape)),
+        "Quantile": (partial(Quantile, q=0.8), rng.standard_normal(shape)),
     }
     z = 2.0 * rng.standard_normal(shape)
     huge = 1e4 * np.sign(rng.standard_normal(shape))
     for name, (make, y) in targets.items():
-        yield loss_case(name, make, z, y, w)
-        yield loss_case(f"{name} 1e4", make, huge, y, w)
+        case = loss_case(name, make, z, y, w)
+        yield case
+        yield replace(case, rows=tuple(f"{row}, 1e4" for row in case.rows), consts=(huge, y, w))
 
 
 def _metrics() -> Iterator[Case]:
@@ -204,9 +217,9 @@ def optimizer_case(name: str, optimizer: Optimizer, steps: int = 4) -> Case:
 
 
 def rates_of(optimizer: Optimizer, steps: int) -> Tree:
-    """The numbers of each step at the optimizer's rate, (steps,) each."""
-    lr = optimizer.lr if isinstance(optimizer.lr, (int, float)) else optimizer.lr.lr
-    table = [optimizer.rates(lr, t + 1) for t in range(steps)]
+    """The numbers of each step, (steps,) each."""
+    schedule = as_schedule(optimizer.lr)
+    table = [optimizer.rates(schedule.rate(Moment(t, steps, 0, 0)), t + 1) for t in range(steps)]
     return tree_map(lambda *column: np.array(column), table[0], *table[1:])
 
 

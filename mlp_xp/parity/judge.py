@@ -11,7 +11,7 @@ import numpy as np  # noqa: TID251  the reference is NumPy in float64
 
 from mlp_xp.parity.bounded import Bounded, Truth
 from mlp_xp.parity.bounds import Bounds
-from mlp_xp.parity.cases import Case
+from mlp_xp.parity.cases import Body, Case
 from mlp_xp.trees import leaves, tree_map, unflatten
 from mlp_xp_backends import Backend
 from mlp_xp_backends.loop import plain_loop
@@ -63,7 +63,13 @@ def judge(case: Case, backend: Backend, dtype: str) -> list[Verdict]:
 def computed(case: Case, backend: Backend, dtype: str) -> Tree:
     """The result of ``case`` on ``backend`` in ``dtype``, on the host."""
     carry, consts, items = tree_map(lambda a: backend.asarray(_cast(a, dtype)), (case.carry, case.consts, case.items))
-    return tree_map(backend.to_numpy, case.result(*backend.compile(case.body)(carry, consts, items)))
+    return tree_map(backend.to_numpy, case.result(*_loop(backend, case.body)(carry, consts, items)))
+
+
+@lru_cache(maxsize=64)
+def _loop(backend: Backend, body: Body) -> Any:
+    """The compiled loop; cases with the same body share it."""
+    return backend.compile(body)
 
 
 def verdicts(case: Case, dtype: str, result: Tree) -> list[Verdict]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
-from mlp_xp.parity.cases import Case, cases
+from mlp_xp.parity.cases import cases
 from mlp_xp.parity.judge import Verdict, judge
 from mlp_xp_backends import Backend, available_backends, get_backend
 
@@ -99,4 +99,5 @@ def _summary(name: str, verdicts: list[Verdict]) -> Iterator[str]:
         yield from (f"  {v.operation}, {v.dtype}: {v.reason or f'{v.error:.3g} times its bound'}" for v in failed)
     else:
         worst = max(verdicts, key=lambda v: v.error)
-        yield f"\n{name}: all {len(verdicts)} pass, at most {worst.error:.2f} of a bound ({worst.operation}, {worst.dtype})"
+        where = f"{worst.operation}, {worst.dtype}"
+        yield f"\n{name}: all {len(verdicts)} pass, at most {worst.error:.2f} of a bound ({where})"

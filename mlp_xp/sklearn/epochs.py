@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from mlp_xp.data import Batch, Feed, gather
 from mlp_xp.interrupts import Interrupt
 from mlp_xp.layers import Chain
-from mlp_xp.losses import Loss
+from mlp_xp.losses import Loss, Reduction
 from mlp_xp.optimizers import Optimizer, Rates
 from mlp_xp.schedules import Schedule
 from mlp_xp.step import TrainState, TrainStep
@@ -51,6 +51,26 @@ class Scaled(Optimizer):
 
 
 @dataclass(frozen=True)
+class Summed(Loss):
+    """``loss``, summed over the rows."""
+
+    loss: Loss
+    reduction: Reduction = "sum"
+
+    def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Tree]:
+        """The loss's."""
+        return self.loss.rows(xp, z, y)
+
+    def slope(self, xp: Namespace, cache: Tree) -> Array:
+        """The loss's."""
+        return self.loss.slope(xp, cache)
+
+    def output(self, xp: Namespace, z: Array) -> Array:
+        """The loss's."""
+        return self.loss.output(xp, z)
+
+
+@dataclass(frozen=True)
 class Objective:
     """``(sum_i w_i l_i + alpha |W|^2 / 2) / sum_i w_i`` over the rows of a batch, and the rule that descends it.
 
@@ -71,13 +91,13 @@ class Objective:
     def body(
         self, xp: Namespace, state: TrainState, data: Batch, item: tuple[Array, Rates, Any]
     ) -> tuple[TrainState, Array]:
-        """A step on some rows; the item holds their numbers, the rates, and ``1 / sum w`` or ``()`` for equal weights."""
+        """A step on some rows: the item holds their numbers, the rates, and ``1 / sum w`` or ``()`` without weights."""
         rows, rates, scale = item
         batch = gather(xp, data, rows)
         if self.l2_mode == "constant" or isinstance(scale, tuple):
             l2 = self.alpha if self.l2_mode == "constant" else self.alpha / rows.shape[0]
             return TrainStep(self.network, self.loss, self.optimizer, l2)(xp, state, *batch, rates)
-        summed = TrainStep(self.network, replace(self.loss, reduction="sum"), Scaled(self.optimizer), self.alpha)
+        summed = TrainStep(self.network, Summed(self.loss), Scaled(self.optimizer), self.alpha)
         state, loss = summed(xp, state, *batch, Rates(rates.scaled, (*rates.fixed, scale)))
         return state, loss * scale
 
@@ -88,7 +108,7 @@ class Epochs:
     def __init__(self, feed: Feed, weights: HostArray | None, batch_size: int, loop: Any, state: TrainState) -> None:
         self.feed, self.weights, self.batch_size = feed, weights, batch_size
         self.loop, self.state = loop, state
-        self.rows = len(feed.data.x)
+        self.rows = feed.data.x.shape[0]
         self.steps = -(-self.rows // batch_size)
         work = 3 * batch_size * sum(math.prod(p.shape) for p in leaves(state.params))
         self.most = max(1, int(CHUNK_WORK / work))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlp_xp.optimizers import SGD, Adam, AdamW, Optimizer, Rates
-from mlp_xp.schedules import Constant, InverseScaling, Moment, Schedule, as_schedule
+from mlp_xp.schedules import ConstantRate, InverseScaling, Moment, Schedule, as_schedule
 from mlp_xp.trees import tree_map
 
 Tree = Any
@@ -30,23 +30,27 @@ class Solver:
     learning_rate: float
     """The rate of the next epoch, where the schedule does not set one for every step."""
     steps: int = 0
+    epochs: int = 0
     memory: Tree | None = None
     """Layer states, optimizer slots and schedule state, on the host."""
 
     def rates(self, at: Moment, n: int) -> Rates:
-        """The optimizer's numbers for the next ``n`` steps, (n,) float64 each."""
-        table = [self.optimizer.rates(self._rate(at, i), self.steps + i + 1) for i in range(n)]
+        """The optimizer's numbers for the ``n`` steps of an epoch that begins ``at``, (n,) float64 each."""
+        table = [self.optimizer.rates(self._rate(at, i), at.step + i + 1) for i in range(n)]
         return tree_map(lambda *column: np.array(column), table[0], *table[1:])  # type: ignore[no-any-return]
 
     def _rate(self, at: Moment, i: int) -> float:
-        if isinstance(self.schedule, Constant):
-            return self.learning_rate
-        return self.schedule.rate(at._replace(step=self.steps + i))
+        by_epoch = isinstance(self.schedule, (ConstantRate, InverseScaling))
+        return self.learning_rate if by_epoch else self.schedule.rate(at._replace(step=at.step + i))
+
+    def moment(self, steps: int, samples: int, losses: Sequence[float]) -> Moment:
+        """Where in a training of ``steps`` steps the solver is, after epochs with these losses."""
+        return Moment(self.steps, steps, self.epochs, samples, losses[len(losses) - self.epochs :])
 
     def epoch_ends(self, at: Moment) -> None:
-        """Note the rate of the epoch that comes."""
-        if not isinstance(self.schedule, Constant):
-            self.learning_rate = self.schedule.rate(at._replace(step=self.steps))
+        """Set the rate of the epoch that begins ``at``; a constant one is changed by `stalls` alone."""
+        if not isinstance(self.schedule, ConstantRate):
+            self.learning_rate = self.schedule.rate(at)
 
     def stalls(self) -> str:
         """What to do when the epochs bring nothing more: ``""`` to go on, else why training stops."""
@@ -62,7 +66,7 @@ def make_solver(estimator: Any) -> Solver:
     """The solver that an estimator's parameters describe, before its first step."""
     e = estimator
     lr = float(e.learning_rate_init)
-    schedule: Schedule = Constant(lr) if isinstance(e.learning_rate, str) else e.learning_rate
+    schedule: Schedule = ConstantRate(lr) if isinstance(e.learning_rate, str) else e.learning_rate
     if not isinstance(e.solver, str):
         optimizer, schedule = e.solver, as_schedule(e.solver.lr)
     elif e.solver == "adam":
@@ -76,9 +80,3 @@ def make_solver(estimator: Any) -> Solver:
             schedule = InverseScaling(lr, e.power_t)
     start = schedule.rate(Moment(0, 1, 0, 0))
     return Solver(optimizer, schedule, e.solver == "sgd" and e.learning_rate == "adaptive", start)
-
-
-def moment(estimator: Any, steps: int) -> Moment:
-    """Where in its training an estimator is, for schedules; ``steps`` are those of an epoch."""
-    losses: Sequence[float] = estimator.validation_loss_curve_ or estimator.loss_curve_
-    return Moment(0, steps * estimator.max_iter, estimator.n_iter_, estimator.t_, losses)

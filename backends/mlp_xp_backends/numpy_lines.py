@@ -1,0 +1,174 @@
+"""One operation of a plan as lines of Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mlp_xp_backends.numpy_names import ONE, ZERO, Arrays, Names
+from mlp_xp_backends.numpy_tape import NDArray, Op, Value
+
+THREADED = 131_072
+"""Elements from which on a sum of two arrays is worth the cores that OpenBLAS wakes for it."""
+
+SHORT = 64
+"""Rows up to this length are reduced column by column."""
+
+
+def lines(names: Names, op: Op) -> list[str]:
+    """What carries out ``op``."""
+    return LINES[op.kind](names, op)
+
+
+def _ufunc(names: Names, op: Op) -> list[str]:
+    x, y = op.inputs[0], op.inputs[-1]
+    one = ONE.get(op.out.dtype)
+    alike = y.shape == x.shape == op.out.shape and y.dtype == x.dtype == op.out.dtype
+    if op.f is np.add and alike and one is not None and op.out.size >= THREADED and names.same_place(x, op.out):
+        line = names.blas_line(op, lambda blas, at: blas.axpby(at(op.out), at(y), one))
+        if line is not None:
+            return [line]
+    return [f"{names.object(op.f)}({', '.join(map(names.array, op.inputs))}, out={names.array(op.out)})"]
+
+
+def axpby_call(names: Names, op: Op, at: Arrays) -> Any:
+    """BLAS's axpby, which stays on the calling thread."""
+    _, x, alpha, *beta = op.inputs
+    assert names.blas is not None
+    return names.blas.axpby(at(op.out), at(x), at(alpha), at(beta[0]) if beta else ONE[op.out.dtype])
+
+
+def _axpby(names: Names, op: Op) -> list[str]:
+    y, x, alpha, *beta = op.inputs
+    if not beta and op.out.size >= THREADED:
+        line = names.blas_line(op, lambda blas, at: blas.axpby(at(op.out), at(x), at(alpha)))
+    else:
+        line = names.blas_line(op, lambda _, at: axpby_call(names, op, at))
+    assert line is not None
+    return [*names.start(op, y, names.array(op.out), names.array(y)), line]
+
+
+def _gemm(names: Names, op: Op) -> list[str]:
+    a, b, alpha, *rest = op.inputs
+    zero = ZERO[op.out.dtype]
+    line = names.blas_line(
+        op, lambda blas, at: blas.gemm(at(op.out), at(a), at(b), at(alpha), at(rest[0]) if rest else zero)
+    )
+    out = names.array(op.out)
+    product = f"{names.array(alpha)} * {names.object(np.matmul)}({names.array(a)}, {names.array(b)})"
+    if not rest:
+        return [line or f"{out}[...] = {product}"]
+    first = names.start(op, rest[1], out, names.array(rest[1]))
+    return [*first, *([line] if line else [f"{out}[...] *= {names.array(rest[0])}", f"{out}[...] += {product}"])]
+
+
+def _matmul(names: Names, op: Op) -> list[str]:
+    a, b = op.inputs
+    out, one, zero = names.array(op.out), ONE.get(op.out.dtype), ZERO.get(op.out.dtype)
+    if op.options:  # a sum without the axis that it was taken over
+        out = names.bound(("column", id(op)), "v", lambda at: np.expand_dims(at(op.out), op.options))
+    elif one is not None and zero is not None:
+        line = names.blas_line(op, lambda blas, at: blas.gemm(at(op.out), at(a), at(b), one, zero))
+        if line is not None:
+            return [line]
+    return [f"{names.object(np.matmul)}({names.array(a)}, {names.array(b)}, {out})"]
+
+
+def _reduce(names: Names, op: Op) -> list[str]:
+    axes, keepdims = op.options
+    (x,) = op.inputs
+    f = names.bound(("reduce", op.f), f"{op.f.__name__}_reduce", lambda _: op.f.reduce)
+    if len(x.shape) == 2 and axes == (1,) and x.dtype == op.out.dtype and 1 < x.shape[1] <= SHORT:
+        # NumPy reduces short rows one by one; of a transposed copy it adds up whole rows
+        turned = names.object(np.empty(x.shape[::-1], x.dtype))
+        source = names.bound(("turned", id(x)), "v", lambda at: at(x).T)
+        flat = names.bound(("flat", id(op)), "v", lambda at: at(op.out).reshape(-1))
+        return [f"{turned}[...] = {source}", f"{f}({turned}, 0, None, {flat})"]
+    dtype = names.object(op.out.dtype) if op.f in (np.add, np.multiply) else "None"
+    return [f"{f}({names.array(x)}, {axes}, {dtype}, {names.array(op.out)}, {keepdims})"]
+
+
+def _arg(names: Names, op: Op) -> list[str]:
+    axis, keepdims = op.options
+    return [f"{names.object(op.f)}({names.array(op.inputs[0])}, {axis}, {names.array(op.out)}, keepdims={keepdims})"]
+
+
+def _cast(names: Names, op: Op) -> list[str]:
+    return [f"{names.array(op.out)}[...] = {names.array(op.inputs[0])}"]
+
+
+def _where(names: Names, op: Op) -> list[str]:
+    condition, x, y = op.inputs
+    out = names.array(op.out)
+    first = names.start(op, y, out, names.array(y))
+    return [*first, f"{names.object(np.copyto)}({out}, {names.array(x)}, where={names.array(condition)})"]
+
+
+def _take(names: Names, op: Op) -> list[str]:
+    a, rows = op.inputs
+    mode = "clip" if row_numbers(op) is not None else "raise"
+    take = names.bound(("take", id(a)), "take", lambda at: at(a).take)
+    return [f"{take}({names.array(rows)}, {op.options[0]}, {names.array(op.out)}, {mode!r})"]
+
+
+def row_numbers(op: Op) -> int | None:
+    """The item that a take reads its row numbers from, if they are one: they are checked for all steps at once."""
+    source = op.inputs[1].root.source if op.kind == "take" else None
+    return source[1] if source is not None and source[0] == "item" else None
+
+
+def _concat(names: Names, op: Op) -> list[str]:
+    axis = op.options[0]
+    stops = np.cumsum([v.shape[axis] for v in op.inputs]).tolist()
+
+    def line(v: Value, stop: int) -> str:
+        key = (*[slice(None)] * axis, slice(stop - v.shape[axis], stop))
+        return f"{names.bound(('part', id(op), stop), 'part', lambda at: at(op.out)[key])}[...] = {names.array(v)}"
+
+    return [line(v, stop) for v, stop in zip(op.inputs, stops, strict=True) if v.size]
+
+
+def _pack(names: Names, op: Op) -> list[str]:
+    """What is not in its place already, copied there."""
+    places = names.layout.places
+    base = places[id(op.out)]
+    stops = np.cumsum([v.size for v in op.inputs]).tolist()
+
+    def there(at: Arrays, v: Value, stop: int) -> NDArray:
+        return at(op.out)[stop - v.size : stop].reshape(v.shape)
+
+    def line(v: Value, stop: int) -> str:
+        return f"{names.bound(('part', id(op), stop), 'part', lambda at: there(at, v, stop))}[...] = {names.array(v)}"
+
+    return [
+        line(v, stop)
+        for v, stop in zip(op.inputs, stops, strict=True)
+        if v.root is not v or places.get(id(v)) != base._replace(offset=base.offset + stop - v.size)
+    ]
+
+
+def _call(names: Names, op: Op) -> list[str]:
+    frozen, options = op.options
+    inputs = iter(map(names.array, op.inputs))
+    args = [next(inputs) if x is None else names.object(x[0]) for x in frozen]
+    args += [f"{key}={names.object(value)}" for key, value in options]
+    return [f"{names.array(op.out)}[...] = {names.object(op.f)}({', '.join(args)})"]
+
+
+LINES: dict[str, Callable[[Names, Op], list[str]]] = {
+    "ufunc": _ufunc,
+    "axpby": _axpby,
+    "gemm": _gemm,
+    "matmul": _matmul,
+    "reduce": _reduce,
+    "arg": _arg,
+    "cast": _cast,
+    "where": _where,
+    "take": _take,
+    "concat": _concat,
+    "pack": _pack,
+    "call": _call,
+    "view": lambda names, op: [],
+}

@@ -1,0 +1,106 @@
+"""Figures of word vectors: the map of all words, and some of its neighbourhoods from near.
+
+Labels do not overlap where there is room: each is put at the first free place around its point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from plots import DPI
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Numbers = npt.NDArray[Any]
+Box = tuple[float, float, float, float]  # left, bottom, right, top in points of 1 / 72 inch
+
+BLUE, DARK, GREY = "#0072b2", "#1b1b1b", "#757575"
+SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # of a point, best first
+GAPS = (4.0, 8.0, 13.0)  # between a point and its label, in points
+FAR = 1e4
+
+
+def word_map(points: Numbers, words: Sequence[str], title: str) -> Figure:
+    """Words at their places (rows, 2), such as t-SNE gives: near means alike, the coordinates mean nothing."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 12), dpi=DPI)
+    ax = figure.add_axes((0.03, 0.03, 0.94, 0.93))
+    ax.set_title(title, fontsize=12)
+    _draw_words(ax, points, words, np.ones(len(words), bool), size=8.0)
+    return figure
+
+
+def neighbourhoods(points: Numbers, words: Sequence[str], groups: Sequence[Numbers], title: str) -> Figure:
+    """The map around each of ``groups``, arrays of word numbers with the middle in front; other words are grey."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(groups))
+    rows = -(-len(groups) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.9 * rows + 0.4), dpi=DPI)
+    figure.suptitle(title, fontsize=12)
+    for i, group in enumerate(groups):
+        bottom, top = (rows - 1 - i // columns) / rows, 1.0 / rows
+        scale = 3.9 * rows / (3.9 * rows + 0.4)
+        place = ((i % columns + 0.06) / columns, scale * (bottom + 0.08 * top), 0.9 / columns, scale * 0.83 * top)
+        ax = figure.add_axes(place)
+        ax.set_title(f"around “{words[group[0]]}”", fontsize=10)
+        middle = (points[group].max(axis=0) + points[group].min(axis=0)) / 2
+        reach = 1.25 * max(np.ptp(points[group], axis=0).max() / 2, 1e-6)
+        shown = np.flatnonzero(np.all(np.abs(points - middle) <= reach, axis=1))
+        shown = np.concatenate([group, np.setdiff1d(shown, group)])
+        _draw_words(ax, points[shown], [words[k] for k in shown], np.arange(len(shown)) < len(group), size=9.0)
+    return figure
+
+
+def _draw_words(ax: Axes, points: Numbers, words: Sequence[str], dark: Numbers, size: float) -> None:
+    """A dot and a label for each word; ``dark`` (rows,) says which stand out."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    margin = 0.06 * (high - low) + 1e-9
+    ax.set(xlabel="first coordinate (no unit)", ylabel="second coordinate (no unit)", xticks=[], yticks=[])
+    ax.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
+    ax.scatter(points[:, 0], points[:, 1], s=9, c=[BLUE if d else GREY for d in dark], linewidths=0)
+    places = ax.transData.transform(points) * 72.0 / DPI
+    left, bottom, right, top = ax.transAxes.transform([(0, 0), (1, 1)]).ravel() * 72.0 / DPI
+    taken: list[Box] = [(x - 2, y - 2, x + 2, y + 2) for x, y in places]
+    taken += [(left - FAR, -FAR, left, FAR), (right, -FAR, right + FAR, FAR)]  # outside of the frame
+    taken += [(-FAR, bottom - FAR, FAR, bottom), (-FAR, top, FAR, top + FAR)]
+    line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 1}
+    for place, point, word, d in zip(places, points, words, dark, strict=True):
+        gap, box = _free_box(place, word, size, taken)
+        taken.append(box)
+        middle = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        ax.annotate(
+            word,
+            point,
+            (middle[0] - place[0], middle[1] - place[1]),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=size,
+            color=DARK if d else GREY,
+            arrowprops=line if gap > GAPS[0] else None,
+        )
+
+
+def _free_box(place: Numbers, word: str, size: float, taken: Sequence[Box]) -> tuple[float, Box]:
+    """The first box around ``place`` for ``word`` that overlaps none of ``taken``, or least; its distance in front."""
+    from matplotlib.textpath import TextPath
+
+    half = TextPath((0, 0), word, size=size).get_extents().width / 2 + 1.0, 0.6 * size
+    boxes = []
+    for gap in GAPS:
+        for side in SIDES:
+            x, y = (place[k] + side[k] * (gap + half[k]) for k in (0, 1))
+            boxes.append((gap, (x - half[0], y - half[1], x + half[0], y + half[1])))
+    return min(boxes, key=lambda entry: sum(_overlap(entry[1], other) for other in taken))
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """The area that two boxes share."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))

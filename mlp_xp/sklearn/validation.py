@@ -1,0 +1,90 @@
+"""A validation set, measured after each epoch, and what follows from its scores or from the losses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.metrics import check_scoring
+
+from mlp_xp.layers import Chain
+from mlp_xp.losses import Loss
+from mlp_xp.sklearn.forward import blocks, outputs
+from mlp_xp.sklearn.network import lists
+from mlp_xp.trees import tree_map
+from mlp_xp_backends import Backend
+
+Tree = Any
+HostArray = np.ndarray[Any, Any]
+
+
+class Held(NamedTuple):
+    """Rows held out from training."""
+
+    given: Any
+    """The rows as the user has them, for scorers."""
+    x: Any  # (rows, n_in)
+    target: HostArray  # (rows, n_out), as the loss takes it
+    y: HostArray  # labels or values
+    w: HostArray | None
+
+
+class Validation:
+    """Scores and losses of the network on held-out rows, which are sent to the device once."""
+
+    def __init__(self, estimator: Any, backend: Backend, network: Chain, loss: Loss, held: Held, dtype: str) -> None:
+        self.estimator, self.backend, self.network, self.loss, self.held = estimator, backend, network, loss, held
+        self.blocks = list(blocks(backend, held.x, dtype))
+
+    def __call__(self, params: Tree, state: Tree) -> tuple[float, float]:
+        """The score by the estimator's ``scoring`` and the mean loss of a row; NaN if the network has diverged."""
+        z = outputs(self.backend, self.network, params, state, self.blocks)
+        with np.errstate(all="ignore"):
+            cost, _ = self.loss.rows(np, z, self.held.target)
+            loss = float(np.average(cost, weights=self.held.w))
+            scoring = self.estimator.scoring
+            if scoring == "loss":
+                return -loss, loss
+            if scoring is None:
+                return self._default_score(self.loss.output(np, z)), loss
+        return self._score(scoring, params), loss
+
+    def _default_score(self, p: HostArray) -> float:
+        if not np.all(np.isfinite(p)):
+            return math.nan
+        return float(self.estimator._measure(self.held.y, self.estimator._decide(p), self.held.w))
+
+    def _score(self, scoring: Any, params: Tree) -> float:
+        """By a scorer of scikit-learn, which sees the estimator as it is now."""
+        e = self.estimator
+        e.coefs_, e.intercepts_ = lists(params_on_host(self.backend, params))
+        weights = {} if self.held.w is None else {"sample_weight": self.held.w}
+        return float(check_scoring(e, scoring)(e, self.held.given, self.held.y, **weights))
+
+
+def params_on_host(backend: Backend, params: Tree) -> Tree:
+    """A copy of the parameters, which further training leaves alone."""
+    return tree_map(lambda a: np.array(backend.to_numpy(a)), params)
+
+
+def note_score(e: Any, score: float) -> bool:
+    """Write a validation score down; whether it is the best so far."""
+    e.validation_scores_.append(score)
+    if e.early_stopping:
+        _count(e, score < e.best_validation_score_ + e.tol)
+    is_best = bool(score > e.best_validation_score_)
+    if is_best:
+        e.best_validation_score_ = score
+    return is_best
+
+
+def note_loss(e: Any, loss: float) -> None:
+    """Compare the loss of an epoch with the best."""
+    _count(e, loss > e.best_loss_ - e.tol)
+    if loss < e.best_loss_:
+        e.best_loss_ = loss
+
+
+def _count(e: Any, no_better: bool) -> None:
+    e._no_improvement_count = e._no_improvement_count + 1 if no_better else 0

@@ -1,0 +1,93 @@
+"""The table of backends that laws are tested on.
+
+``MLP_XP_TEST_BACKENDS=numpy,jax-jit`` in the environment selects some of them; those not installed are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlp_xp.trees import tree_map
+from mlp_xp_backends import BackendError, get_backend
+from mlp_xp_backends.loop import plain_loop
+
+
+class Variant:
+    """A backend of which some members are others."""
+
+    def __init__(self, base: Any, **members: Any) -> None:
+        self._base = base
+        vars(self).update(members)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._base, name)
+
+
+def read_only() -> Variant:
+    """NumPy, where every array but the carry refuses to be written to, and nothing is compiled."""
+
+    def asarray(x: Any, dtype: Any = None) -> np.ndarray:
+        x = np.array(x, dtype=dtype)
+        x.flags.writeable = False
+        return x
+
+    def compile(body: Any) -> Any:  # a Backend's member
+        plain = plain_loop(np, body, np.stack)
+        return lambda carry, consts, items: plain(tree_map(np.array, carry), consts, items)
+
+    return Variant(get_backend("numpy"), asarray=asarray, compile=compile)
+
+
+def eager_jax() -> Variant:
+    """JAX, one operation after the other."""
+    jax = get_backend("jax:cpu")
+    return Variant(jax, compile=jax.eager)
+
+
+BACKENDS: dict[str, Callable[[], Any]] = {
+    "numpy": lambda: get_backend("numpy"),
+    "numpy-readonly": read_only,
+    "array_api_strict": lambda: get_backend("array_api_strict"),
+    "torch": lambda: get_backend("torch:cpu"),
+    "jax": eager_jax,
+    "jax-jit": lambda: get_backend("jax:cpu"),
+    "cupy": lambda: get_backend("cupy"),
+}
+MARKS = {"cupy": pytest.mark.gpu}
+
+
+def selected() -> list[str]:
+    names = [name for name in os.environ.get("MLP_XP_TEST_BACKENDS", "").split(",") if name]
+    if unknown := set(names) - set(BACKENDS):
+        raise pytest.UsageError(f"MLP_XP_TEST_BACKENDS names {sorted(unknown)}; known are {', '.join(BACKENDS)}")
+    return names or list(BACKENDS)
+
+
+@cache
+def built(name: str) -> Any:
+    return BACKENDS[name]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Eager JAX compiles every operation for every shape: quick runs leave out float64 and training for it."""
+    for item in items:
+        values = getattr(getattr(item, "callspec", None), "params", {})
+        training = item.path.name == "test_step.py" or ("case" in values and values["case"].carry != ())
+        if values.get("backend") == "jax" and (training or values.get("dtype") == "float64"):
+            item.add_marker("slow")
+
+
+@pytest.fixture(scope="session", params=[pytest.param(name, marks=MARKS.get(name, ())) for name in selected()])
+def backend(request: pytest.FixtureRequest) -> Any:
+    """Every backend of the table in turn."""
+    try:
+        return built(request.param)
+    except BackendError as error:
+        pytest.skip(str(error).partition("\n")[0])

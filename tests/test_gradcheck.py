@@ -1,0 +1,145 @@
+"""Gradient checks of every layer, activation and loss, and that the check finds what is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlp_xp import check_gradients
+from mlp_xp.layers import (
+    GELU,
+    BatchNorm,
+    Chain,
+    Dense,
+    Dropout,
+    Embedding,
+    Identity,
+    LayerNorm,
+    LeakyReLU,
+    ReLU,
+    Rescale,
+    Sigmoid,
+    Softplus,
+    Tanh,
+)
+from mlp_xp.losses import (
+    AbsoluteError,
+    BinaryCrossEntropy,
+    Huber,
+    Poisson,
+    Quantile,
+    SoftmaxCrossEntropy,
+    SquaredError,
+)
+from mlp_xp.models import mlp
+
+ROWS, N_IN, N_OUT = 7, 6, 4
+MIDDLE = [
+    *(Identity(), ReLU(), LeakyReLU(0.1), Sigmoid(), Tanh(), Softplus(), GELU()),
+    *(LayerNorm(5), BatchNorm(5), Dropout(0.3), Rescale(0.2, 3.0)),
+]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def x(rng):
+    return rng.standard_normal((ROWS, N_IN))
+
+
+@pytest.fixture
+def classes(rng):
+    return rng.integers(0, N_OUT, ROWS)
+
+
+@pytest.mark.parametrize("layer", MIDDLE, ids=lambda layer: type(layer).__name__)
+def test_layer_between_dense_layers(layer, x, classes):
+    report = check_gradients(Chain(Dense(N_IN, 5), layer, Dense(5, N_OUT)), SoftmaxCrossEntropy(), x, classes)
+    assert report.ok, report
+    assert set(report.errors) >= {"0.W", "0.b", "2.W", "2.b", "x"}
+
+
+@pytest.mark.parametrize("layer", [*MIDDLE[:7], LayerNorm(N_IN), BatchNorm(N_IN), Dropout(0.3), Rescale(0.2, 3.0)])
+def test_layer_alone_at_the_input(layer, x, rng):
+    chain = Chain(layer, Dense(N_IN, N_OUT))
+    if layer.takes == "numbers":
+        x = rng.integers(0, 9, x.shape)
+    report = check_gradients(chain, SquaredError(), x, rng.standard_normal((ROWS, N_OUT)))
+    assert report.ok, report
+
+
+@pytest.mark.parametrize("combine", ["concat", "sum"])
+def test_embedding(combine, rng, classes):
+    first = Embedding(8, 3, 2, combine)
+    chain = Chain(first, Dense(first.width(2), N_OUT))
+    report = check_gradients(chain, SoftmaxCrossEntropy(), rng.integers(0, 8, (ROWS, 2)), classes)
+    assert report.ok, report
+    assert "x" not in report.errors
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [SoftmaxCrossEntropy, "soft", BinaryCrossEntropy, SquaredError, Poisson, AbsoluteError, Huber, Quantile],
+)
+def test_loss(make, reduction, weighted, x, classes, rng):
+    y = {
+        SoftmaxCrossEntropy: classes,
+        "soft": rng.dirichlet(np.ones(N_OUT), ROWS),
+        BinaryCrossEntropy: rng.integers(0, 2, (ROWS, N_OUT)),
+        Poisson: rng.poisson(2.0, (ROWS, N_OUT)),
+    }.get(make, rng.standard_normal((ROWS, N_OUT)))
+    loss = (SoftmaxCrossEntropy if make == "soft" else make)(reduction)
+    report = check_gradients(mlp(N_IN, 5, N_OUT), loss, x, y, sample_weight=rng.random(ROWS) if weighted else None)
+    assert report.ok, report
+
+
+@pytest.mark.parametrize("norm", [None, "layer", "batch"])
+def test_deep_network_with_everything(norm, x, classes):
+    network = mlp(N_IN, 9, 8, 7, N_OUT, activation="gelu", norm=norm, dropout=0.2)
+    report = check_gradients(network, SoftmaxCrossEntropy(), x, classes)
+    assert report.ok, report
+
+
+class WrongTanh(Tanh):
+    def backward(self, xp, params, y, dy):
+        return dy * (1.0 - y * y * 1.001), ()
+
+
+class WrongBias(Dense):
+    def gradient(self, xp, params, x, dy):
+        right = super().gradient(xp, params, x, dy)
+        return right._replace(b=right.b * 1.0001)
+
+
+def test_a_wrong_derivative_is_found_and_named(x, classes):
+    report = check_gradients(Chain(WrongBias(N_IN, 5), Tanh(), Dense(5, N_OUT)), SoftmaxCrossEntropy(), x, classes)
+    assert not report.ok
+    assert [name for name, error in report.errors.items() if error > report.tolerance] == ["0.b"]
+    assert [line.split()[0] for line in str(report).splitlines() if "WRONG" in line] == ["0.b"]
+
+    report = check_gradients(Chain(Dense(N_IN, 5), WrongTanh(), Dense(5, N_OUT)), SoftmaxCrossEntropy(), x, classes)
+    wrong = {name for name, error in report.errors.items() if error > report.tolerance}
+    assert wrong == {"0.W", "0.b", "x"}
+
+
+def test_a_kink_is_stepped_around():
+    """Inputs closer to 0 than the step of the differences, on both sides of it."""
+    x = np.array([[1e-6, -1e-6, 0.5, -0.5]] * 3)
+    report = check_gradients(Chain(ReLU(), Dense(4, 2)), SquaredError(), x, np.zeros((3, 2)))
+    assert report.ok, report
+
+
+def test_rounding_leaves_much_room_below_the_tolerance(x, classes):
+    assert max(check_gradients(mlp(N_IN, 5, N_OUT), SoftmaxCrossEntropy(), x, classes).errors.values()) < 1e-9
+
+
+def test_data_that_do_not_fit_are_refused(x, classes):
+    with pytest.raises(ValueError, match="takes 5 features but 6 arrive"):
+        check_gradients(mlp(5, N_OUT), SoftmaxCrossEntropy(), x, classes)
+    with pytest.raises(ValueError, match="classes"):
+        check_gradients(mlp(N_IN, N_OUT), SoftmaxCrossEntropy(), x, classes + N_OUT)

@@ -1,0 +1,90 @@
+"""What importing costs and brings along, and that the math names no array library."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mlp_xp
+import mlp_xp_backends
+
+PACKAGE = Path(mlp_xp.__file__).parent
+LIBRARIES = {"numpy", "cupy", "cupyx", "torch", "jax", "array_api_compat", "array_api_strict", "scipy", "sklearn"}
+HEAVY = sorted(LIBRARIES - {"numpy"} | {"matplotlib", "tqdm", "pooch", "safetensors", "pandas"})
+MATH = (
+    *("losses.py", "metrics.py", "models.py", "optimizers.py", "schedules.py", "step.py", "trees.py"),
+    *(f"layers/{path.name}" for path in (PACKAGE / "layers").glob("*.py")),
+)
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has after ``code``."""
+    paths = os.pathsep.join(str(Path(package.__file__).parent.parent) for package in (mlp_xp, mlp_xp_backends))
+    code += "; import sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import mlp_xp",
+        "import mlp_xp_backends",
+        "import mlp_xp; mlp_xp.mlp(4, 3, 2); mlp_xp.Adam(), mlp_xp.SoftmaxCrossEntropy()",
+        "import mlp_xp; mlp_xp.get_backend('cpu')",
+    ],
+)
+def test_import_brings_no_heavy_library(code):
+    assert not loaded_after(code) & set(HEAVY)
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of the modules that a file imports anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("name", MATH)
+def test_math_names_no_array_library_and_no_backend(name):
+    assert not imported(PACKAGE / name) & (LIBRARIES | {"mlp_xp_backends"})
+
+
+@pytest.mark.parametrize("path", sorted(Path(mlp_xp_backends.__file__).parent.glob("*.py")), ids=lambda p: p.name)
+def test_backends_know_nothing_of_networks(path):
+    assert "mlp_xp" not in imported(path)
+
+
+@pytest.mark.parametrize("module", [mlp_xp, mlp_xp_backends])
+def test_every_public_name_is_there(module):
+    assert module.__all__ == sorted(module.__all__)
+    assert set(module.__all__) <= set(dir(module))
+    for name in module.__all__:
+        assert getattr(module, name).__doc__, name
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        mlp_xp.nothing  # noqa: B018
+
+
+def test_type_checkers_and_run_time_see_the_same_names():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    block = next(n for n in tree.body if isinstance(n, ast.If))
+    seen = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen == set(mlp_xp.__all__)
