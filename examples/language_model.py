@@ -165,7 +165,7 @@ def train(run: Run) -> None:
     say(f"saved {options.save}")
     measure(run, model, data, ("train", "valid", "test"))
     tell_next_words(run, model, some_phrases(data))
-    run.draw("words-curves.png", plots.curves, run.epochs, f"next word, {options.combine}, {options.recipe} recipe")
+    run.draw("language_model-curves.png", plots.curves, run.epochs, f"next word, {options.combine}, {options.recipe} recipe")
 
 
 def new_trainer(run: Run, words: int) -> Trainer:
@@ -286,9 +286,9 @@ def tsne(run: Run) -> None:
             f"{w} {cosine[vocabulary.ids[word], vocabulary.ids[w]]:.2f}" for w in run.result["nearest"][word]
         )
         say(f"{word}: {near}")
-    run.draw("words-map.png", word_plots.word_map, places, words, f"t-SNE map of {len(words)} word embeddings")
+    run.draw("language_model-map.png", word_plots.word_map, places, words, f"t-SNE map of {len(words)} word embeddings")
     title = "neighbourhoods of the map whose words point the same way"
-    run.draw("words-neighbourhoods.png", word_plots.neighbourhoods, places, words, groups, title)
+    run.draw("language_model-neighbourhoods.png", word_plots.neighbourhoods, places, words, groups, title)
 
 
 def neighbourhoods(places: Array, cosine: Array, middles: Sequence[int], n: int = 6, size: int = 9) -> list[Array]:

@@ -110,7 +110,7 @@ def _forward(feed: Feed, of_batch: Any, params: Tree, state: Tree, rows: int, ba
         yield feed.backend.to_numpy(outs)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _compiled(backend: Any, network: Chain, of_batch: Any) -> Any:
     """The loop over batches of a forward pass; cached, since some backends take long to compile it."""
 

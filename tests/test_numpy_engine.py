@@ -13,11 +13,10 @@ from mlp_xp.layers import Chain, Dense, Dropout, Embedding, ReLU, Sigmoid, Tanh
 from mlp_xp.losses import SoftmaxCrossEntropy
 from mlp_xp.optimizers import SGD, Adam, AdamW, Optimizer, Rates, RMSprop
 from mlp_xp.step import TrainStep
-from mlp_xp.trees import tree_map
-from mlp_xp_backends import numpy_plan
+from mlp_xp.trees import leaves, tree_map
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_backend import CompiledLoop, NumpyBackend
-from mlp_xp_backends.trees import leaves
+from mlp_xp_backends.numpy_engine import plan as numpy_plan
 
 TOLERANCE = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 2e-13}
 

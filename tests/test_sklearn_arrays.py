@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -98,3 +100,39 @@ def test_sparse_rows_are_a_host_array_row_by_row() -> None:
     assert (rows.shape, rows.dtype, len(rows), rows.nbytes) == ((120, 5), np.float32, 120, 120 * 5 * 4)
     for key in (slice(3, 9), np.array([5, 5, 0])):
         assert np.array_equal(rows[key], matrix.toarray()[key])
+
+
+def test_the_layout_of_rows_does_not_matter() -> None:
+    expected = MLPClassifier(**QUICK).fit(X, y)
+    for rows in (np.asfortranarray(X), np.repeat(X, 2, axis=1)[:, ::2], X[::-1][::-1]):
+        found = MLPClassifier(**QUICK).fit(rows, y)
+        assert np.array_equal(found.coefs_[0], expected.coefs_[0])
+        assert np.array_equal(found.predict_proba(rows), expected.predict_proba(X))
+
+
+def test_read_only_rows() -> None:
+    rows, labels = X.copy(), y.copy()
+    rows.flags.writeable = labels.flags.writeable = False
+    assert np.array_equal(
+        MLPClassifier(**QUICK).fit(rows, labels).coefs_[0], MLPClassifier(**QUICK).fit(X, y).coefs_[0]
+    )
+
+
+def test_sparse_labels() -> None:
+    marks = np.stack([y > 0, y > 1], axis=1).astype(int)
+    expected = MLPClassifier(**QUICK).fit(X, marks)
+    found = MLPClassifier(**QUICK).fit(X, sparse.csr_array(marks))
+    assert np.array_equal(found.coefs_[0], expected.coefs_[0])
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_large_rows_are_let_go_after_a_fit(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("stochastic", "lbfgs"):
+        monkeypatch.setattr(f"mlp_xp.sklearn.{module}.SMALL", 0)
+    rows = X.astype(np.float64)
+    seen = weakref.ref(rows)
+    model = MLPClassifier(**QUICK, solver=solver).fit(rows, y)
+    del rows
+    gc.collect()
+    assert seen() is None
+    assert model.score(X, y) >= 0.0

@@ -6,13 +6,17 @@ from collections.abc import Hashable
 
 import numpy as np
 
+from mlp_xp.trees import leaves, tree_map
+from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import length, plain_loop
-from mlp_xp_backends.numpy_plan import Plan
-from mlp_xp_backends.numpy_tape import NDArray, Untraceable
-from mlp_xp_backends.numpy_trace import record
+from mlp_xp_backends.numpy_engine.plan import Plan
+from mlp_xp_backends.numpy_engine.tape import NDArray, Untraceable
+from mlp_xp_backends.numpy_engine.trace import record
 from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Namespace, Tree
-from mlp_xp_backends.trees import leaves, skeleton
+
+PLANS = 8
+"""How many sets of shapes a loop remembers: each holds scratch memory and the arrays that it last ran on."""
 
 
 class NumpyBackend:
@@ -53,21 +57,25 @@ class CompiledLoop:
     def __call__(self, carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
         """The loop, as `Backend.compile` says."""
         length(items)
-        plan = self.plan(carry, consts, items)
-        if plan is None or not plan.fits(leaves(items)):
-            return self.plain(carry, consts, items)
-        return plan(carry, consts, items)
+        with memory_guard("cpu", host_memory):
+            plan = self.plan(carry, consts, items)
+            if plan is None or not plan.fits(leaves(items)):
+                return self.plain(carry, consts, items)
+            return plan(carry, consts, items)
 
     def plan(self, carry: Tree, consts: Tree, items: Tree) -> Plan | None:
         """The plan for arrays like these; ``None`` if the body does what cannot be recorded."""
         key = (
-            skeleton(carry, lambda a: (a.shape, a.dtype)),
-            skeleton(consts, lambda a: (a.shape, a.dtype, a.strides)),
-            skeleton(items, lambda a: (a.shape[1:], a.dtype)),
+            tree_map(lambda a: (a.shape, a.dtype), carry),
+            tree_map(lambda a: (a.shape, a.dtype, a.strides), consts),
+            tree_map(lambda a: (a.shape[1:], a.dtype), items),
         )
         if key not in self.plans:
             try:
-                self.plans[key] = Plan(record(self.body, carry, consts, items))
+                plan = Plan(record(self.body, carry, consts, items))
             except Untraceable:
-                self.plans[key] = None
+                plan = None
+            if len(self.plans) == PLANS:
+                del self.plans[next(iter(self.plans))]
+            self.plans[key] = plan
         return self.plans[key]

@@ -40,7 +40,7 @@ class Backend(Protocol):
         """``x``, an array of any library or of the host, on this device; may share memory with ``x``."""
 
     def to_numpy(self, x: Array) -> np.ndarray:
-        """``x`` on the host, perhaps sharing its memory: copy what has to outlast the next step. Waits for the device."""
+        """``x`` on the host; may share memory: copy what has to outlast a step. Waits for the device."""
 
     def synchronize(self) -> None:
         """Return when all work sent to the device is done."""

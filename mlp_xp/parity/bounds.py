@@ -19,9 +19,9 @@ a comparison of numbers within bounds     both answers are taken to be possible
 everything                                the smallest normal number                  flush to zero, eq. 2.8
 ========================================  ==========================================  =========================
 
-with ``g(K) = k u / (1 - k u)`` and ``k = min(K, 4 sqrt(K))``: the worst case for short sums and, for long ones, the
-probabilistic bound of Higham and Mary (2019, SIAM J. Sci. Comput. 41, theorem 2.4) at four standard deviations,
-without which a product of 784 terms could be computed with TF32's 11 bits and pass.
+with ``g(K) = k u / (1 - k u)`` and ``k = min(K, 4 sqrt(K))``: the worst case for sums up to 16 terms and, for longer
+ones, the probabilistic bound of Higham and Mary (2019, SIAM J. Sci. Comput. 41, theorem 2.4) with lambda = 4, without
+which a product of 784 terms could be computed with TF32's 11 bits and pass. Equations without a name are Higham's.
 
 The reference is rounded as well: a result in float64 may differ from it by twice its bound.
 """

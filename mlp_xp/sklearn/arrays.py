@@ -81,8 +81,8 @@ class SparseRows:
 
 
 def as_rows(x: Any) -> Any:
-    """``x`` dense, or as `SparseRows` where that would take much memory."""
+    """``x`` with each row in one piece, dense, or as `SparseRows` where that would take much memory."""
     if not sparse.issparse(x):
-        return x
+        return np.ascontiguousarray(x)
     rows = SparseRows(x.tocsr())
     return x.toarray() if rows.nbytes <= DENSE_BYTES else rows

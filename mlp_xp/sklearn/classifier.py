@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy import sparse
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelBinarizer
@@ -193,7 +194,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         """One truth value for each output, (rows, outputs)."""
         y = _flat(y)
         if y.ndim == 2:
-            return self._label_binarizer.transform(y).astype(bool)  # type: ignore[no-any-return]
+            marked = self._label_binarizer.transform(y).astype(bool)
+            return marked.toarray() if sparse.issparse(marked) else marked  # type: ignore[no-any-return]
         index = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
         if not np.array_equal(self.classes_[index], y):
             raise ValueError(f"y holds labels that training did not see: {np.setdiff1d(y, self.classes_)}")

@@ -15,7 +15,7 @@ from mlp_xp.layers import Chain
 from mlp_xp.losses import Loss
 from mlp_xp.sklearn.arrays import SparseRows
 from mlp_xp.sklearn.network import lists, tree
-from mlp_xp.sklearn.stochastic import Setting
+from mlp_xp.sklearn.stochastic import SMALL, Setting
 from mlp_xp.sklearn.tasks import Tasks
 from mlp_xp.trees import leaves, unflatten
 from mlp_xp_backends import Backend
@@ -61,7 +61,8 @@ class Problem:
 
     def __init__(self, e: Any, setting: Setting, data: Batch) -> None:
         self.backend, self.network, loss, self.dtype = setting
-        self.loop = _compiled(self.backend, self.network, loss)  # type: ignore[arg-type]  # losses are frozen
+        compiled = _kept if data.x.nbytes <= SMALL else _compiled
+        self.loop = compiled(self.backend, self.network, loss)
         self.shapes = [a.shape for a in (*e.coefs_, *e.intercepts_)]
         self.penalized = sum(a.size for a in e.coefs_)
         self.total = float(data.x.shape[0] if isinstance(data.w, tuple) else data.w.sum(dtype=np.float64))
@@ -111,7 +112,6 @@ class Problem:
         )
 
 
-@lru_cache(maxsize=32)
 def _compiled(backend: Backend, network: Chain, loss: Loss) -> Any:
     """The loop whose one step gives the sums of cost and gradient over a batch."""
     states = ((),) * len(network.layers)
@@ -126,3 +126,7 @@ def _compiled(backend: Backend, network: Chain, loss: Loss) -> Any:
         return carry, (xp.sum(cost, axis=-1), network.gradient(xp, params, caches, dz))
 
     return backend.compile(body)
+
+
+_kept: Any = lru_cache(maxsize=8)(_compiled)
+"""The same for data sets up to `SMALL`: a loop may keep the data that it has run on."""

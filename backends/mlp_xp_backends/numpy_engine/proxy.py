@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from mlp_xp_backends.numpy_tape import NDArray, Tape, Untraceable, Value, blank
+from mlp_xp_backends.numpy_engine.tape import NDArray, Tape, Untraceable, Value, blank
 
 Number = (bool, int, float, complex)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp_backends.numpy_fuse import elementwise
-from mlp_xp_backends.numpy_tape import NDArray, Op, Program, Value, blank
+from mlp_xp_backends.numpy_engine.fuse import elementwise
+from mlp_xp_backends.numpy_engine.tape import NDArray, Op, Program, Value, blank
 
 SMALL = 16_384
 """Elements of an array that is worth packing."""

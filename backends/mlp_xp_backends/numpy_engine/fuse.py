@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mlp_xp_backends.numpy_tape import Op, Program, Tape, Value
+from mlp_xp_backends.numpy_engine.tape import Op, Program, Tape, Value
 
 
 def fuse(program: Program) -> None:

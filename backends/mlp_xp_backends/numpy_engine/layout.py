@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mlp_xp_backends.numpy_order import BLOCK, fixed_results, in_chains, ordered
-from mlp_xp_backends.numpy_tape import Op, Program, Value, blank
+from mlp_xp_backends.numpy_engine.order import BLOCK, fixed_results, in_chains, ordered
+from mlp_xp_backends.numpy_engine.tape import Op, Program, Value, blank
 
 
 class Place(NamedTuple):

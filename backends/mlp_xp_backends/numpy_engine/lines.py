@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp_backends.numpy_names import ONE, ZERO, Arrays, Names
-from mlp_xp_backends.numpy_tape import NDArray, Op, Value
+from mlp_xp_backends.numpy_engine.names import ONE, ZERO, Arrays, Names
+from mlp_xp_backends.numpy_engine.tape import NDArray, Op, Value
 
 THREADED = 131_072
 """Elements from which on a sum of two arrays is worth the cores that OpenBLAS wakes for it."""

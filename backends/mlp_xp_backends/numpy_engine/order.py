@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import inf
 
-from mlp_xp_backends.numpy_fuse import elementwise
-from mlp_xp_backends.numpy_tape import Op, Program
+from mlp_xp_backends.numpy_engine.fuse import elementwise
+from mlp_xp_backends.numpy_engine.tape import Op, Program
 
 BLOCK = 16_384
 """Elements of a block: five of them in float32 fill a third of a megabyte, less than a core's own cache."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from mlp_xp_backends.numpy_layout import Layout
-from mlp_xp_backends.numpy_lines import axpby_call, lines
-from mlp_xp_backends.numpy_names import Arrays, Names
-from mlp_xp_backends.numpy_order import BLOCK
-from mlp_xp_backends.numpy_tape import NDArray, Op, Program, Value
-from mlp_xp_backends.openblas import Blas
+from mlp_xp_backends.numpy_engine.layout import Layout
+from mlp_xp_backends.numpy_engine.lines import axpby_call, lines
+from mlp_xp_backends.numpy_engine.names import Arrays, Names
+from mlp_xp_backends.numpy_engine.openblas import Blas
+from mlp_xp_backends.numpy_engine.order import BLOCK
+from mlp_xp_backends.numpy_engine.tape import NDArray, Op, Program, Value
 
 
 class Source:

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp_backends.denormals import flushed
-from mlp_xp_backends.numpy_emit import Source
-from mlp_xp_backends.numpy_fuse import fuse
-from mlp_xp_backends.numpy_layout import lay_out
-from mlp_xp_backends.numpy_lines import row_numbers
-from mlp_xp_backends.numpy_pack import pack, part
-from mlp_xp_backends.numpy_tape import NDArray, Program, Value
-from mlp_xp_backends.openblas import blas
+from mlp_xp.trees import leaves, unflatten
+from mlp_xp_backends.numpy_engine.denormals import flushed
+from mlp_xp_backends.numpy_engine.emit import Source
+from mlp_xp_backends.numpy_engine.fuse import fuse
+from mlp_xp_backends.numpy_engine.layout import lay_out
+from mlp_xp_backends.numpy_engine.lines import row_numbers
+from mlp_xp_backends.numpy_engine.openblas import blas
+from mlp_xp_backends.numpy_engine.pack import pack, part
+from mlp_xp_backends.numpy_engine.tape import NDArray, Program, Value
 from mlp_xp_backends.protocol import Tree
-from mlp_xp_backends.trees import leaves, unflatten
 
 CACHE_LINE = 64
 STACKABLE = {np.add, np.subtract, np.multiply, np.true_divide, np.negative, np.sqrt, np.square}
