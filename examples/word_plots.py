@@ -98,9 +98,12 @@ def _free_box(place: Numbers, word: str, size: float, taken: Sequence[Box]) -> t
         for side in SIDES:
             x, y = (place[k] + side[k] * (gap + half[k]) for k in (0, 1))
             boxes.append((gap, (x - half[0], y - half[1], x + half[0], y + half[1])))
-    return min(boxes, key=lambda entry: sum(_overlap(entry[1], other) for other in taken))
+    return min(boxes, key=lambda entry: _overlap(entry[1], taken))
 
 
-def _overlap(a: Box, b: Box) -> float:
-    """The area that two boxes share."""
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+def _overlap(box: Box, taken: Sequence[Box]) -> float:
+    """The area that a box shares with others, all counted."""
+    left, bottom, right, top = np.array(taken).T
+    width = np.minimum(box[2], right) - np.maximum(box[0], left)
+    height = np.minimum(box[3], top) - np.maximum(box[1], bottom)
+    return float(np.sum(np.maximum(width, 0.0) * np.maximum(height, 0.0)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from mlp_xp.sklearn import MLPClassifier, MLPRegressor
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 X, y = load_iris(return_X_y=True)
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 QUICK: dict[str, Any] = {"hidden_layer_sizes": (12,), "max_iter": 40, "learning_rate_init": 0.02, "random_state": 0}
 
 
@@ -53,7 +57,8 @@ def test_pipeline_with_frames() -> None:
         pipeline[-1].predict(table.rename(columns={"a": "z"}))
 
 
-def test_grid_search_in_two_processes() -> None:
+def test_grid_search_in_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
     grid = {
         "alpha": [1e-4, 100.0],
         "activation": ["tanh", "relu"],
@@ -151,3 +156,10 @@ def test_bad_parameters_are_refused() -> None:
     }.items():
         with pytest.raises(ValueError, match=f"The '{name}' parameter"):
             MLPClassifier(**{name: value}).fit(X, y)
+
+
+def test_without_scikit_learn_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['sklearn'] = None; import mlp_xp.sklearn"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert "ImportError: mlp_xp.sklearn needs scikit-learn 1.9 or newer" in done.stderr
+    assert "pip install 'mlp-xp[sklearn]'" in done.stderr

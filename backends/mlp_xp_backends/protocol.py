@@ -51,8 +51,8 @@ class Backend(Protocol):
         ``body(xp, carry, consts, item) -> (carry, out)`` does one step: it may write (by augmented assignment) to
         ``carry`` alone, returns what to go on with, and reads nothing back to the host. The compiled
         ``loop(carry, consts, items) -> (carry, outs)`` runs it over the leading axis of the leaves of ``items``;
-        ``outs`` has the ``out`` of all steps, arrays of their own, stacked along a leading axis. ``carry`` is consumed: go on with the
-        one that is returned. Shapes are cached, so call it as often as you like.
+        ``outs`` has the ``out`` of all steps, arrays of their own, stacked along a leading axis. ``carry`` is
+        consumed: go on with the one that is returned. Shapes are cached, so call it as often as you like.
         """
 
     def memory(self) -> Memory:
