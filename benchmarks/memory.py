@@ -127,9 +127,8 @@ def main() -> None:
     parser.add_argument("what", choices=("peak", "stream"))
     if parser.parse_args().what == "peak":
         a, b = apart("ours"), apart("pytorch")
-        print(
-            f"{'-'.join(map(str, WIDTHS))}, batch {BATCH}: ours {a / MIB:.0f} MiB, PyTorch {b / MIB:.0f} MiB: {a / b:.2f}"
-        )
+        network = "-".join(map(str, WIDTHS))
+        print(f"{network}, batch {BATCH}: ours {a / MIB:.0f} MiB, PyTorch {b / MIB:.0f} MiB: {a / b:.2f}")
     else:
         print(f"growth while training: {apart('stream') / MIB:.1f} MiB")
 

@@ -165,7 +165,9 @@ def train(run: Run) -> None:
     say(f"saved {options.save}")
     measure(run, model, data, ("train", "valid", "test"))
     tell_next_words(run, model, some_phrases(data))
-    run.draw("language_model-curves.png", plots.curves, run.epochs, f"next word, {options.combine}, {options.recipe} recipe")
+    run.draw(
+        "language_model-curves.png", plots.curves, run.epochs, f"next word, {options.combine}, {options.recipe} recipe"
+    )
 
 
 def new_trainer(run: Run, words: int) -> Trainer:

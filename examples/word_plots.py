@@ -66,26 +66,35 @@ def _draw_words(ax: Axes, points: Numbers, words: Sequence[str], dark: Numbers, 
     ax.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
     ax.scatter(points[:, 0], points[:, 1], s=9, c=[BLUE if d else GREY for d in dark], linewidths=0)
     places = ax.transData.transform(points) * 72.0 / DPI
-    left, bottom, right, top = ax.transAxes.transform([(0, 0), (1, 1)]).ravel() * 72.0 / DPI
-    taken: list[Box] = [(x - 2, y - 2, x + 2, y + 2) for x, y in places]
-    taken += [(left - FAR, -FAR, left, FAR), (right, -FAR, right + FAR, FAR)]  # outside of the frame
-    taken += [(-FAR, bottom - FAR, FAR, bottom), (-FAR, top, FAR, top + FAR)]
-    line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 1}
+    taken = [(x - 2, y - 2, x + 2, y + 2) for x, y in places] + _outside(ax)
     for place, point, word, d in zip(places, points, words, dark, strict=True):
         gap, box = _free_box(place, word, size, taken)
         taken.append(box)
-        middle = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-        ax.annotate(
-            word,
-            point,
-            (middle[0] - place[0], middle[1] - place[1]),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=size,
-            color=DARK if d else GREY,
-            arrowprops=line if gap > GAPS[0] else None,
-        )
+        _label(ax, word, point, (box[0] + box[2]) / 2 - place[0], (box[1] + box[3]) / 2 - place[1], gap, d, size)
+
+
+def _label(ax: Axes, word: str, point: Numbers, dx: float, dy: float, gap: float, dark: bool, size: float) -> None:
+    """``word`` around (dx, dy) from its point, with a line to it unless it is close by."""
+    line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 1}
+    ax.annotate(
+        word,
+        point,
+        (dx, dy),
+        textcoords="offset points",
+        ha="center",
+        va="center",
+        fontsize=size,
+        color=DARK if dark else GREY,
+        arrowprops=line if gap > GAPS[0] else None,
+        parse_math=False,
+    )
+
+
+def _outside(ax: Axes) -> list[Box]:
+    """Four boxes around the frame."""
+    left, bottom, right, top = ax.transAxes.transform([(0, 0), (1, 1)]).ravel() * 72.0 / DPI
+    sides = [(left - FAR, -FAR, left, FAR), (right, -FAR, right + FAR, FAR)]
+    return [*sides, (-FAR, bottom - FAR, FAR, bottom), (-FAR, top, FAR, top + FAR)]
 
 
 def _free_box(place: Numbers, word: str, size: float, taken: Sequence[Box]) -> tuple[float, Box]:

@@ -59,7 +59,9 @@ def check_inputs(backend: Backend, network: Chain, x: Any, name: str = "x") -> A
     return x
 
 
-def check_targets(backend: Backend, loss: Loss, n_out: int | None, targets: Any, rows: int, name: str = "y") -> HostArray:
+def check_targets(
+    backend: Backend, loss: Loss, n_out: int | None, targets: Any, rows: int, name: str = "y"
+) -> HostArray:
     """``targets`` on the host as ``loss`` takes them; `ValueError` if they are something else."""
     y = on_host(backend, targets)
     if y.shape[:1] != (rows,):

@@ -138,7 +138,7 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class ReduceOnPlateau(Schedule):
-    """``lr factor^k`` after ``k`` stalls: more than ``patience`` epochs running without a loss below ``best (1 - threshold)``.
+    """``lr factor^k`` after ``k`` stalls: more than ``patience`` epochs without a loss below ``best (1 - threshold)``.
 
     The loss is the one that the training monitors.
     """
