@@ -174,7 +174,7 @@ class Run:
 
 
 def tell(story: Callable[[Run], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
-    """Run an example with the options in ``argv``; the exit code.
+    """Run an example with the options in ``argv`` (those of the command line by default); the exit code.
 
     A mistake of the user ends in one line and code 2. Python's development mode (``python -X dev``) shows the
     traceback instead.
@@ -183,6 +183,7 @@ def tell(story: Callable[[Run], None], parser: argparse.ArgumentParser, argv: Se
     run = Run(Path(story.__code__.co_filename).stem, options)
     try:
         _make_folders(options)
+        say(f"computing with {run.backend.name} on {run.backend.device}")
         story(run)
         if options.json is not None:
             options.json.write_text(json.dumps(run.report(), indent=1) + "\n", encoding="utf-8")
@@ -191,6 +192,9 @@ def tell(story: Callable[[Run], None], parser: argparse.ArgumentParser, argv: Se
             raise
         print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: stopped by Ctrl-C", file=sys.stderr)
+        return 130
     return 0
 
 

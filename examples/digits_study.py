@@ -1,7 +1,7 @@
 """A study of the learning rate: 784-300-10 on MNIST, from single pictures and from mini-batches.
 
-    python examples/digits_study.py --out pictures            # Adam on mini-batches, less than a minute
-    python examples/digits_study.py --recipe published        # SGD on one picture at a time, as published: minutes
+    python examples/digits_study.py --out pictures            # Adam on mini-batches, one or two minutes
+    python examples/digits_study.py --recipe published        # SGD on one picture at a time: ten minutes
     python examples/digits_study.py --rates 0.03 --runs 1     # one rate, one run
 
 55,000 of the training pictures are learned, 5,000 choose the rate, and the test pictures are looked at once: at the
@@ -64,7 +64,7 @@ class Way(NamedTuple):
 ONE = Way("SGD, one picture a step", SGD, 1)
 MINI = Way("SGD, mini-batches of 50", SGD, 50)
 RATIO = Way("SGD, one picture a step, loss ratio", lambda lr: SGD(LossRatio(lr, window=1000)), 1, 1 / 255, Normal(1.0))
-ADAM = Way("Adam, one cycle, mini-batches of 128", lambda lr: Adam(OneCycle(lr)), 128, 1 / 255, l2=1e-5)
+ADAM = Way("Adam with L2, one cycle, mini-batches of 128", lambda lr: Adam(OneCycle(lr)), 128, l2=1e-4)
 
 
 class Attempt(NamedTuple):
@@ -126,7 +126,7 @@ class Study:
         return Attempt(trainer.model, trainer.history, losses)
 
     def smooth(self, attempt: Attempt, batch_size: int) -> plots.Line:
-        """The loss of every eleventh of an epoch against the epochs done."""
+        """The mean loss of every eleventh of an epoch, L2 counted in, against the epochs done."""
         rows = len(self.train.y)
         window = max(1, rows // 11 // batch_size)
         count = len(attempt.losses) // window

@@ -274,23 +274,25 @@ def tsne(run: Run) -> None:
     vocabulary = vocabulary_of(model)
     words = vocabulary.words
     E = model.backend.to_numpy(model.params[0].E).astype(np.float64)  # (words, 16)
-    unit = E / np.linalg.norm(E, axis=1, keepdims=True)
-    cosine = unit @ unit.T
     perplexity = min(30.0, (len(words) - 1) / 3)
     places = TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=run.options.seed).fit_transform(E)
-
-    groups = neighbourhoods(places, cosine, [i for i, word in enumerate(words) if word.isalpha()])
-    told = vocabulary.encode(run.options.words) if run.options.words else [group[0] for group in groups]
-    nearest = np.argsort(-cosine, axis=1, kind="stable")[:, 1:7]
-    run.result["nearest"] = {word: vocabulary.decode(row) for word, row in zip(words, nearest, strict=True)}
-    for word in vocabulary.decode(told):
-        near = ", ".join(
-            f"{w} {cosine[vocabulary.ids[word], vocabulary.ids[w]]:.2f}" for w in run.result["nearest"][word]
-        )
-        say(f"{word}: {near}")
+    unit = E / np.linalg.norm(E, axis=1, keepdims=True)
+    cosine = unit @ unit.T  # (words, words)
+    groups = neighbourhoods(places, cosine, [i for i, word in enumerate(words) if word.isalpha()] or range(len(words)))
+    chosen = vocabulary.encode(run.options.words) if run.options.words else [group[0] for group in groups]
+    tell_nearest(run, words, cosine, chosen)
     run.draw("language_model-map.png", word_plots.word_map, places, words, f"t-SNE map of {len(words)} word embeddings")
     title = "neighbourhoods of the map whose words point the same way"
     run.draw("language_model-neighbourhoods.png", word_plots.neighbourhoods, places, words, groups, title)
+
+
+def tell_nearest(run: Run, words: Sequence[str], cosine: Array, chosen: Sequence[int] | Array, most: int = 6) -> None:
+    """The words nearest to each by cosine: told for those of numbers ``chosen``, reported for all."""
+    others = np.where(np.eye(len(words), dtype=bool), -np.inf, cosine)
+    nearest = np.argsort(-others, axis=1, kind="stable")[:, : min(most, len(words) - 1)]
+    run.result["nearest"] = {word: [words[j] for j in row] for word, row in zip(words, nearest, strict=True)}
+    for i in chosen:
+        say(f"{words[i]}: " + ", ".join(f"{words[j]} {cosine[i, j]:.2f}" for j in nearest[i]))
 
 
 def neighbourhoods(places: Array, cosine: Array, middles: Sequence[int], n: int = 6, size: int = 9) -> list[Array]:

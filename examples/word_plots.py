@@ -42,20 +42,24 @@ def neighbourhoods(points: Numbers, words: Sequence[str], groups: Sequence[Numbe
 
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.9 * rows + 0.4), dpi=DPI)
+    width, height = 4.2 * columns, 3.9 * rows + 0.4
+    figure = Figure(figsize=(width, height), dpi=DPI)
     figure.suptitle(title, fontsize=12)
-    for i, group in enumerate(groups):
-        bottom, top = (rows - 1 - i // columns) / rows, 1.0 / rows
-        scale = 3.9 * rows / (3.9 * rows + 0.4)
-        place = ((i % columns + 0.06) / columns, scale * (bottom + 0.08 * top), 0.9 / columns, scale * 0.83 * top)
-        ax = figure.add_axes(place)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure.subplots_adjust(0.4 / width, 0.4 / height, 1 - 0.1 / width, 1 - 0.8 / height, wspace=0.12, hspace=0.22)
+    for ax in panels[len(groups) :]:
+        ax.remove()
+    for ax, group in zip(panels, groups, strict=False):
         ax.set_title(f"around “{words[group[0]]}”", fontsize=10)
-        middle = (points[group].max(axis=0) + points[group].min(axis=0)) / 2
-        reach = 1.25 * max(np.ptp(points[group], axis=0).max() / 2, 1e-6)
-        shown = np.flatnonzero(np.all(np.abs(points - middle) <= reach, axis=1))
-        shown = np.concatenate([group, np.setdiff1d(shown, group)])
+        shown = np.concatenate([group, np.setdiff1d(_around(points, group), group)])
         _draw_words(ax, points[shown], [words[k] for k in shown], np.arange(len(shown)) < len(group), size=9.0)
     return figure
+
+
+def _around(points: Numbers, group: Numbers) -> Numbers:
+    """The numbers of all points in the smallest square around those of ``group``, and a little beyond it."""
+    low, high = points[group].min(axis=0), points[group].max(axis=0)
+    return np.flatnonzero(np.all(np.abs(points - (low + high) / 2) <= 0.625 * np.max(high - low), axis=1))
 
 
 def _draw_words(ax: Axes, points: Numbers, words: Sequence[str], dark: Numbers, size: float) -> None:

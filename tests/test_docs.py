@@ -17,7 +17,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-MATH = re.compile(r"\$\$.*?\$\$|\$[^$\n]+\$", re.DOTALL)
+CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+MATH = re.compile(r"\$[^$\n]+\$")
 
 
 def renewer() -> ModuleType:
@@ -70,13 +71,19 @@ def heading_anchor(title: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_mathematics_is_closed(page):
-    text = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert "$" not in MATH.sub("", text)
-    for formula in MATH.findall(text):
+def test_mathematics_is_what_github_renders(page):
+    text = page.read_text(encoding="utf-8")
+    displayed = re.findall(r"^```math\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    text = CODE.sub("", text)
+    inline = MATH.findall(text)
+    assert "$" not in MATH.sub("", text), "a formula stays in one line"
+    for formula in [*displayed, *inline]:
         assert formula.count("{") == formula.count("}")
         assert formula.count(r"\begin{") == formula.count(r"\end{")
         assert len(re.findall(r"\\left\b", formula)) == len(re.findall(r"\\right\b", formula))
+        assert "\n\n" not in formula
+    for formula in inline:
+        assert not re.search(r"\\[^a-zA-Z]", formula), f"Markdown takes the backslash away: {formula}"
 
 
 @pytest.mark.parametrize("name", ["architecture.md", "derivations.md"])

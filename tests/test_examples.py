@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlp_xp import load
+from mlp_xp.datasets import load_digits
 from mlp_xp_backends import BackendError, get_backend
 
 pytest.importorskip("matplotlib")
@@ -122,6 +124,20 @@ def test_an_example_reports_and_draws(run: str, figures: dict[str, Any]) -> None
             assert not ax.axison or ((ax.get_xlabel() or ax.get_label() == "<colorbar>") and ax.get_ylabel())
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd", "momentum", "nesterov"])
+def test_the_rate_that_suits_an_optimizer_makes_it_learn(optimizer: str) -> None:
+    found = report("mnist", "--dataset", "digits", "--epochs", 10, "--optimizer", optimizer)
+    assert found["result"]["test_accuracy"] > 0.95
+
+
+@pytest.mark.parametrize(
+    "schedule", ["constant", "step", "exponential", "invscaling", "cosine", "plateau", "lossratio"]
+)
+def test_every_schedule_can_be_had(schedule: str) -> None:
+    found = report("mnist", "--dataset", "digits", "--epochs", 2, "--schedule", schedule, "--hidden", 20)
+    assert found["epochs"][1]["loss"] < found["epochs"][0]["loss"]
+
+
 def test_a_resumed_run_ends_like_one_that_was_not_stopped() -> None:
     options = ("--dataset", "digits", "--schedule", "constant", "--dropout", "0.1")
     whole = report("mnist", *options, "--epochs", 3)
@@ -129,6 +145,12 @@ def test_a_resumed_run_ends_like_one_that_was_not_stopped() -> None:
     resumed = report("mnist", "--dataset", "digits", "--epochs", 3, "--resume", "run.safetensors")
     assert resumed["result"] == whole["result"]
     assert [e["loss"] for e in resumed["epochs"]] == [e["loss"] for e in whole["epochs"]]
+
+
+def test_what_save_writes_is_the_model_too() -> None:
+    found = report("mnist", "--dataset", "digits", "--epochs", 1, "--save", "run.safetensors")
+    test = load_digits(np.random.default_rng(0)).test
+    assert load("run.safetensors", "cpu").evaluate(*test)["accuracy"] == found["result"]["test_accuracy"]
 
 
 @pytest.mark.parametrize(("name", "options"), [("moons", "--points 300"), ("digits_study", "--dataset digits")])

@@ -163,3 +163,11 @@ def test_without_scikit_learn_it_says_what_to_install() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=ENVIRONMENT)
     assert "ImportError: mlp_xp.sklearn needs scikit-learn 1.9 or newer" in done.stderr
     assert "pip install 'mlp-xp[sklearn]'" in done.stderr
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    models = [MLPClassifier(**QUICK | {"random_state": seed}) for seed in range(6)]
+    alone = [clone(model).fit(X, y).coefs_[0] for model in models]
+    with joblib.parallel_config("threading"):
+        together = joblib.Parallel(n_jobs=3)(joblib.delayed(model.fit)(X, y) for model in models)
+    assert all(np.array_equal(a, model.coefs_[0]) for a, model in zip(alone, together, strict=True))

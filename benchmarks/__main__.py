@@ -1,0 +1,29 @@
+"""``python -m benchmarks NAME ...``: the benchmarks by name."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+COMMANDS = {
+    "speed": "a step and an epoch beside PyTorch, JAX, scikit-learn and the bare matrix products",
+    "sklearn_fit": "our estimators beside scikit-learn's",
+    "mnist_race": "cold process to a trained MNIST network, beside PyTorch",
+    "memory": "peak memory beside PyTorch's, and a data set larger than memory",
+    "steadiness": "what callbacks cost, and whether epochs slow down",
+}
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name not in COMMANDS:
+        width = max(map(len, COMMANDS))
+        listing = "\n".join(f"  {command:{width}}  {what}" for command, what in COMMANDS.items())
+        print(f"usage: python -m benchmarks NAME [options]\n\n{listing}\n\nEach has its own --help.")
+        raise SystemExit(0 if name in ("-h", "--help") else f"\nno benchmark is called {name!r}")
+    sys.argv = [f"python -m benchmarks {name}", *sys.argv[2:]]
+    runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

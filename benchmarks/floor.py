@@ -1,0 +1,58 @@
+"""The floor: the matrix products of a step alone, into outputs that are there already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.networks import SEED, Array, Task
+from benchmarks.peers import Peer
+
+
+class Products(Peer):
+    """``y = x W``, ``dW = x' dy`` and, where it is needed, ``dx = dy W'`` of all layers, again and again.
+
+    By NumPy's BLAS on the CPU, by PyTorch's on a GPU. Batches, losses and updates cost nothing here, and the product
+    that a one-hot embedding gradient would be is not among them.
+    """
+
+    trains = False
+
+    def __init__(self, device: str, task: Task) -> None:
+        self.task, self.rng = task, np.random.default_rng(SEED)
+        multiply, send, self.wait = on_cpu() if device == "cpu" else on_gpu()
+        self.products: list[Callable[[], object]] = []
+        B = task.net.batch
+        for n, m, needed in task.net.layers:
+            shapes = (B, n), (n, m), (B, m), (B, m), (n, m), (B, n)
+            x, W, dy, y, dW, dx = (send(self.rng.standard_normal(shape, dtype=np.float32)) for shape in shapes)
+            self.products += [partial(multiply, x, W, out=y), partial(multiply, x.T, dy, out=dW)]
+            if needed:
+                self.products.append(partial(multiply, dy, W.T, out=dx))
+
+    def place(self, order: Array) -> int:
+        return len(order)
+
+    def steps(self, placed: int) -> Array:
+        for _ in range(placed):
+            for product in self.products:
+                product()
+        self.wait()
+        return np.zeros(1)
+
+
+Tools = tuple[Callable[..., object], Callable[[Array], Any], Callable[[], None]]
+"""How to multiply, to send a matrix to the device, and to wait for it."""
+
+
+def on_cpu() -> Tools:
+    return np.matmul, lambda a: a, lambda: None
+
+
+def on_gpu() -> Tools:
+    import torch
+
+    return torch.mm, lambda a: torch.from_numpy(a).cuda(), torch.cuda.synchronize

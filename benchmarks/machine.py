@@ -1,0 +1,85 @@
+"""What the figures depend on: processor, threads, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("numpy", "torch", "jax", "jaxlib", "scikit-learn", "cupy-cuda12x", "cupy-cuda13x")
+POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def pin(threads: int | None) -> int:
+    """Give every library ``threads`` threads (all that are allowed for ``None``); call it before any is imported.
+
+    OpenBLAS and OpenMP are told by the environment; XLA takes as many as the process may run on.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    threads = threads or len(allowed)
+    if not 1 <= threads <= len(allowed):
+        raise SystemExit(f"--threads {threads}: this process may run on {len(allowed)} cores")
+    os.sched_setaffinity(0, allowed[:threads])
+    os.environ |= dict.fromkeys(POOLS, str(threads))
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else JAX takes most of a GPU's memory
+    return threads
+
+
+def describe(device: str, threads: int) -> dict[str, Any]:
+    """The machine as it is recorded beside the figures."""
+    import mlp_xp
+
+    return {
+        "device": device,
+        "model": cpu_model() if device == "cpu" else gpu_model(),
+        "threads": threads,
+        "system": platform.platform(),
+        "versions": {"mlp-xp": mlp_xp.__version__, "Python": platform.python_version()} | versions(),
+    }
+
+
+def pools() -> list[str]:
+    """The thread pools that are loaded, and how many threads each has: what `pin` came to."""
+    from threadpoolctl import threadpool_info
+
+    return sorted(
+        {f"{pool['internal_api']} {pool['version'] or ''}: {pool['num_threads']}" for pool in threadpool_info()}
+    )
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_model() -> str:
+    """The processor's name and, since makers give one name to many, its family, model and stepping."""
+    lines = dict(
+        line.split(":", 1)
+        for line in Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+        if ":" in line
+    )
+    fields = {name.strip(): value.strip() for name, value in lines.items()}
+    name = re.sub(r"\((R|TM)\)", "", fields.get("model name", platform.machine()))
+    numbers = [fields[k] for k in ("cpu family", "model", "stepping") if k in fields]
+    return f"{name} ({'-'.join(numbers)})" if numbers else name
+
+
+def gpu_model() -> str:
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
+def slug(machine: dict[str, Any]) -> str:
+    """The name of its files: ``cpu-intel-xeon-processor-6-143-8-2-threads``."""
+    model = re.sub(r"[^a-z0-9]+", "-", machine["model"].lower()).strip("-")
+    return f"{machine['device']}-{model}-{machine['threads']}-threads"

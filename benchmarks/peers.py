@@ -1,0 +1,84 @@
+"""What a peer is, and our engines among them.
+
+Each peer trains a task in its own library's way, from the same weights, on the same batches: it gathers each batch
+from data in memory by row numbers, takes the step, and keeps the losses on its device until the end of the run.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from benchmarks.networks import SEED, Array, Task, as_batches
+from mlp_xp import Trainer
+from mlp_xp.data import Batch
+from mlp_xp.optimizers import Rates
+from mlp_xp.trainer import epoch_loop
+from mlp_xp.trees import tree_map
+from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.numpy_backend import NumpyBackend
+from mlp_xp_backends.protocol import Body, Loop
+
+
+class NotComparableError(Exception):
+    """The library cannot train this task; the message says why."""
+
+
+class Peer(Protocol):
+    """A library at work on a task; it goes on from where the last run ended."""
+
+    trains: ClassVar[bool] = True
+    task: Task
+    rng: np.random.Generator
+
+    def place(self, order: Array) -> Any:
+        """What `steps` takes for an order of row numbers (steps, batch), on the device."""
+        ...
+
+    def steps(self, placed: Any) -> Array:
+        """Take the steps; the losses (or their mean alone) on the host when all work is done."""
+        ...
+
+    def epoch(self) -> tuple[float, float]:
+        """Seconds and mean loss of an epoch, from the drawing of the order on the host to the loss on the host."""
+        began = time.perf_counter()
+        losses = self.steps(self.place(as_batches(self.rng, self.task)))
+        loss = float(losses.mean())
+        return time.perf_counter() - began, loss
+
+
+class PlainNumpy(NumpyBackend):
+    """NumPy without our engine: the math as it is written, operation by operation."""
+
+    def compile(self, body: Body) -> Loop:
+        return plain_loop(np, body, np.stack)
+
+
+class Ours(Peer):
+    """The compiled epoch for runs of steps, `Trainer.fit` for epochs."""
+
+    def __init__(self, device: str | NumpyBackend, task: Task) -> None:
+        self.task = task
+        self.trainer = Trainer(task.net.chain, optimizer=task.rule, device=device, seed=SEED)
+        self.backend = self.trainer.backend
+        self.data = Batch(*map(self.backend.asarray, task.data), ())
+        self.loop = epoch_loop(self.backend, self.trainer.step)
+
+    def place(self, order: Array) -> Any:
+        rule, done = self.task.rule, self.trainer.updates
+        table = [rule.rates(rule.lr, done + i + 1) for i in range(len(order))]
+        columns = tree_map(lambda *column: np.array(column), *table)
+        return self.backend.asarray(order), Rates(*tree_map(lambda c: self.backend.asarray(c, "float32"), columns))
+
+    def steps(self, placed: Any) -> Array:
+        self.trainer.state, losses = self.loop(self.trainer.state, self.data, placed)
+        self.trainer.updates += len(losses)
+        self.backend.synchronize()
+        return self.backend.to_numpy(losses)
+
+    def epoch(self) -> tuple[float, float]:
+        trainer = self.trainer
+        record = trainer.fit(*self.data[:2], epochs=trainer.epoch + 1, batch_size=self.task.net.batch)[-1]
+        return record["seconds"], record["loss"]

@@ -1,0 +1,82 @@
+"""The picture: microseconds a step against the size of the network, readable in grey."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.networks import OPTIMIZERS
+from benchmarks.report import fastest
+from benchmarks.roster import FLOOR, JAX_SCAN, JAX_STEP, OURS, SKLEARN, TORCH
+
+Record = dict[str, Any]
+
+matplotlib.use("Agg")
+
+STYLES: dict[str, dict[str, Any]] = {
+    "ours": {"marker": "o", "color": "black", "markersize": 7},
+    "best of ours": {"marker": "o", "color": "black", "fillstyle": "none", "markersize": 11},
+    "PyTorch": {"marker": "s", "color": "0.45"},
+    "JAX scan": {"marker": "^", "color": "0.45", "fillstyle": "none"},
+    "JAX step": {"marker": "v", "color": "0.45", "fillstyle": "none"},
+    "scikit-learn": {"marker": "x", "color": "0.3"},
+    "products alone": {"marker": "_", "color": "black", "markersize": 16},
+}
+
+
+def lines(device: str) -> dict[str, tuple[str, ...]]:
+    """Whose fastest is drawn under which name."""
+    first, *_ = ours = OURS[device]
+    members = ((first,), ours, TORCH, (JAX_SCAN,), (JAX_STEP,), (SKLEARN,), (FLOOR,))
+    return dict(zip(STYLES, members, strict=True))
+
+
+def draw(results: Record, path: Path) -> None:
+    """A column for each optimizer: times above, and below them the same over our time."""
+    device = results["machine"]["device"]
+    names = [name for name in OPTIMIZERS if any(row["optimizer"] == name for row in results["rows"])]
+    figure = Figure(figsize=(5 * len(names), 8), layout="constrained")
+    axes = figure.subplots(2, len(names), sharex="col", sharey="row", squeeze=False, height_ratios=(3, 2))
+    for column, name in enumerate(names):
+        rows = [row for row in results["rows"] if row["optimizer"] == name]
+        panel(axes[0, column], rows, device, relative=False)
+        panel(axes[1, column], rows, device, relative=True)
+        axes[0, column].set_title(name)
+        axes[1, column].set_xlabel("parameters")
+    axes[0, 0].set_ylabel("microseconds a step")
+    axes[1, 0].set_ylabel(f"time over that of {OURS[device][0]}")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=len(unique), frameon=False)
+    machine = results["machine"]
+    figure.suptitle(f"{machine['model']}, {machine['threads']} threads, float32")
+    figure.savefig(path, dpi=120)
+
+
+def panel(axes: Axes, rows: list[Record], device: str, relative: bool) -> None:
+    """The points of one optimizer."""
+    members = lines(device)
+    for label, style in STYLES.items():
+        points = [(row["parameters"], fastest(row, "step_us", members[label]), row) for row in rows]
+        found = [
+            (n, t / (fastest(row, "step_us", members["ours"]) or t) if relative else t) for n, t, row in points if t
+        ]
+        if found:
+            axes.plot(*zip(*found, strict=True), linestyle="none", label=label, **style)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.grid(True, which="major", color="0.85", linewidth=0.6)
+    axes.set_axisbelow(True)
+    if relative:
+        axes.axhline(1.0, color="black", linewidth=0.8)
+        axes.set_yticks((0.5, 1, 2, 4), ("0.5", "1", "2", "4"))
+        axes.minorticks_off()
+        return
+    for row in rows:
+        time = fastest(row, "step_us", members["ours"])
+        if time:
+            axes.annotate(row["network"], (row["parameters"], time), (6, -10), textcoords="offset points", fontsize=6)
