@@ -72,7 +72,7 @@ def turn(peer: Peer) -> tuple[float, float, float | None, float | None]:
     time.sleep(PAUSE)
     seconds, loss = peer.epoch()
     time.sleep(PAUSE)
-    return step, 1e3 * seconds, *((float(losses.mean()), loss) if peer.trains else (None, None))
+    return step, 1e3 * seconds, *((float(losses.mean(dtype=np.float64)), loss) if peer.trains else (None, None))
 
 
 def rotated(names: list[str], i: int) -> list[str]:

@@ -45,7 +45,7 @@ class Peer(Protocol):
         """Seconds and mean loss of an epoch, from the drawing of the order on the host to the loss on the host."""
         began = time.perf_counter()
         losses = self.steps(self.place(as_batches(self.rng, self.task)))
-        loss = float(losses.mean())
+        loss = float(losses.mean(dtype=np.float64))
         return time.perf_counter() - began, loss
 
 

@@ -129,7 +129,7 @@ def train(run: Run, data: Dataset, rng: np.random.Generator) -> Model:
     options.reduction = options.reduction or recipe.reduction
     part = data.train if options.recipe == "published" else unseen(data)
     say(f"{len(part.x):,} letters to train on, {options.views} views of each")
-    trainer = new_trainer(run, recipe, len(part.x))
+    trainer = new_trainer(run, recipe, len(part.x) * options.views)
     with run.timed("train"):
         run.epochs = trainer.fit(
             *views(part, options.views, rng),
@@ -210,9 +210,9 @@ def warped(x: Array, A: Array, b: Array, side: int = 28) -> Array:
 
 def draw(run: Run, data: Dataset, p: Array) -> None:
     """Curves, confusion matrix and mistakes; ``p`` (rows, 10) are the probabilities on the test part."""
-    title = f"notMNIST: {percent(run.result['test_accuracy'])} of {len(data.test.y):,} test letters right"
+    title = f"letters A to J: {percent(run.result['test_accuracy'])} of {len(data.test.y):,} test letters right"
     if run.epochs:
-        run.draw("notmnist-curves.png", plots.curves, run.epochs, "notMNIST, " + run.options.recipe + " recipe")
+        run.draw("notmnist-curves.png", plots.curves, run.epochs, f"letters A to J, {run.options.recipe} recipe")
     run.draw("notmnist-confusion.png", plots.confusion_matrix, data.test.y, p.argmax(axis=1), data.classes, title)
     run.draw("notmnist-mistakes.png", plots.mistakes, *data.test, data.shape, p, data.classes, title)
 

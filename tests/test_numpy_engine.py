@@ -445,3 +445,28 @@ def test_denormals_are_zero_inside_a_loop_only() -> None:
     _, outs = compiled(lambda xp, c, k, x: (c, x * k))((), np.full(8, 0.5, np.float32), tiny[None])
     assert not np.any(outs)
     assert np.all(tiny * np.float32(0.5) > 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_chains_on_several_cores_give_the_bits_of_one(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    def body(xp, carry, consts, g):
+        w, m, v = carry
+        m *= 0.9
+        m += 0.1 * g
+        v *= 0.99
+        v += 0.01 * (g * g)
+        w -= 0.1 * m / (xp.sqrt(v) + 1e-8)
+        return (w, m, v), xp.sum(w)
+
+    rng = np.random.default_rng(0)
+    start = tuple(rng.random((4, 60_000)).astype(dtype) for _ in range(3))
+    gradients = rng.standard_normal((3, 4, 60_000)).astype(dtype)
+    runs = []
+    for n, shared in ((1, 1), (2, 100_000), (3, 50_000)):
+        monkeypatch.setattr("mlp_xp_backends.numpy_engine.emit.SHARED", shared)
+        for module in ("emit", "cores"):
+            monkeypatch.setattr(f"mlp_xp_backends.numpy_engine.{module}.cores", lambda n=n: n)
+        loop = NumpyBackend().compile(body)
+        carry, outs = loop(tuple(a.copy() for a in start), (), gradients)
+        runs.append([a.tobytes() for a in (*carry, outs)])
+    assert runs[0] == runs[1] == runs[2]
