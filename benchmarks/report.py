@@ -88,7 +88,8 @@ def markdown(results: Record) -> str:
     names = [name for name in roster(device, True) if any(name in row["peers"] for row in rows)]
     parts = [
         f"# Speed on {machine['model']}, {machine['threads']} threads",
-        f"{versions}. Thread pools: {pools}. float32. How it is measured and what is equal: [benchmarks/README.md](../README.md).",
+        f"{versions}. Thread pools: {pools}. float32. "
+        "How it is measured and what is equal: [benchmarks/README.md](../README.md).",
         "## Ratios of a step",
         "Medians; above 1 ours is faster, in the last one the floor. The spread is the largest distance between the "
         "quartiles of a peer in the row, over its median.",

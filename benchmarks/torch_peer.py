@@ -24,6 +24,8 @@ class PyTorch(Peer):
         self.net = module(task.net, weights).to(device)
         self.criterion = nn.CrossEntropyLoss()
         self.optimizer = torch_optimizer(task, self.net, **{optimizer: True})
+        if compiled:
+            torch.compiler.reset()  # else the tasks before count as recompilations, of which there is a limit
         # on a GPU with its CUDA graphs, without which it is bound by launches
         mode = "reduce-overhead" if device == "cuda" else "default"
         self.loss = torch.compile(self._loss, mode=mode) if compiled else self._loss
