@@ -17,7 +17,11 @@ from mlp_xp.trees import leaves
 Array = np.ndarray[Any, Any]
 
 SEED = 0
-OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(0.1), "momentum": SGD(0.01, momentum=0.9), "adam": Adam(0.001)}
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": SGD(0.1),
+    "momentum": SGD(0.01, momentum=0.9),
+    "adam": Adam(0.001, eps=1e-11),  # so small that it makes no difference where a library adds it
+}
 
 RUN_SECONDS = 0.05
 """About how long a run of steps is to take."""

@@ -61,12 +61,14 @@ def panel(axes: Axes, rows: list[Record], device: str, relative: bool) -> None:
     """The points of one optimizer."""
     members = lines(device)
     for label, style in STYLES.items():
-        points = [(row["parameters"], fastest(row, "step_us", members[label]), row) for row in rows]
+        points = [(n, fastest(row, "step_us", members[label]), row) for n, row in zip(places(rows), rows, strict=True)]
         found = [
             (n, t / (fastest(row, "step_us", members["ours"]) or t) if relative else t) for n, t, row in points if t
         ]
         if found:
-            axes.plot(*zip(*found, strict=True), linestyle="none", label=label, **style)
+            name = f"ours ({OURS[device][0]})" if label == "ours" else label
+            axes.plot(*zip(*found, strict=True), linestyle="none", label=name, **style)
+    axes.margins(x=0.12)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.grid(True, which="major", color="0.85", linewidth=0.6)
@@ -76,7 +78,13 @@ def panel(axes: Axes, rows: list[Record], device: str, relative: bool) -> None:
         axes.set_yticks((0.5, 1, 2, 4), ("0.5", "1", "2", "4"))
         axes.minorticks_off()
         return
-    for row in rows:
+    for n, row in zip(places(rows), rows, strict=True):
         time = fastest(row, "step_us", members["ours"])
         if time:
-            axes.annotate(row["network"], (row["parameters"], time), (6, -10), textcoords="offset points", fontsize=6)
+            axes.annotate(row["network"], (n, time), (6, -10), textcoords="offset points", fontsize=6)
+
+
+def places(rows: list[Record]) -> list[float]:
+    """Parameters of each network; further to the right for the second batch size of the same one."""
+    sizes = [row["parameters"] for row in rows]
+    return [n * 1.15 ** sizes[:i].count(n) for i, n in enumerate(sizes)]

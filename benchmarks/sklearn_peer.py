@@ -19,15 +19,17 @@ class Sklearn(Peer):
             raise NotComparableError("has one output for two classes")
         weights, self.rng = task.start()
         self.task, rule = task, task.rule
-        rates = {"solver": "adam"} if task.optimizer == "adam" else {"solver": "sgd", "momentum": rule.momentum}
+        if task.optimizer == "adam":
+            solver = {"solver": "adam", "beta_1": rule.b1, "beta_2": rule.b2, "epsilon": rule.eps}
+        else:
+            solver = {"solver": "sgd", "momentum": rule.momentum, "nesterovs_momentum": False}
         self.model = MLPClassifier(
             task.net.widths[1:-1],
             alpha=0.0,
             batch_size=task.net.batch,
             learning_rate_init=rule.lr,
-            nesterovs_momentum=False,
             shuffle=False,
-            **rates,
+            **solver,
         )
         x, y = task.data
         self.model.partial_fit(x[: task.net.batch], y[: task.net.batch], classes=np.arange(task.net.widths[-1]))

@@ -26,8 +26,8 @@ class PyTorch(Peer):
         self.optimizer = torch_optimizer(task, self.net, **{optimizer: True})
         if compiled:
             torch.compiler.reset()  # else the tasks before count as recompilations, of which there is a limit
-        # on a GPU with its CUDA graphs, without which it is bound by launches
-        mode = "reduce-overhead" if device == "cuda" else "default"
+        self.graphs = compiled and device == "cuda"
+        mode = "reduce-overhead" if self.graphs else "default"  # that is, with CUDA graphs
         self.loss = torch.compile(self._loss, mode=mode) if compiled else self._loss
         self.update = torch.compile(self.optimizer.step) if compiled else self.optimizer.step
 
@@ -41,7 +41,7 @@ class PyTorch(Peer):
             loss = self.loss(self.x.index_select(0, rows), self.y.index_select(0, rows))
             loss.backward()
             self.update()
-            losses.append(loss.detach().clone())  # CUDA graphs use the memory of their results again
+            losses.append(loss.detach().clone() if self.graphs else loss.detach())  # graphs use that memory again
         if self.device == "cuda":
             torch.cuda.synchronize()
         return torch.stack(losses).numpy(force=True)
@@ -68,7 +68,7 @@ def module(net: Net, weights: list[Array]) -> nn.Sequential:
 
 def torch_optimizer(task: Task, net: nn.Module, **implementation: bool) -> torch.optim.Optimizer:
     """The task's rule with our constants."""
-    lr = task.rule.lr
+    rule, parameters = task.rule, net.parameters()
     if task.optimizer == "adam":
-        return torch.optim.Adam(net.parameters(), lr, **implementation)
-    return torch.optim.SGD(net.parameters(), lr, momentum=task.rule.momentum, **implementation)
+        return torch.optim.Adam(parameters, rule.lr, (rule.b1, rule.b2), rule.eps, **implementation)
+    return torch.optim.SGD(parameters, rule.lr, rule.momentum, **implementation)

@@ -122,6 +122,8 @@ class Study:
                 validation={"valid": self.valid, "train": self.train},
                 callbacks=[steps, Progress()],
             )
+        if trainer.interrupted:
+            raise KeyboardInterrupt
         losses = np.concatenate([self.run.backend.to_numpy(part) for part in steps.parts])
         return Attempt(trainer.model, trainer.history, losses)
 
@@ -176,7 +178,8 @@ def learn(study: Study) -> Model:
     rate = choose_rate(study, way)
     runs = [study.attempt(way, rate, options.epochs, repeat) for repeat in range(options.runs)]
     run.epochs = runs[0].history
-    run.draw("digits_study-curves.png", plots.curves, run.epochs, way.at(rate))
+    axis = plots.CROSS_ENTROPY + (", with L2 while it learns" if way.l2 else "")
+    run.draw("digits_study-curves.png", plots.curves, run.epochs, way.at(rate), axis)
     repeat(study, runs, f"{way.at(rate)}: {len(runs)} runs")
     compare(study, way, rate, options.epochs if published else 1)
     return runs[0].model
@@ -236,7 +239,7 @@ def compare(study: Study, way: Way, rate: float, epochs: int) -> None:
         plots.lines,
         series,
         "epochs",
-        f"{plots.CROSS_ENTROPY} of the last pictures",
+        "mean loss of the last pictures (nats, with L2)",
         ylog=True,
     )
     ratio = [record["loss"] for record in study.attempt(RATIO, 0.1, epochs).history]

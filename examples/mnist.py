@@ -122,7 +122,8 @@ def story(run: Run) -> None:
 def draw(run: Run, data: Dataset, p: np.ndarray[Any, Any]) -> None:
     """The three figures; ``p`` are the probabilities on the test part, (rows, 10)."""
     title = f"{data.name}: {percent(run.result['test_accuracy'])} of {len(data.test.y):,} test pictures right"
-    run.draw(f"{data.name}-curves.png", plots.curves, run.epochs)
+    if run.epochs:
+        run.draw(f"{data.name}-curves.png", plots.curves, run.epochs)
     run.draw(f"{data.name}-confusion.png", plots.confusion_matrix, data.test.y, p.argmax(axis=1), data.classes, title)
     run.draw(f"{data.name}-mistakes.png", plots.mistakes, *data.test, data.shape, p, data.classes, title)
 

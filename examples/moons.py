@@ -1,8 +1,11 @@
 """Two moons: how a network bends the line between two classes.
 
-python examples/moons.py --out pictures                   # 2-100-100-2, ReLU, trained well
-python examples/moons.py --recipe published --runs 20     # sigmoid, N(0, 1) weights, 50 steps on all points
-python examples/moons.py --hidden 100 --activation sigmoid --animate moons.gif
+    python examples/moons.py --out pictures                   # 2-100-100-2, ReLU, batch norm, Adam
+    python examples/moons.py --recipe published --runs 20     # sigmoid, N(0, 1) weights, 50 steps on all points
+    python examples/moons.py --hidden 100 --activation sigmoid --animate moons.gif
+
+The moons touch a little: of the 1,500 test points that everybody is measured on, two lie on the wrong side of the best
+line there is, which is the one that knows how the points were drawn. It gets 99.87 % right.
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ def recipe(options: argparse.Namespace) -> tuple[Chain, Optimizer, dict[str, Any
     if published:
         network = mlp(*widths, activation=activation, init=Normal(1.0))
         return network, SGD(0.1), {"epochs": options.epochs or 50, "batch_size": None}
-    network = mlp(*widths, activation=activation, norm="batch")
+    network = mlp(*widths, activation=activation, norm="batch", dropout=0.1)
     return network, Adam(OneCycle(0.05)), {"epochs": options.epochs or 40, "batch_size": 64}
 
 
@@ -80,6 +83,8 @@ def train(run: Run, data: Dataset, valid: Split, plane: plots.Plane) -> list[Mod
             say(f"drew {options.animate}")
         run.epochs = run.epochs or trainer.history
         models.append(trainer.model)
+        if trainer.interrupted:
+            break
     return models
 
 

@@ -44,6 +44,13 @@ class TrainStep:
     clip_norm: float | None = None
     max_norm: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.l2 < 0.0:
+            raise ValueError(f"l2 must not be negative, but is {self.l2!r}")
+        for name, limit in (("clip_norm", self.clip_norm), ("max_norm", self.max_norm)):
+            if limit is not None and not limit > 0.0:
+                raise ValueError(f"{name} must be above 0, or None for no limit, but is {limit!r}")
+
     def init(self, xp: Namespace, params: Tree, layers: Tree) -> TrainState:
         """The state before the first step, around parameters and layer states as `Chain` draws them."""
         slots = tuple(self.optimizer.init(xp, w) for w in leaves(params))

@@ -293,6 +293,12 @@ def test_bad_options_are_refused(options: dict[str, object], message: str) -> No
         Trainer(mlp(4, 3), device="cpu").fit(*blobs(), **options)
 
 
+@pytest.mark.parametrize("limit", [{"l2": -1.0}, {"clip_norm": 0.0}, {"max_norm": -2.0}, {"dtype": "float16"}])
+def test_bad_limits_are_refused(limit: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(limit))):
+        Trainer(mlp(4, 3), device="cpu", **limit)
+
+
 def test_ids_outside_the_table_are_refused() -> None:
     trainer = Trainer(mlp(8, 3, first=Embedding(5, 4, 2)), device="cpu")
     with pytest.raises(ValueError, match=r"0 \.\.\. 4"):
