@@ -74,9 +74,9 @@ def cpu_model() -> str:
 
 
 def gpu_model() -> str:
-    import torch
+    import cupy
 
-    return torch.cuda.get_device_name()
+    return cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
 
 
 def slug(machine: dict[str, Any]) -> str:

@@ -49,11 +49,10 @@ def draw(results: Record, path: Path) -> None:
         axes[1, column].set_xlabel("parameters")
     axes[0, 0].set_ylabel("microseconds a step")
     axes[1, 0].set_ylabel(f"time over that of {OURS[device][0]}")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
+    unique = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=len(unique), frameon=False)
     machine = results["machine"]
-    figure.suptitle(f"{machine['model']}, {machine['threads']} threads, float32")
+    figure.suptitle(f"{machine['model']}, threads: {machine['threads']}, float32")
     figure.savefig(path, dpi=120)
 
 
@@ -79,9 +78,9 @@ def panel(axes: Axes, rows: list[Record], device: str, relative: bool) -> None:
         axes.minorticks_off()
         return
     for n, row in zip(places(rows), rows, strict=True):
-        time = fastest(row, "step_us", members["ours"])
-        if time:
-            axes.annotate(row["network"], (n, time), (6, -10), textcoords="offset points", fontsize=6)
+        lowest = fastest(row, "step_us", tuple(row["peers"]))
+        if lowest:
+            axes.annotate(row["network"], (n, lowest), (0, -12), textcoords="offset points", fontsize=6, ha="center")
 
 
 def places(rows: list[Record]) -> list[float]:

@@ -87,7 +87,7 @@ def markdown(results: Record) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     names = [name for name in roster(device, True) if any(name in row["peers"] for row in rows)]
     parts = [
-        f"# Speed on {machine['model']}, {machine['threads']} threads",
+        f"# Speed on {machine['model']}, threads: {machine['threads']}",
         f"{versions}. Thread pools: {pools}. float32. "
         "How it is measured and what is equal: [benchmarks/README.md](../README.md).",
         "## Ratios of a step",

@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="networks, such as 784-300-10@50; by default all")
     parser.add_argument("--optimizers", nargs="+", choices=("sgd", "momentum", "adam"), help="by default all")
-    parser.add_argument("--threads", type=int, help="for every library alike; by default all cores")
+    parser.add_argument("--threads", type=int, help="for every library alike; by default as many as there are cores")
     parser.add_argument("--rounds", type=int, default=9, help="runs and epochs of each peer, after one to warm up")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile takes part, which takes long to compile")
@@ -30,10 +30,15 @@ def main() -> None:
     threads = machine.pin(options.threads)
 
     from benchmarks.networks import NETS, OPTIMIZERS, Task
+    from mlp_xp import BackendError, get_backend
 
     rows = options.rows or list(NETS)
     if unknown := set(rows) - set(NETS):
         parser.error(f"--rows: no {', '.join(sorted(unknown))}; known are {', '.join(NETS)}")
+    try:
+        get_backend(options.device)
+    except BackendError as error:
+        parser.error(f"--device {options.device}: {error}")
     began = time.perf_counter()
     for optimizer in options.optimizers or OPTIMIZERS:
         for name in rows:

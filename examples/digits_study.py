@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
 import plots
 from common import (
     Run,
@@ -34,7 +35,6 @@ from common import (
     say,
     tell,
 )
-
 from mlp_xp import SGD, Adam, Callback, Model, Normal, Progress, Rescale, Trainer, load, mlp, save
 from mlp_xp.datasets import Dataset, load_handwritten, split
 from mlp_xp.optimizers import Optimizer
@@ -187,7 +187,8 @@ def learn(study: Study) -> Model:
 
 def choose_rate(study: Study, way: Way) -> float:
     """The rate with the highest accuracy on the validation part, from a table of all."""
-    run, rates = study.run, study.run.options.rates
+    run = study.run
+    rates = sorted(set(run.options.rates), reverse=True)
     attempts = [study.attempt(way, rate, run.options.epochs) for rate in rates]
     say(f"\n{way.name}, {run.options.epochs} epochs:\n")
     say(f"{'rate':>8}{'train loss':>12}{'valid loss':>12}{'valid acc.':>12}")

@@ -22,9 +22,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+
 import plots
 from common import Run, add_recipe_option, add_run_options, measured, new_parser, percent, positive_int, say, tell
-
 from mlp_xp import SGD, Adam, Normal, Progress, SoftmaxCrossEntropy, Trainer, mlp
 from mlp_xp.datasets import ELLIPSE_LEVEL, Split, ellipse, ellipse_form
 from mlp_xp.layers import Affine

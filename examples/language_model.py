@@ -31,6 +31,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+import mlp_xp
 import plots
 import word_plots
 from common import (
@@ -46,8 +48,6 @@ from common import (
     seed,
     tell,
 )
-
-import mlp_xp
 from mlp_xp import (
     SGD,
     Adam,

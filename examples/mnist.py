@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 import plots
 from common import (
     Run,
@@ -30,7 +31,6 @@ from common import (
     share,
     tell,
 )
-
 from mlp_xp import SGD, Adam, AdamW, Checkpoint, Progress, Rescale, RMSprop, Trainer, mlp, schedules
 from mlp_xp.datasets import Dataset, load_handwritten
 from mlp_xp.models import ACTIVATIONS

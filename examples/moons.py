@@ -29,7 +29,6 @@ from common import (
     say,
     tell,
 )
-
 from mlp_xp import SGD, Adam, Chain, Model, Normal, Progress, Trainer, load, mlp, save
 from mlp_xp.datasets import Dataset, Split, load_moons
 from mlp_xp.optimizers import Optimizer

@@ -31,6 +31,8 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+
+import mlp_xp
 import plots
 from common import (
     Run,
@@ -44,8 +46,6 @@ from common import (
     say,
     tell,
 )
-
-import mlp_xp
 from mlp_xp import (
     SGD,
     Adam,

@@ -18,8 +18,6 @@ import warnings
 from typing import Any
 
 import numpy as np
-import plots
-from common import Run, add_run_options, new_parser, percent, positive_int, say, tell
 from sklearn import datasets, neural_network
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
@@ -27,6 +25,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import plots
+from common import Run, add_run_options, new_parser, percent, positive_int, say, tell
 from mlp_xp import sklearn as mlp_xp_sklearn
 
 TABLES = {"cancer": datasets.load_breast_cancer, "wine": datasets.load_wine, "digits": datasets.load_digits}
