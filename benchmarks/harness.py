@@ -47,16 +47,16 @@ def measure(task: Task, entries: Mapping[str, Entry], rounds: int) -> Record:
             records[name]["epoch"].append(epoch)
             records[name]["last"] = last
     gc.enable()
-    first, last = (deviations(task, records, key) for key in ("first", "last"))
+    early, late = (deviations(task, records, key) for key in ("first", "last"))
     return {
         "network": task.net.name,
         "optimizer": task.optimizer,
         "parameters": task.net.parameters,
         "steps": task.steps,
         "rounds": rounds,
-        "first_deviation": first,
-        "last_deviation": last,
-        "valid": within(first, FIRST_TOLERANCE) and within(last, LAST_TOLERANCE),
+        "first_deviation": early,
+        "last_deviation": late,
+        "valid": within(early, FIRST_TOLERANCE) and within(late, LAST_TOLERANCE),
         "missing": missing,
         "pools": machine.pools(),
         "peers": {name: summary(record) for name, record in records.items()},

@@ -76,7 +76,7 @@ def cpu_model() -> str:
 def gpu_model() -> str:
     import cupy
 
-    return cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    return str(cupy.cuda.runtime.getDeviceProperties(0)["name"], "utf-8")
 
 
 def slug(machine: dict[str, Any]) -> str:

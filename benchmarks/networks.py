@@ -11,13 +11,12 @@ import numpy as np
 
 from mlp_xp import SGD, Adam, Embedding, mlp
 from mlp_xp.layers import Chain
-from mlp_xp.optimizers import Optimizer
 from mlp_xp.trees import leaves
 
 Array = np.ndarray[Any, Any]
 
 SEED = 0
-OPTIMIZERS: dict[str, Optimizer] = {
+OPTIMIZERS: dict[str, SGD | Adam] = {
     "sgd": SGD(0.1),
     "momentum": SGD(0.01, momentum=0.9),
     "adam": Adam(0.001, eps=1e-11),  # so small that it makes no difference where a library adds it
@@ -106,7 +105,7 @@ class Task:
         return self.steps * self.net.batch
 
     @property
-    def rule(self) -> Optimizer:
+    def rule(self) -> Any:
         return OPTIMIZERS[self.optimizer]
 
     @cached_property
@@ -116,8 +115,8 @@ class Task:
         n, classes = self.net.widths[0], self.net.widths[-1]
         if self.net.words:
             ids, _, per_row = self.net.words
-            x = rng.integers(0, ids, (self.rows, per_row), dtype=np.int32)
-            return x, ((x.sum(axis=1) + rng.integers(0, 5, self.rows)) % classes).astype(np.int32)
+            rows = rng.integers(0, ids, (self.rows, per_row), dtype=np.int32)
+            return rows, ((rows.sum(axis=1) + rng.integers(0, 5, self.rows)) % classes).astype(np.int32)
         x = rng.standard_normal((self.rows, n), dtype=np.float32) * np.float32(min(1.0, 7.0 / n**0.5))
         scores = x @ rng.standard_normal((n, classes), dtype=np.float32)
         return x, (scores + rng.standard_normal(scores.shape, dtype=np.float32)).argmax(axis=1).astype(np.int32)

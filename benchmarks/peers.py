@@ -62,8 +62,9 @@ class Ours(Peer):
     def __init__(self, device: str | NumpyBackend, task: Task) -> None:
         self.task = task
         self.trainer = Trainer(task.net.chain, optimizer=task.rule, device=device, seed=SEED)
-        self.backend = self.trainer.backend
-        self.data = Batch(*map(self.backend.asarray, task.data), ())
+        self.rng, self.backend = self.trainer.rng, self.trainer.backend
+        x, y = map(self.backend.asarray, task.data)
+        self.data = Batch(x, y, ())
         self.loop = epoch_loop(self.backend, self.trainer.step)
 
     def place(self, order: Array) -> Any:

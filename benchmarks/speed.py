@@ -13,8 +13,12 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import machine
+
+if TYPE_CHECKING:
+    from benchmarks.networks import Task
 
 
 def main() -> None:
@@ -47,7 +51,7 @@ def main() -> None:
             print(f"{time.perf_counter() - began:6.0f} s  {name} {optimizer}", flush=True)
 
 
-def one_row(task: object, options: argparse.Namespace, threads: int) -> None:
+def one_row(task: Task, options: argparse.Namespace, threads: int) -> None:
     """Measure a row and write the results with it."""
     from benchmarks import harness, plot, report
     from benchmarks.roster import roster

@@ -32,7 +32,7 @@ class PyTorch(Peer):
         self.update = torch.compile(self.optimizer.step) if compiled else self.optimizer.step
 
     def place(self, order: Array) -> tuple[Any, ...]:
-        return torch.from_numpy(order.astype(np.int64)).to(self.device).unbind()
+        return tuple(torch.from_numpy(order.astype(np.int64)).to(self.device).unbind())
 
     def steps(self, placed: tuple[Any, ...]) -> Array:
         losses = []
@@ -44,7 +44,7 @@ class PyTorch(Peer):
             losses.append(loss.detach().clone() if self.graphs else loss.detach())  # graphs use that memory again
         if self.device == "cuda":
             torch.cuda.synchronize()
-        return torch.stack(losses).numpy(force=True)
+        return np.asarray(torch.stack(losses).numpy(force=True))
 
     def _loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return self.criterion(self.net(x), y)
