@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
-from mlp_xp_backends.numpy_engine.cores import cores, on_cores
 from mlp_xp_backends.numpy_engine.layout import Layout
 from mlp_xp_backends.numpy_engine.lines import axpby_call, lines
 from mlp_xp_backends.numpy_engine.names import Arrays, Names
 from mlp_xp_backends.numpy_engine.openblas import Blas
 from mlp_xp_backends.numpy_engine.order import BLOCK
 from mlp_xp_backends.numpy_engine.tape import NDArray, Op, Program, Value
-
-SHARED = 131_072
-"""Elements for each core from which on a chain is worth the cores that it wakes."""
 
 
 class Source:
@@ -28,11 +21,10 @@ class Source:
         self.names = Names(program, layout, blas)
         self.stacks = {id(v): f"s{k}" for k, v in enumerate(stacked.values())}
         self.stacks |= {id(v): f"t{k}" for k, v in enumerate(program.items)}
-        self.chains: list[str] = []
         in_step = [*self._cells(), *(line for step in layout.steps for line in self._step(step)), *self._epilogue()]
         before = [*self._prologue(), *(line for step in layout.once for line in self._step(step))]
         text = ["def run(n, items, outs):", *("    " + line for line in before), "    for i in range(n):"]
-        self.text = "\n".join([*self.chains, *text, *("        " + line for line in in_step), "        pass", ""])
+        self.text = "\n".join([*text, *("        " + line for line in in_step), "        pass", ""])
 
     def _prologue(self) -> list[str]:
         """Items and outs by name, and the numbers that are computed for all steps at once."""
@@ -66,52 +58,40 @@ class Source:
         return lines(self.names, step[0]) if len(step) == 1 else self._chain(step)
 
     def _chain(self, step: list[Op]) -> list[str]:
-        """A call of a function that does the operations on one block of every array after the other."""
+        """The operations on one block of every array after the other."""
         names = self.names
-        arrays = {id(v): v for op in step for v in (*op.inputs, op.out) if v.shape != ()}
+        arrays = {id(v): v for op in step for v in (*op.inputs, op.out) if v.size > 1}
         local = {key: f"b{k}" for k, key in enumerate(arrays)}
         sums = {id(op): f"a{k}" for k, op in enumerate(step) if op.kind == "axpby"}
         blocks = names.bound(("blocks", id(step)), "blocks", partial(self._blocks, step, list(arrays.values())))
-        name = f"chain{id(step)}"
-        text = [f"def {name}(blocks):", f"    for {', '.join([*local.values(), *sums.values()])}, in blocks:"]
+        text = [f"for {', '.join([*local.values(), *sums.values()])}, in {blocks}:"]
         for op in step:
             out = local[id(op.out)]
             if op.kind == "axpby":
                 f = names.bound(("axpby", op.out.dtype), "axpby", partial(self._axpby, op))
                 start = names.start(op, op.inputs[0], out, local[id(op.inputs[0])])
-                text += ["        " + line for line in (*start, f"{f}(*{sums[id(op)]})")]
+                text += ["    " + line for line in (*start, f"{f}(*{sums[id(op)]})")]
             else:
-                args = [local.get(id(v)) or names.array(v) for v in op.inputs]
-                text.append(f"        {names.object(op.f)}({', '.join(args)}, out={out})")
-        self.chains += text
-        return [f"{names.object(on_cores)}({name}, {blocks})"]
+                args = [local.get(id(v)) or self._number(v) for v in op.inputs]
+                call = f"{names.object(op.f)}({', '.join(args)}, out={out})" if op.kind == "ufunc" else None
+                text.append(f"    {call or f'{out}[...] = {args[0]}'}")
+        return text
+
+    def _number(self, v: Value) -> str:
+        """The name of a single number, without its axes."""
+        return self.names.bound(("number", id(v)), "number", lambda at: at(v).reshape(()))
 
     def _axpby(self, op: Op, at: Arrays) -> Any:
         return axpby_call(self.names, op, lambda v: v.like)[0]
 
-    def _blocks(self, step: list[Op], values: list[Value], at: Arrays) -> list[list[tuple[Any, ...]]]:
-        """For each core the blocks: their arrays, and the arguments of BLAS."""
+    def _blocks(self, step: list[Op], values: list[Value], at: Arrays) -> list[tuple[Any, ...]]:
+        """For each block the arrays, and the arguments of BLAS."""
+        whole = [(v, at(v).reshape(-1), id(v) in self.layout.inside) for v in values]
         size = step[0].out.size
-        starts = range(0, size, BLOCK)
-        n_parts = min(cores(), size // SHARED) or 1
-        ends = [len(starts) * k // n_parts for k in range(n_parts + 1)]
-        return [self._part(step, values, at, starts[a:b], own=a > 0) for a, b in pairwise(ends)]
-
-    def _part(self, step: list[Op], values: list[Value], at: Arrays, starts: range, own: bool) -> list[tuple[Any, ...]]:
-        """The blocks from ``starts`` on; with memory of their ``own`` for what exists within a block only."""
-        inside = self.layout.inside
-        size = step[0].out.size
-        places: dict[Any, NDArray] = {}
-
-        def scratch(v: Value) -> NDArray:
-            place = self.layout.places[id(v)]
-            return places.setdefault((place, v.dtype), np.empty(BLOCK, v.dtype)) if own else at(v)
-
-        whole = [(v, scratch(v) if id(v) in inside else at(v).reshape(-1), id(v) in inside) for v in values]
 
         def block(start: int) -> tuple[Any, ...]:
             n = min(BLOCK, size - start)
-            of = {id(v): a[:n] if short else a[start : start + n] for v, a, short in whole}
+            of = {id(v): a[:n] if inside else a[start : start + n] for v, a, inside in whole}
 
             def there(v: Value) -> NDArray:
                 return of[id(v)] if id(v) in of else at(v)
@@ -119,4 +99,4 @@ class Source:
             sums = (axpby_call(self.names, op, there)[1] for op in step if op.kind == "axpby")
             return (*of.values(), *sums)
 
-        return [block(start) for start in starts]
+        return [block(start) for start in range(0, size, BLOCK)]

@@ -14,6 +14,9 @@ import numpy as np
 from mlp_xp_backends.numpy_engine.order import BLOCK, fixed_results, in_chains, ordered
 from mlp_xp_backends.numpy_engine.tape import Op, Program, Value, blank
 
+OWN = ("pack", "onehot")
+"""Operations whose results lie where they say."""
+
 
 class Place(NamedTuple):
     """Where a value lies: in the carried array or the buffer of that number, from ``offset`` (in elements) on."""
@@ -113,7 +116,7 @@ class _Placer:
             offset = 0
             for v in op.inputs:
                 alone = v.op is not None and id(v.op) in self.position and id(v) not in self.parts and id(v) not in ends
-                if alone and v.op is not None and v.op.kind != "pack" and v.dtype == op.out.dtype:
+                if alone and v.op is not None and v.op.kind not in OWN and v.dtype == op.out.dtype:
                     self.parts[id(v)] = (op.out, offset)
                 offset += v.size
 
@@ -137,7 +140,7 @@ class _Placer:
             taken = id(after) in self.layout.places or id(after) in self.parts or id(before) in kept
             if (
                 after_op is None
-                or after_op.kind == "pack"
+                or after_op.kind in OWN
                 or id(after_op) not in self.position
                 or taken
                 or not self._over(before, after_op)
@@ -149,7 +152,7 @@ class _Placer:
             while value is not None:  # the steps on the way to it, as far back as they can
                 op, value = value.op, None
                 for x in in_place(op) if op is not None else ():
-                    produced = x.op is not None and id(x.op) in self.position and x.op.kind != "pack"
+                    produced = x.op is not None and id(x.op) in self.position and x.op.kind not in OWN
                     produced = produced and id(x) not in self.layout.places
                     ends = self.last[id(self._owner(x))][1] == self.position[id(op)]
                     if produced and ends and id(x) not in self.parts and x.op is not None and self._over(before, x.op):
@@ -177,6 +180,8 @@ class _Placer:
                     self.layout.inside.add(id(op.out))
 
     def _place(self, op: Op) -> None:
+        if op.kind == "onehot":  # it has memory of its own
+            return
         places = self.layout.places
         owner = self._owner(op.out)
         if id(owner) not in places:

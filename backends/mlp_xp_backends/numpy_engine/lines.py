@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlp_xp_backends.numpy_engine.names import ONE, ZERO, Arrays, Names
+from mlp_xp_backends.numpy_engine.onehot import OneHot
 from mlp_xp_backends.numpy_engine.tape import NDArray, Op, Value
 
 THREADED = 131_072
@@ -52,16 +53,18 @@ def _axpby(names: Names, op: Op) -> list[str]:
 
 def _gemm(names: Names, op: Op) -> list[str]:
     a, b, alpha, *rest = op.inputs
-    zero = ZERO[op.out.dtype]
-    line = names.blas_line(
-        op, lambda blas, at: blas.gemm(at(op.out), at(a), at(b), at(alpha), at(rest[0]) if rest else zero)
-    )
+    beta = ONE[op.out.dtype] if rest else ZERO[op.out.dtype]
+    line = names.blas_line(op, lambda blas, at: blas.gemm(at(op.out), at(a), at(b), at(alpha), beta))
     out = names.array(op.out)
     product = f"{names.array(alpha)} * {names.object(np.matmul)}({names.array(a)}, {names.array(b)})"
     if not rest:
         return [line or f"{out}[...] = {product}"]
-    first = names.start(op, rest[1], out, names.array(rest[1]))
-    return [*first, *([line] if line else [f"{out}[...] *= {names.array(rest[0])}", f"{out}[...] += {product}"])]
+    factor, c = rest
+    first = names.start(op, c, out, names.array(c))
+    if factor.constant is None or factor.constant != 1:
+        # here and not by gemm, whose threads know nothing of `denormals`
+        first.append(f"{names.object(np.multiply)}({out}, {names.array(factor)}, out={out})")
+    return [*first, line or f"{out}[...] += {product}"]
 
 
 def _matmul(names: Names, op: Op) -> list[str]:
@@ -149,6 +152,11 @@ def _pack(names: Names, op: Op) -> list[str]:
     ]
 
 
+def _onehot(names: Names, op: Op) -> list[str]:
+    (ids,) = op.inputs
+    return [f"{names.bound(('onehot', id(op)), 'onehot', lambda at: OneHot(at(op.out), at(ids)))}()"]
+
+
 def _call(names: Names, op: Op) -> list[str]:
     frozen, options = op.options
     inputs = iter(map(names.array, op.inputs))
@@ -168,6 +176,7 @@ LINES: dict[str, Callable[[Names, Op], list[str]]] = {
     "where": _where,
     "take": _take,
     "concat": _concat,
+    "onehot": _onehot,
     "pack": _pack,
     "call": _call,
     "view": lambda names, op: [],

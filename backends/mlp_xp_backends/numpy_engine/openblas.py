@@ -39,18 +39,12 @@ class Blas:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         pattern, self._integer = _naming(library)
-        prefix, _, suffix = pattern.partition("{}")
-        self._threads = getattr(library, f"{prefix}openblas_get_num_threads{suffix[1:]}", None)
         self._functions = {}
         for dtype, letter in _LETTER.items():
             for name in ("gemm", "axpy", "axpby"):
                 f = library[pattern.format(letter + name)]
                 f.restype = None
                 self._functions[name, dtype] = f
-
-    def threads(self) -> int:
-        """The threads that products may use now."""
-        return 1 if self._threads is None else int(self._threads())
 
     def gemm(self, c: NDArray, a: NDArray, b: NDArray, alpha: NDArray, beta: NDArray) -> Call | None:
         """``c <- alpha a b + beta c`` for matrices; ``None`` if one of them lies in memory as BLAS cannot read it.

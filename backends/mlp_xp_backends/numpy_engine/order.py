@@ -54,11 +54,18 @@ def in_chains(ops: list[Op]) -> list[list[Op]]:
         if (
             last is not None
             and op.out.size > 2 * BLOCK
-            and elementwise(op)
-            and elementwise(last)
+            and _by_blocks(op)
+            and _by_blocks(last)
             and last.out.size == op.out.size
         ):
             steps[-1].append(op)
         else:
             steps.append([op])
     return steps
+
+
+def _by_blocks(op: Op) -> bool:
+    """Whether a block of the result depends on that block of the operands and on single numbers alone."""
+    if op.kind not in ("ufunc", "axpby", "cast") or op.out.size == 1:
+        return False
+    return all(v.size == 1 or (v.shape == op.out.shape and v.root is v) for v in op.inputs)

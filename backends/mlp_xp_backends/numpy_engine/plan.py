@@ -14,6 +14,7 @@ from mlp_xp_backends.numpy_engine.emit import Source
 from mlp_xp_backends.numpy_engine.fuse import fuse
 from mlp_xp_backends.numpy_engine.layout import lay_out
 from mlp_xp_backends.numpy_engine.lines import row_numbers
+from mlp_xp_backends.numpy_engine.onehot import find_one_hots
 from mlp_xp_backends.numpy_engine.openblas import blas
 from mlp_xp_backends.numpy_engine.pack import pack, part
 from mlp_xp_backends.numpy_engine.tape import NDArray, Program, Value
@@ -29,6 +30,7 @@ class Plan:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        find_one_hots(program)
         pack(program)
         if blas() is not None:
             fuse(program)
@@ -89,6 +91,8 @@ class Plan:
     def _array(self, v: Value, at: Any) -> NDArray:
         if v.constant is not None:
             return v.constant
+        if v.op is not None and v.op.kind == "onehot":
+            return np.zeros(v.shape, v.dtype)
         if v.op is not None and v.op.kind == "view":
             array: NDArray = v.op.f(at(v.op.inputs[0]), *v.op.options)
             return array

@@ -70,7 +70,8 @@ class Op:
     """``out`` from ``inputs``.
 
     ``kind`` says how: ``ufunc``, ``matmul``, ``reduce``, ``arg``, ``cast``, ``where``, ``take``, ``concat``, ``view``
-    and ``call`` are recorded; ``gemm``, ``axpy`` and ``pack`` come in by rewriting. ``f`` is the function behind it.
+    and ``call`` are recorded; ``gemm``, ``axpby``, ``onehot`` and ``pack`` come in by rewriting. ``f`` is the function
+    behind it.
     """
 
     kind: str
