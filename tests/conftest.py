@@ -79,7 +79,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Eager JAX compiles every operation for every shape: quick runs leave out float64 and training for it."""
     for item in items:
         values = getattr(getattr(item, "callspec", None), "params", {})
-        training = item.path.name == "test_step.py" or ("case" in values and values["case"].carry != ())
+        training = item.path.name == "test_step.py" or getattr(values.get("case"), "carry", ()) != ()
         if values.get("backend") == "jax" and (training or values.get("dtype") == "float64"):
             item.add_marker("slow")
 
