@@ -114,7 +114,7 @@ def _by_answer(mirrors: Sequence[str], file: str) -> list[str]:
         try:
             requests.head(mirror + file, timeout=CONNECT_SECONDS, allow_redirects=True).raise_for_status()
             answers.put((mirror, ""))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # in a thread that nobody waits for, there is nobody to raise to
             answers.put((mirror, _short(error)))
 
     for mirror in mirrors:
