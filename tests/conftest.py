@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         training = item.path.name == "test_step.py" or getattr(values.get("case"), "carry", ()) != ()
         if values.get("backend") == "jax" and (training or values.get("dtype") == "float64"):
             item.add_marker("slow")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Any:
+    """A test that asks for torch or JAX skips where that is not installed."""
+    try:
+        return (yield)
+    except BackendError as error:
+        missing = [
+            name for name in ("torch", "jax") if find_spec(name) is None and f"{name} is not installed" in str(error)
+        ]
+        if missing:
+            pytest.skip(f"{missing[0]} is not installed")
+        raise
 
 
 @pytest.fixture(scope="session", params=[pytest.param(name, marks=MARKS.get(name, ())) for name in selected()])
