@@ -91,9 +91,8 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
     try:
         return (yield)
     except BackendError as error:
-        missing = [
-            name for name in ("torch", "jax") if find_spec(name) is None and f"{name} is not installed" in str(error)
-        ]
+        said = str(error)
+        missing = [name for name in ("torch", "jax") if find_spec(name) is None and f"{name} is not installed" in said]
         if missing:
             pytest.skip(f"{missing[0]} is not installed")
         raise
