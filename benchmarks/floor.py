@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.networks import SEED, Array, Task
-from benchmarks.peers import Peer
+from benchmarks.peers import Peer, the_mkl
 
 
 class Products(Peer):
     """``y = x W``, ``dW = x' dy`` and, where it is needed, ``dx = dy W'`` of all layers, again and again.
 
-    By NumPy's BLAS on the CPU, by PyTorch's on a GPU. Batches, losses and updates cost nothing here, and the product
+    By NumPy's BLAS or MKL on the CPU, by PyTorch's on a GPU. Batches, losses and updates cost nothing here, and the product
     that a one-hot embedding gradient would be is not among them.
     """
 
@@ -23,15 +23,15 @@ class Products(Peer):
 
     def __init__(self, device: str, task: Task) -> None:
         self.task, self.rng = task, np.random.default_rng(SEED)
-        multiply, send, self.wait = on_cpu() if device == "cpu" else on_gpu()
+        multiply, send, self.wait = {"cpu": on_cpu, "mkl": on_mkl, "cuda": on_gpu}[device]()
         self.products: list[Callable[[], object]] = []
         B = task.net.batch
         for n, m, needed in task.net.layers:
             shapes = (B, n), (n, m), (B, m), (B, m), (n, m), (B, n)
             x, W, dy, y, dW, dx = (send(self.rng.standard_normal(shape, dtype=np.float32)) for shape in shapes)
-            self.products += [partial(multiply, x, W, out=y), partial(multiply, x.T, dy, out=dW)]
+            self.products += [multiply(x, W, y), multiply(x.T, dy, dW)]
             if needed:
-                self.products.append(partial(multiply, dy, W.T, out=dx))
+                self.products.append(multiply(dy, W.T, dx))
 
     def place(self, order: Array) -> int:
         return len(order)
@@ -44,15 +44,28 @@ class Products(Peer):
         return np.zeros(1)
 
 
-Tools = tuple[Callable[..., object], Callable[[Array], Any], Callable[[], None]]
-"""How to multiply, to send a matrix to the device, and to wait for it."""
+Tools = tuple[Callable[[Any, Any, Any], Callable[[], object]], Callable[[Array], Any], Callable[[], None]]
+"""What multiplies two matrices into a third, and how to send a matrix to the device, and to wait for it."""
 
 
 def on_cpu() -> Tools:
-    return np.matmul, lambda a: a, lambda: None
+    return (lambda a, b, c: partial(np.matmul, a, b, out=c)), lambda a: a, lambda: None
+
+
+def on_mkl() -> Tools:
+    library, one, zero = the_mkl(), np.ones((), np.float32), np.zeros((), np.float32)
+
+    def multiply(a: Array, b: Array, c: Array) -> Callable[[], object]:
+        call = library.gemm(c, a, b, one, zero)
+        assert call is not None
+        hold = (a, b, c, one, zero)  # the call knows addresses alone
+        return lambda: (call[0](*call[1]), hold)
+
+    library.begin()
+    return multiply, lambda a: a, lambda: None
 
 
 def on_gpu() -> Tools:
     import torch
 
-    return torch.mm, lambda a: torch.from_numpy(a).cuda(), torch.cuda.synchronize
+    return (lambda a, b, c: partial(torch.mm, a, b, out=c)), lambda a: torch.from_numpy(a).cuda(), torch.cuda.synchronize

@@ -15,7 +15,7 @@ from benchmarks.networks import Task
 from benchmarks.peers import Peer
 from benchmarks.roster import Entry
 
-PAUSE = 0.03
+PAUSE = 0.15
 """Seconds of rest after each run: the threads of one library's pool go on spinning for a while."""
 FIRST_TOLERANCE, LAST_TOLERANCE = 1e-4, 1e-2
 """How far the mean loss of the first run and of the last epoch may be off, as shares of an untrained network's loss.

@@ -19,6 +19,8 @@ from mlp_xp.trainer import epoch_loop
 from mlp_xp.trees import tree_map
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_backend import NumpyBackend
+from mlp_xp_backends.numpy_engine.blas import Blas
+from mlp_xp_backends.numpy_engine.mkl import mkl
 from mlp_xp_backends.protocol import Body, Loop
 
 
@@ -83,3 +85,11 @@ class Ours(Peer):
         trainer = self.trainer
         record = trainer.fit(*self.data[:2], epochs=trainer.epoch + 1, batch_size=self.task.net.batch)[-1]
         return record["seconds"], record["loss"]
+
+
+def the_mkl() -> Blas:
+    """MKL, which is measured beside NumPy's own OpenBLAS where it is installed."""
+    found = mkl()
+    if found is None:
+        raise NotComparableError("MKL is not installed")
+    return found

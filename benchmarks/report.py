@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.networks import NETS, OPTIMIZERS
-from benchmarks.roster import FLOOR, JAX_SCAN, JAX_STEP, OURS, PLAIN, SKLEARN, TORCH, roster
+from benchmarks.roster import FLOOR, JAX_SCAN, JAX_STEP, MKL, MKL_FLOOR, OURS, PLAIN, SKLEARN, TORCH, roster
 
 Record = dict[str, Any]
 
@@ -28,15 +28,17 @@ class Ratio(NamedTuple):
 
 
 def ratios(device: str) -> list[Ratio]:
-    """What is told of each row; above 1 means that ours is faster, save for the last one."""
+    """What is told of each row; above 1 means that ours is faster, save for those over products."""
     first, *_ = ours = OURS[device]
     return [
         Ratio(f"PyTorch / {first}", TORCH, (first,)),
+        Ratio(f"PyTorch / {MKL}", TORCH, (MKL,)),
         Ratio("JAX scan / best of ours", (JAX_SCAN,), ours),
         Ratio("JAX step / best of ours", (JAX_STEP,), ours),
         Ratio(f"scikit-learn / {first}", (SKLEARN,), (first,)),
         Ratio(f"numpy plain / {first}", (PLAIN,), (first,)),
         Ratio(f"{first} / products", (first,), (FLOOR,)),
+        Ratio(f"{MKL} / {MKL_FLOOR}", (MKL,), (MKL_FLOOR,)),
     ]
 
 
@@ -91,7 +93,7 @@ def markdown(results: Record) -> str:
         f"{versions}. Thread pools: {pools}. float32. "
         "How it is measured and what is equal: [benchmarks/README.md](../README.md).",
         "## Ratios of a step",
-        "Medians; above 1 ours is faster, in the last one the floor. The spread is the largest distance between the "
+        "Medians; above 1 ours is faster, in those over products the floor. The spread is the largest distance between the "
         "quartiles of a peer in the row, over its median.",
         ratio_table(results, "step_us"),
         "## Ratios of an epoch",

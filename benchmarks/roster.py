@@ -6,23 +6,28 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.networks import Task
-from benchmarks.peers import Ours, Peer, PlainNumpy
+from benchmarks.peers import Ours, Peer, PlainNumpy, the_mkl
+from mlp_xp_backends.numpy_backend import NumpyBackend
+from mlp_xp_backends.numpy_engine.blas import openblas
 
 Entry = Callable[[Task], Peer]
 
-OURS = {"cpu": ("numpy", "torch:cpu", "jax:cpu"), "cuda": ("cupy", "torch:cuda", "jax:cuda")}
+OURS = {"cpu": ("numpy", "numpy mkl", "torch:cpu", "jax:cpu"), "cuda": ("cupy", "torch:cuda", "jax:cuda")}
 """Our engines, the first one being what a user of that device gets."""
+MKL = "numpy mkl"
 PLAIN = "numpy plain"
 TORCH = ("PyTorch fused", "PyTorch foreach", "PyTorch compiled")
 JAX_STEP, JAX_SCAN = "JAX step", "JAX scan"
 SKLEARN = "scikit-learn"
-FLOOR = "products"
+FLOOR, MKL_FLOOR = "products", "products mkl"
 
 
 def roster(device: str, compiled: bool) -> dict[str, Entry]:
     """All peers of a device by name, in the order of the table; their libraries are imported when they are built."""
     entries: dict[str, Entry] = {name: ours(name) for name in OURS[device]}
     if device == "cpu":
+        entries["numpy"] = lambda task: Ours(NumpyBackend(openblas), task)
+        entries[MKL] = lambda task: Ours(NumpyBackend(the_mkl), task)
         entries[PLAIN] = lambda task: Ours(PlainNumpy(), task)
     for name, *options in zip(TORCH, ("fused", "foreach", "foreach"), (False, False, True), strict=True):
         if compiled or not options[1]:
@@ -31,6 +36,8 @@ def roster(device: str, compiled: bool) -> dict[str, Entry]:
     if device == "cpu":
         entries[SKLEARN] = sklearn
     entries[FLOOR] = lambda task: products(device, task)
+    if device == "cpu":
+        entries[MKL_FLOOR] = lambda task: products("mkl", task)
     return entries
 
 

@@ -17,12 +17,12 @@ from benchmarks.harness import deviations, measure, rotated
 from benchmarks.networks import NETS, Net, Task, Words
 from benchmarks.peers import NotComparableError, Ours
 from benchmarks.report import key, markdown, merged, summary
-from benchmarks.roster import FLOOR, OURS, SKLEARN, TORCH, roster
+from benchmarks.roster import FLOOR, MKL_FLOOR, OURS, SKLEARN, TORCH, roster
 
 DENSE = Net((5, 8, 7, 3), 4)
 WORDS = Net((6, 8, 5), 4, Words(5, 2, 3))
 LIBRARIES = {"torch": "torch", "PyTorch": "torch", "jax": "jax", "JAX": "jax", SKLEARN: "sklearn"}
-PEERS = [name for name in roster("cpu", False) if name != FLOOR]
+PEERS = [name for name in roster("cpu", False) if name not in (FLOOR, MKL_FLOOR)]
 
 
 def build(name: str, task: Task) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,16 @@ from mlp_xp.step import TrainStep
 from mlp_xp.trees import leaves, tree_map
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_backend import CompiledLoop, NumpyBackend
-from mlp_xp_backends.numpy_engine import plan as numpy_plan
+from mlp_xp_backends.numpy_engine.blas import Blas, openblas
+from mlp_xp_backends.numpy_engine.mkl import Mkl, blas, mkl
 
+Library = Callable[[], Blas | None]
+LIBRARIES = [
+    pytest.param(lambda: None, id="numpy"),
+    pytest.param(openblas, id="openblas", marks=pytest.mark.skipif(openblas() is None, reason="NumPy has another BLAS")),
+    pytest.param(mkl, id="mkl", marks=pytest.mark.skipif(mkl() is None, reason="MKL is not installed")),
+]
+needs_mkl = LIBRARIES[-1].marks[0]
 TOLERANCE = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 2e-13}
 
 
@@ -31,8 +40,8 @@ def frozen(tree: Any) -> Any:
     return tree
 
 
-def compiled(body: Any) -> CompiledLoop:
-    loop = NumpyBackend().compile(body)
+def compiled(body: Any, library: Library = blas) -> CompiledLoop:
+    loop = NumpyBackend(library).compile(body)
     assert isinstance(loop, CompiledLoop)
     return loop
 
@@ -47,12 +56,20 @@ def assert_same(got: Any, expected: Any, amplified: float = 1.0) -> None:
             np.testing.assert_array_equal(a, b)
 
 
-def assert_engine(body: Any, carry: Any, consts: Any, items: Any, plans: bool = True, amplified: float = 1.0) -> None:
+def assert_engine(
+    body: Any,
+    carry: Any,
+    consts: Any,
+    items: Any,
+    plans: bool = True,
+    amplified: float = 1.0,
+    library: Library = blas,
+) -> None:
     """Recorded, and equal to the plain loop over three calls; whatever may not be written to is read-only.
 
     ``amplified`` is by how much the body enlarges rounding errors.
     """
-    loop, plain = compiled(body), plain_loop(np, body, np.stack)
+    loop, plain = compiled(body, library), plain_loop(np, body, np.stack)
     frozen((consts, items))
     assert (loop.plan(carry, consts, items) is not None) == plans
     mine, theirs = copied(carry), copied(carry)
@@ -286,6 +303,7 @@ NETWORKS = {
     "dropout": Chain(Dense(12, 40), Tanh(), Dropout(0.3), Dense(40, 7)),
     "wide": Chain(Dense(12, 400), ReLU(), Dense(400, 400), ReLU(), Dense(400, 7)),
     "words": Chain(Embedding(9, 5, 3), Dense(15, 20), Sigmoid(), Dense(20, 7)),
+    "vocabulary": Chain(Embedding(800, 30, 3), Dense(90, 20), Sigmoid(), Dense(20, 7)),
 }
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": SGD(0.1),
@@ -311,7 +329,7 @@ def training(
     step = TrainStep(chain, SoftmaxCrossEntropy(), optimizer, **options)
     params = tree_map(lambda a: np.ascontiguousarray(np.broadcast_to(a, (*models, *a.shape)), dtype), chain.init(rng))
     state = step.init(np, params, chain.init_state(rng))
-    X = rng.integers(0, 9, (100, 3)) if network == "words" else rng.standard_normal((100, 12)).astype(dtype)
+    X = rng.integers(0, 9, (100, 3)) if network in ("words", "vocabulary") else rng.standard_normal((100, 12)).astype(dtype)
     Y, rows = rng.integers(0, 7, 100), rng.integers(0, 100, (steps, 16))
     rates = [leaves(optimizer.rates(0.01, t + 1)) for t in range(steps)]
     flat = iter([np.asarray(column, dtype) for column in zip(*rates, strict=True)])
@@ -327,8 +345,10 @@ def training(
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_training(network: str, optimizer: str) -> None:
-    assert_engine(*training(network, OPTIMIZERS[optimizer]), amplified=1000)  # g / sqrt(v) where g is nearly 0
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_training(network: str, optimizer: str, library: Library) -> None:
+    case = training(network, OPTIMIZERS[optimizer])
+    assert_engine(*case, amplified=1000, library=library)  # g / sqrt(v) where g is nearly 0
 
 
 @pytest.mark.parametrize("options", [{"l2": 0.01}, {"clip_norm": 0.1}, {"max_norm": 1.0}, {"models": (2,)}])
@@ -337,10 +357,54 @@ def test_training_with(options: dict[str, Any], optimizer: str) -> None:
     assert_engine(*training("relu", OPTIMIZERS[optimizer], **options), amplified=1000)
 
 
+@needs_mkl
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_without_openblas(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numpy_plan, "blas", lambda: None)
-    assert_engine(*training("wide", OPTIMIZERS[optimizer]), amplified=1000)
+def test_blocks_that_end_in_a_shorter_one(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Mkl, "block", 18_000)
+    assert_engine(*training("wide", OPTIMIZERS[optimizer]), amplified=1000, library=mkl)
+
+
+WITH_NUMBERS: dict[str, Callable[..., Any]] = {
+    "x + s": lambda xp, x, y, s: x + s,
+    "s - x": lambda xp, x, y, s: s - x,
+    "x - s": lambda xp, x, y, s: x - s,
+    "s x": lambda xp, x, y, s: s * x,
+    "x / s": lambda xp, x, y, s: x / s,
+    "s / x": lambda xp, x, y, s: s / x,
+    "x x": lambda xp, x, y, s: x * x,
+    "x^2": lambda xp, x, y, s: xp.square(x),
+    "x + y": lambda xp, x, y, s: x + y,
+    "x - y": lambda xp, x, y, s: x - y,
+    "x y": lambda xp, x, y, s: x * y,
+    "x / y": lambda xp, x, y, s: x / y,
+    "tanh": lambda xp, x, y, s: xp.tanh(x),
+    "quotient": lambda xp, x, y, s: s * x / (xp.abs(y) + s),
+    "root": lambda xp, x, y, s: s * x / (xp.sqrt(xp.abs(y)) + s),
+}
+
+
+@pytest.mark.parametrize("formula", WITH_NUMBERS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_large_arrays_and_numbers(formula: str, dtype: str, library: Library) -> None:
+    """What is infinite, not a number, zero or denormal comes out as NumPy's functions have it."""
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, 1e30], dtype)
+    x, y = f(40_000, 0, dtype), f(40_000, 1, dtype)
+    x[:49], y[:49] = np.repeat(special, 7), np.tile(special, 7)
+    numbers = np.asarray([0.5, 3.0], dtype)
+
+    def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
+        return carry + 1, WITH_NUMBERS[formula](xp, *consts, item[0])
+
+    loop = compiled(body, library)
+    assert loop.plan(np.zeros(()), (x, y), (numbers,)) is not None
+    _, got = loop(np.zeros(()), (x, y), (numbers,))
+    x, y = (np.where(np.abs(a) < np.finfo(dtype).tiny, 0 * a, a) for a in (x, y))  # denormals are zero inside a loop
+    for k, s in enumerate(numbers):
+        defined = ~np.isinf(y) if formula in ("quotient", "root") else slice(None)
+        expected = WITH_NUMBERS[formula](np, x, y, s)
+        np.testing.assert_allclose(got[k][defined], expected[defined], 10 * np.finfo(dtype).eps, 1e-30)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

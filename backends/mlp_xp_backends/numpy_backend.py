@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from mlp_xp.trees import leaves, tree_map
 from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import length, plain_loop
+from mlp_xp_backends.numpy_engine.blas import Blas
+from mlp_xp_backends.numpy_engine.mkl import blas
 from mlp_xp_backends.numpy_engine.plan import Plan
 from mlp_xp_backends.numpy_engine.tape import NDArray, Untraceable
 from mlp_xp_backends.numpy_engine.trace import record
@@ -20,11 +22,17 @@ PLANS = 8
 
 
 class NumpyBackend:
-    """NumPy's own namespace, which follows the standard by itself from NumPy 2.3 on."""
+    """NumPy's own namespace, which follows the standard by itself from NumPy 2.3 on.
+
+    ``library`` finds what computes the products of compiled loops: MKL where it is installed, else NumPy's OpenBLAS.
+    """
 
     name = "numpy"
     device = "cpu"
     xp: Namespace = np
+
+    def __init__(self, library: Callable[[], Blas | None] = blas) -> None:
+        self.library = library
 
     def asarray(self, x: Array, dtype: str | None = None) -> NDArray:
         """``x`` as a NumPy array; shares memory with ``x`` where the dtype is the same."""
@@ -39,7 +47,7 @@ class NumpyBackend:
 
     def compile(self, body: Body) -> Loop:
         """The loop, recorded for each set of shapes and replayed; step by step where it cannot be recorded."""
-        return CompiledLoop(body)
+        return CompiledLoop(body, self.library)
 
     def memory(self) -> Memory:
         """Free and total bytes of the machine's memory."""
@@ -49,8 +57,8 @@ class NumpyBackend:
 class CompiledLoop:
     """A loop over ``body`` that keeps one plan for each set of shapes."""
 
-    def __init__(self, body: Body) -> None:
-        self.body = body
+    def __init__(self, body: Body, library: Callable[[], Blas | None]) -> None:
+        self.body, self.library = body, library
         self.plain = plain_loop(np, body, np.stack)
         self.plans: dict[Hashable, Plan | None] = {}
 
@@ -72,7 +80,7 @@ class CompiledLoop:
         )
         if key not in self.plans:
             try:
-                plan = Plan(record(self.body, carry, consts, items))
+                plan = Plan(record(self.body, carry, consts, items), self.library())
             except Untraceable:
                 plan = None
             if len(self.plans) == PLANS:

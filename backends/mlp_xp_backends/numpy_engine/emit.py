@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from mlp_xp_backends.numpy_engine.blas import Blas, Call
+from mlp_xp_backends.numpy_engine.calls import block_of, library_call
 from mlp_xp_backends.numpy_engine.layout import Layout
-from mlp_xp_backends.numpy_engine.lines import axpby_call, lines
+from mlp_xp_backends.numpy_engine.lines import lines
 from mlp_xp_backends.numpy_engine.names import Arrays, Names
-from mlp_xp_backends.numpy_engine.openblas import Blas
-from mlp_xp_backends.numpy_engine.order import BLOCK
 from mlp_xp_backends.numpy_engine.tape import NDArray, Op, Program, Value
 
 
@@ -62,15 +62,16 @@ class Source:
         names = self.names
         arrays = {id(v): v for op in step for v in (*op.inputs, op.out) if v.size > 1}
         local = {key: f"b{k}" for k, key in enumerate(arrays)}
-        sums = {id(op): f"a{k}" for k, op in enumerate(step) if op.kind == "axpby"}
-        blocks = names.bound(("blocks", id(step)), "blocks", partial(self._blocks, step, list(arrays.values())))
-        text = [f"for {', '.join([*local.values(), *sums.values()])}, in {blocks}:"]
+        called = [op for op in step if library_call(names.blas, op, lambda v: v.like) is not None]
+        given = {id(op): f"a{k}" for k, op in enumerate(called)}
+        blocks = names.bound(("blocks", id(step)), "blocks", partial(self._blocks, step, called, list(arrays.values())))
+        text = [f"for {', '.join([*local.values(), *given.values()])}, in {blocks}:"]
         for op in step:
             out = local[id(op.out)]
-            if op.kind == "axpby":
-                f = names.bound(("axpby", op.out.dtype), "axpby", partial(self._axpby, op))
-                start = names.start(op, op.inputs[0], out, local[id(op.inputs[0])])
-                text += ["    " + line for line in (*start, f"{f}(*{sums[id(op)]})")]
+            if id(op) in given:
+                f = names.bound(("blas", 0, id(op)), "blas", partial(self._function, op))
+                start = names.start(op, op.inputs[0], out, local[id(op.inputs[0])]) if op.kind == "axpby" else []
+                text += ["    " + line for line in (*start, f"{f}(*{given[id(op)]})")]
             else:
                 args = [local.get(id(v)) or self._number(v) for v in op.inputs]
                 call = f"{names.object(op.f)}({', '.join(args)}, out={out})" if op.kind == "ufunc" else None
@@ -81,22 +82,26 @@ class Source:
         """The name of a single number, without its axes."""
         return self.names.bound(("number", id(v)), "number", lambda at: at(v).reshape(()))
 
-    def _axpby(self, op: Op, at: Arrays) -> Any:
-        return axpby_call(self.names, op, lambda v: v.like)[0]
+    def _function(self, op: Op, at: Arrays) -> Any:
+        return self._call(op, lambda v: v.like)[0]
 
-    def _blocks(self, step: list[Op], values: list[Value], at: Arrays) -> list[tuple[Any, ...]]:
-        """For each block the arrays, and the arguments of BLAS."""
+    def _call(self, op: Op, at: Arrays) -> Call:
+        call = library_call(self.names.blas, op, at)
+        assert call is not None
+        return call
+
+    def _blocks(self, step: list[Op], called: list[Op], values: list[Value], at: Arrays) -> list[tuple[Any, ...]]:
+        """For each block the arrays, and the arguments of the calls."""
         whole = [(v, at(v).reshape(-1), id(v) in self.layout.inside) for v in values]
-        size = step[0].out.size
+        size, most = step[0].out.size, block_of(self.names.blas, step)
 
         def block(start: int) -> tuple[Any, ...]:
-            n = min(BLOCK, size - start)
+            n = min(most, size - start)
             of = {id(v): a[:n] if inside else a[start : start + n] for v, a, inside in whole}
 
             def there(v: Value) -> NDArray:
                 return of[id(v)] if id(v) in of else at(v)
 
-            sums = (axpby_call(self.names, op, there)[1] for op in step if op.kind == "axpby")
-            return (*of.values(), *sums)
+            return (*of.values(), *(self._call(op, there)[1] for op in called))
 
-        return [block(start) for start in range(0, size, BLOCK)]
+        return [block(start) for start in range(0, size, most)]

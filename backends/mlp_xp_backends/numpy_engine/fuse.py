@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from mlp_xp_backends.numpy_engine.blas import Blas
 from mlp_xp_backends.numpy_engine.tape import Op, Program, Tape, Value
 
 
-def fuse(program: Program) -> None:
-    """Sums over rows as products with ones; scaled products and sums as gemm and axpby."""
+def fuse(program: Program, blas: Blas) -> None:
+    """Sums over rows as products with ones; scaled products, sums and quotients as calls of ``blas``."""
     tape = Tape()
     _sums_as_products(program, tape)
-    _Linear(program, tape).run()
+    _Linear(program, tape, blas).run()
     program.live()
 
 
@@ -29,13 +30,13 @@ def _sums_as_products(program: Program, tape: Tape) -> None:
 
 
 class _Linear:
-    """Finds ``alpha a b + beta c`` and ``alpha x + beta y``.
+    """Finds ``alpha a b + beta c``, ``alpha x + beta y`` and ``alpha x / (y + beta)``.
 
     A product or a multiple is folded into what reads it only if nothing else does.
     """
 
-    def __init__(self, program: Program, tape: Tape) -> None:
-        self.program, self.tape = program, tape
+    def __init__(self, program: Program, tape: Tape, blas: Blas) -> None:
+        self.program, self.tape, self.blas = program, tape, blas
         self.readers = program.readers()
         self.kept = {id(v) for v in (*program.carry_out, *program.outs)}
         self.new: list[Op] = []
@@ -47,6 +48,8 @@ class _Linear:
                     self._scaled_product(op)
                 elif op.f in (np.add, np.subtract):
                     self._sum(op)
+                elif op.f is np.true_divide:
+                    self._quotient(op)
             self.new.append(op)
         self.program.ops = self.new
 
@@ -85,6 +88,9 @@ class _Linear:
                 op.kind, op.f = "axpby", None
                 op.inputs = (scaled[0], multiple[0], self._signed(multiple[1], negative), *scaled[1:])
                 return
+        if self.blas.block and x.source is not None and x.shape == y.shape and y.like.flags.c_contiguous:
+            op.kind, op.f = "axpby", None
+            op.inputs = (x, y, self._signed(self.tape.constant(np.ones((), op.out.dtype)), negative))
 
     def _gemm(self, op: Op, c: Value, product: Op, negative: bool) -> None:
         one = self.tape.constant(np.ones((), op.out.dtype))
@@ -94,9 +100,32 @@ class _Linear:
         op.kind, op.f = "gemm", None
         op.inputs = (*product.inputs[:2], self._signed(alpha, negative), beta, c)
 
+    def _quotient(self, op: Op) -> None:
+        """``alpha x / (y + beta)`` in one call, if the library has one."""
+        above, below = self._multiple(op.inputs[0]), self._with_number(op.inputs[1], np.add)
+        if above is not None and below is not None and op.out.size >= self.blas.large:
+            values = (op.out, *above, *below)
+            if self.blas.quotient(*(v.like for v in values)) is not None:
+                op.kind, op.f, op.inputs = "quotient", None, values[1:]
+                self._root(below[0])
+
+    def _root(self, v: Value) -> None:
+        """``sqrt(x)`` as ``sqrt(x + the smallest number)``, which is as good beside ``beta`` and never that of 0."""
+        if self._is(v, "ufunc") and v.op is not None and v.op.f is np.sqrt and self._uniform(v.op):
+            known = len(self.tape.ops)
+            least = self.tape.constant(np.finfo(v.dtype).tiny)
+            positive = self.tape.emit("ufunc", np.add, (*v.op.inputs, least), v.like)
+            at = self.new.index(v.op)
+            self.new[at:at] = self.tape.ops[known:]
+            v.op.kind, v.op.f, v.op.inputs = "root", None, (positive,)
+
     def _multiple(self, v: Value) -> tuple[Value, Value] | None:
         """``(y, s)`` if ``v = s y`` for a number ``s``, and nothing else needs it."""
-        if self._is(v, "ufunc") and v.op is not None and v.op.f is np.multiply and self._uniform(v.op):
+        return self._with_number(v, np.multiply)
+
+    def _with_number(self, v: Value, f: np.ufunc) -> tuple[Value, Value] | None:
+        """``(y, s)`` if ``v = f(y, s)`` or ``f(s, y)`` for a number ``s``, and nothing else needs it."""
+        if self._is(v, "ufunc") and v.op is not None and v.op.f is f and self._uniform(v.op):
             for y, s in (v.op.inputs, v.op.inputs[::-1]):
                 if s.shape == () and y.shape == v.shape:
                     return y, s
@@ -125,6 +154,6 @@ def _matrices(product: Op) -> bool:
 
 def elementwise(op: Op) -> bool:
     """Whether element k of the result depends on element k of the operands and on single numbers alone."""
-    if op.kind not in ("ufunc", "axpby") or op.out.shape == ():
+    if op.kind not in ("ufunc", "axpby", "quotient", "root") or op.out.shape == ():
         return False
     return all(v.shape == () or (v.shape == op.out.shape and v.root is v) for v in op.inputs)

@@ -11,7 +11,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mlp_xp_backends.numpy_engine.order import BLOCK, fixed_results, in_chains, ordered
+from mlp_xp_backends.numpy_engine.blas import Blas
+from mlp_xp_backends.numpy_engine.calls import block_of
+from mlp_xp_backends.numpy_engine.order import fixed_results, in_chains, ordered
 from mlp_xp_backends.numpy_engine.tape import Op, Program, Value, blank
 
 OWN = ("pack", "onehot")
@@ -38,13 +40,13 @@ class Layout:
     """By the id of a value that is no view."""
     buffers: list[int] = field(default_factory=list)
     """Sizes in bytes."""
-    inside: set[int] = field(default_factory=set)
-    """The values, by id, that exist within a block only."""
+    inside: dict[int, int] = field(default_factory=dict)
+    """The values, by id, that exist within a block only, and the elements of the block."""
     copies: list[int] = field(default_factory=list)
     """The carried arrays whose new value has to be copied to them at the end of a step."""
 
 
-def lay_out(program: Program, stacked: set[int]) -> Layout:
+def lay_out(program: Program, stacked: set[int], blas: Blas | None) -> Layout:
     """``stacked`` are the values, by id, that are computed for all steps at once."""
     _separate_carried(program)
     fixed = fixed_results(program)
@@ -52,7 +54,7 @@ def lay_out(program: Program, stacked: set[int]) -> Layout:
     layout = Layout(once=[[op] for op in ops if id(op.out) in fixed])
     order = ordered(program, [op for op in ops if id(op.out) not in fixed])
     layout.steps = in_chains(order)
-    _Placer(program, layout, fixed).run()
+    _Placer(program, layout, fixed, blas).run()
     return layout
 
 
@@ -69,8 +71,8 @@ def _separate_carried(program: Program) -> None:
 class _Placer:
     """Gives every result a place, in the order in which the operations run."""
 
-    def __init__(self, program: Program, layout: Layout, fixed: set[int]) -> None:
-        self.program, self.layout, self.fixed = program, layout, fixed
+    def __init__(self, program: Program, layout: Layout, fixed: set[int], blas: Blas | None) -> None:
+        self.program, self.layout, self.fixed, self.blas = program, layout, fixed, blas
         self.flat = [op for step in layout.steps for op in step]
         self.position = {id(op): k for k, op in enumerate(self.flat)}
         self.parts: dict[int, tuple[Value, int]] = {}  # what is packed lies in the pack from the beginning
@@ -173,11 +175,11 @@ class _Placer:
         for step in self.layout.steps:
             if len(step) < 2:
                 continue
-            end = self.position[id(step[-1])]
+            end, block = self.position[id(step[-1])], block_of(self.blas, step)
             for op in step:
                 free = id(op.out) not in self.layout.places and id(op.out) not in self.parts
                 if free and self.last[id(op.out)][1] <= end:
-                    self.layout.inside.add(id(op.out))
+                    self.layout.inside[id(op.out)] = block
 
     def _place(self, op: Op) -> None:
         if op.kind == "onehot":  # it has memory of its own
@@ -195,9 +197,9 @@ class _Placer:
                     self.handed.add(id(x))
                     break
             else:
-                inside = id(owner) in self.layout.inside
-                size = BLOCK * owner.dtype.itemsize if inside else owner.like.nbytes
-                places[id(owner)] = Place("buffer", self._new(size, self.free_inside if inside else []))
+                block = self.layout.inside.get(id(owner))
+                size = owner.like.nbytes if block is None else block * owner.dtype.itemsize
+                places[id(owner)] = Place("buffer", self._new(size, [] if block is None else self.free_inside))
         if owner is not op.out:
             whole = places[id(owner)]
             places[id(op.out)] = whole._replace(offset=whole.offset + self.parts[id(op.out)][1])
@@ -224,7 +226,7 @@ class _Placer:
 
 def in_place(op: Op) -> list[Value]:
     """The operands that the result may be written over."""
-    of_kind = {"ufunc": op.inputs, "axpby": op.inputs[:1], "gemm": op.inputs[4:], "where": op.inputs[2:]}
+    of_kind = {"ufunc": op.inputs, "axpby": op.inputs[:1], "gemm": op.inputs[4:], "quotient": op.inputs, "root": op.inputs, "where": op.inputs[2:]}
     return [
         x
         for x in of_kind.get(op.kind, ())

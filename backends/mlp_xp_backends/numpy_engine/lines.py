@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp_backends.numpy_engine.names import ONE, ZERO, Arrays, Names
-from mlp_xp_backends.numpy_engine.onehot import OneHot
+from mlp_xp_backends.numpy_engine.blas import ONE, ZERO
+from mlp_xp_backends.numpy_engine.calls import library_call
+from mlp_xp_backends.numpy_engine.names import Arrays, Names
+from mlp_xp_backends.numpy_engine.onehot import OneHot, SumById
 from mlp_xp_backends.numpy_engine.tape import NDArray, Op, Value
 
 THREADED = 131_072
@@ -31,14 +33,10 @@ def _ufunc(names: Names, op: Op) -> list[str]:
         line = names.blas_line(op, lambda blas, at: blas.axpby(at(op.out), at(y), one))
         if line is not None:
             return [line]
+    line = names.blas_line(op, lambda _, at: library_call(names.blas, op, at))
+    if line is not None:
+        return [line]
     return [f"{names.object(op.f)}({', '.join(map(names.array, op.inputs))}, out={names.array(op.out)})"]
-
-
-def axpby_call(names: Names, op: Op, at: Arrays) -> Any:
-    """BLAS's axpby, which stays on the calling thread."""
-    _, x, alpha, *beta = op.inputs
-    assert names.blas is not None
-    return names.blas.axpby(at(op.out), at(x), at(alpha), at(beta[0]) if beta else ONE[op.out.dtype])
 
 
 def _axpby(names: Names, op: Op) -> list[str]:
@@ -46,23 +44,32 @@ def _axpby(names: Names, op: Op) -> list[str]:
     if not beta and op.out.size >= THREADED:
         line = names.blas_line(op, lambda blas, at: blas.axpby(at(op.out), at(x), at(alpha)))
     else:
-        line = names.blas_line(op, lambda _, at: axpby_call(names, op, at))
+        line = names.blas_line(op, lambda _, at: library_call(names.blas, op, at))
     assert line is not None
     return [*names.start(op, y, names.array(op.out), names.array(y)), line]
 
 
+def _call_of_library(names: Names, op: Op) -> list[str]:
+    line = names.blas_line(op, lambda _, at: library_call(names.blas, op, at))
+    assert line is not None
+    return [line]
+
+
 def _gemm(names: Names, op: Op) -> list[str]:
     a, b, alpha, *rest = op.inputs
-    beta = ONE[op.out.dtype] if rest else ZERO[op.out.dtype]
-    line = names.blas_line(op, lambda blas, at: blas.gemm(at(op.out), at(a), at(b), at(alpha), beta))
+    in_product = names.blas is not None and names.blas.flushes  # else its threads know nothing of `denormals`
+
+    def beta(at: Arrays) -> NDArray:
+        return at(rest[0]) if rest and in_product else ONE[op.out.dtype] if rest else ZERO[op.out.dtype]
+
+    line = names.blas_line(op, lambda blas, at: blas.gemm(at(op.out), at(a), at(b), at(alpha), beta(at)))
     out = names.array(op.out)
     product = f"{names.array(alpha)} * {names.object(np.matmul)}({names.array(a)}, {names.array(b)})"
     if not rest:
         return [line or f"{out}[...] = {product}"]
     factor, c = rest
     first = names.start(op, c, out, names.array(c))
-    if factor.constant is None or factor.constant != 1:
-        # here and not by gemm, whose threads know nothing of `denormals`
+    if (factor.constant is None or factor.constant != 1) and not (line and in_product):
         first.append(f"{names.object(np.multiply)}({out}, {names.array(factor)}, out={out})")
     return [*first, line or f"{out}[...] += {product}"]
 
@@ -70,12 +77,16 @@ def _gemm(names: Names, op: Op) -> list[str]:
 def _matmul(names: Names, op: Op) -> list[str]:
     a, b = op.inputs
     out, one, zero = names.array(op.out), ONE.get(op.out.dtype), ZERO.get(op.out.dtype)
-    if op.options:  # a sum without the axis that it was taken over
-        out = names.bound(("column", id(op)), "v", lambda at: np.expand_dims(at(op.out), op.options))
-    elif one is not None and zero is not None:
-        line = names.blas_line(op, lambda blas, at: blas.gemm(at(op.out), at(a), at(b), one, zero))
+
+    def whole(at: Arrays) -> NDArray:
+        """The result, with the axis that a sum was taken over."""
+        return np.expand_dims(at(op.out), op.options)
+
+    if one is not None and zero is not None:
+        line = names.blas_line(op, lambda blas, at: blas.gemm(whole(at), at(a), at(b), one, zero))
         if line is not None:
             return [line]
+    out = names.bound(("whole", id(op)), "v", whole)
     return [f"{names.object(np.matmul)}({names.array(a)}, {names.array(b)}, {out})"]
 
 
@@ -157,6 +168,11 @@ def _onehot(names: Names, op: Op) -> list[str]:
     return [f"{names.bound(('onehot', id(op)), 'onehot', lambda at: OneHot(at(op.out), at(ids)))}()"]
 
 
+def _scatter(names: Names, op: Op) -> list[str]:
+    ids, rows = op.inputs
+    return [f"{names.bound(('scatter', id(op)), 'scatter', lambda at: SumById(at(op.out), at(ids), at(rows)))}()"]
+
+
 def _call(names: Names, op: Op) -> list[str]:
     frozen, options = op.options
     inputs = iter(map(names.array, op.inputs))
@@ -168,6 +184,8 @@ def _call(names: Names, op: Op) -> list[str]:
 LINES: dict[str, Callable[[Names, Op], list[str]]] = {
     "ufunc": _ufunc,
     "axpby": _axpby,
+    "quotient": _call_of_library,
+    "root": _call_of_library,
     "gemm": _gemm,
     "matmul": _matmul,
     "reduce": _reduce,
@@ -177,6 +195,7 @@ LINES: dict[str, Callable[[Names, Op], list[str]]] = {
     "take": _take,
     "concat": _concat,
     "onehot": _onehot,
+    "scatter": _scatter,
     "pack": _pack,
     "call": _call,
     "view": lambda names, op: [],

@@ -6,14 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from mlp_xp_backends.numpy_engine.layout import Layout
-from mlp_xp_backends.numpy_engine.openblas import Blas
+from mlp_xp_backends.numpy_engine.blas import Blas
 from mlp_xp_backends.numpy_engine.tape import NDArray, Op, Program, Value
-
-ONE = {np.dtype(t): np.ones((), t) for t in (np.float32, np.float64)}
-ZERO = {np.dtype(t): np.zeros((), t) for t in (np.float32, np.float64)}
 
 Arrays = Callable[[Value], NDArray]
 """The array of each value."""

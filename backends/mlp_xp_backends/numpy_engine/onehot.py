@@ -1,9 +1,13 @@
-"""One-hot rows without comparing: a matrix of zeros in which only the ones are moved from step to step."""
+"""One-hot rows without comparing: in a matrix of zeros only the ones are moved from step to step.
+
+A product with such a matrix, turned, needs no matrix at all: it adds up rows by their ids.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
+from mlp_xp_backends.numpy_engine.proxy import matrix_transpose
 from mlp_xp_backends.numpy_engine.tape import NDArray, Program, Value
 
 LARGE = 32_768
@@ -24,7 +28,18 @@ def find_one_hots(program: Program) -> None:
             if _counts(numbers, op.out.shape[-1]) and ids.shape == (*op.out.shape[:-1], 1):
                 op.kind, op.f, op.inputs = "onehot", None, (ids,)
                 break
+    for op in program.ops:
+        turned = op.inputs[0].op if op.kind == "matmul" else None
+        if turned is None or turned.kind != "view" or turned.f is not matrix_transpose:
+            continue
+        hot, rows = turned.inputs[0].op, op.inputs[1]
+        if hot is not None and hot.kind == "onehot" and len(rows.shape) == len(hot.out.shape) == 2 and _flat(rows):
+            op.kind, op.f, op.inputs = "scatter", None, (hot.inputs[0], rows)
     program.live()
+
+
+def _flat(v: Value) -> bool:
+    return bool(v.like.flags.c_contiguous)
 
 
 def _counts(v: Value, n: int) -> bool:
@@ -50,3 +65,24 @@ class OneHot:
         self.flat[self.ones] = 0
         self.flat[places] = 1
         self.ones = places
+
+
+class SumById:
+    """Makes ``out[i]`` the sum of those ``rows`` whose id is i, one after the other."""
+
+    def __init__(self, out: NDArray, ids: NDArray, rows: NDArray) -> None:
+        self.out, self.ids, self.rows, self.n = out.reshape(-1), ids, rows.reshape(-1), len(out)
+        self.columns = np.arange(rows.shape[1])
+        self.first = np.empty(ids.shape, np.intp)
+        self.places = np.empty(rows.shape, np.intp)
+
+    def __call__(self) -> None:
+        """Add up. A row with an id that is none of 0, ..., n - 1 is left out."""
+        np.multiply(self.ids, len(self.columns), out=self.first, dtype=np.intp, casting="unsafe")
+        np.add(self.first, self.columns, out=self.places)
+        places, rows = self.places.reshape(-1), self.rows
+        if self.ids.min() < 0 or self.ids.max() >= self.n:
+            there = (places >= 0) & (places < self.out.size)
+            places, rows = places[there], rows[there]
+        self.out[...] = 0
+        np.add.at(self.out, places, rows)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from math import inf
 
+from mlp_xp_backends.numpy_engine.calls import BLOCK
 from mlp_xp_backends.numpy_engine.fuse import elementwise
 from mlp_xp_backends.numpy_engine.tape import Op, Program
-
-BLOCK = 16_384
-"""Elements of a block: five of them in float32 fill a third of a megabyte, less than a core's own cache."""
 
 
 def fixed_results(program: Program) -> set[int]:
@@ -66,6 +64,6 @@ def in_chains(ops: list[Op]) -> list[list[Op]]:
 
 def _by_blocks(op: Op) -> bool:
     """Whether a block of the result depends on that block of the operands and on single numbers alone."""
-    if op.kind not in ("ufunc", "axpby", "cast") or op.out.size == 1:
+    if op.kind not in ("ufunc", "axpby", "quotient", "root", "cast") or op.out.size == 1:
         return False
     return all(v.size == 1 or (v.shape == op.out.shape and v.root is v) for v in op.inputs)

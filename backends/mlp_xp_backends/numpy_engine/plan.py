@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from mlp_xp.trees import leaves, unflatten
+from mlp_xp_backends.numpy_engine.blas import Blas
 from mlp_xp_backends.numpy_engine.denormals import flushed
 from mlp_xp_backends.numpy_engine.emit import Source
 from mlp_xp_backends.numpy_engine.fuse import fuse
 from mlp_xp_backends.numpy_engine.layout import lay_out
 from mlp_xp_backends.numpy_engine.lines import row_numbers
 from mlp_xp_backends.numpy_engine.onehot import find_one_hots
-from mlp_xp_backends.numpy_engine.openblas import blas
 from mlp_xp_backends.numpy_engine.pack import pack, part
 from mlp_xp_backends.numpy_engine.tape import NDArray, Program, Value
 from mlp_xp_backends.protocol import Tree
@@ -26,17 +26,17 @@ STACKABLE = {np.add, np.subtract, np.multiply, np.true_divide, np.negative, np.s
 
 
 class Plan:
-    """Runs a program over any number of steps."""
+    """Runs a program over any number of steps, with the products of ``blas``, or else NumPy's."""
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, program: Program, blas: Blas | None) -> None:
+        self.program, self.blas = program, blas
         find_one_hots(program)
         pack(program)
-        if blas() is not None:
-            fuse(program)
+        if blas is not None:
+            fuse(program, blas)
         stacked = _stacked(program)
-        self.layout = lay_out(program, {key for key, v in stacked.items() if v.op is not None})
-        self.source = Source(program, self.layout, stacked, blas())
+        self.layout = lay_out(program, {key for key, v in stacked.items() if v.op is not None}, blas)
+        self.source = Source(program, self.layout, stacked, blas)
         found = ((row_numbers(op), op.inputs[0].shape[op.options[0]]) for op in program.ops if op.kind == "take")
         self.numbered = {(leaf, bound) for leaf, bound in found if leaf is not None}
         self.code = compile(self.source.text, "<plan>", "exec")
@@ -64,6 +64,8 @@ class Plan:
                 self._bind(carried, given)
             n = len(stacks[0])
             outs = [np.empty((n, *v.shape), v.dtype) for v in self.program.outs]
+            if self.blas is not None:
+                self.blas.begin()
             with flushed():
                 self.names["run"](n, stacks, outs)
             trees = self.program.trees

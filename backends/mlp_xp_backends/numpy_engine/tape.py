@@ -70,7 +70,8 @@ class Op:
     """``out`` from ``inputs``.
 
     ``kind`` says how: ``ufunc``, ``matmul``, ``reduce``, ``arg``, ``cast``, ``where``, ``take``, ``concat``, ``view``
-    and ``call`` are recorded; ``gemm``, ``axpby``, ``onehot`` and ``pack`` come in by rewriting. ``f`` is the function
+    and ``call`` are recorded; ``gemm``, ``axpby``, ``quotient``, ``root``, ``onehot``,
+    ``scatter`` and ``pack`` come in by rewriting. ``f`` is the function
     behind it.
     """
 

@@ -1,7 +1,7 @@
-"""The BLAS that NumPy itself ships, called without NumPy: products that add to what is there.
+"""Linear algebra libraries called without NumPy: products that add to what is there, sums of multiples.
 
-NumPy's wheels carry an OpenBLAS of their own, with 64-bit integers and renamed symbols. Any other build of NumPy (MKL,
-Accelerate, the system's BLAS) has none, and `blas` returns ``None``. Loading SciPy's BLAS instead would not do: two
+NumPy's wheels carry an OpenBLAS of their own, with 64-bit integers and renamed symbols. Any other build of NumPy
+(Accelerate, the system's BLAS) has none, and `openblas` returns ``None``. Loading SciPy's BLAS instead would not do: two
 thread pools then wait for each other's cores.
 """
 
@@ -18,17 +18,20 @@ NDArray = np.ndarray[Any, Any]
 Call = tuple[Any, tuple[Any, ...]]
 """A function and the arguments that it is called with again and again."""
 
-_LETTER = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
+LETTER = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
+ONE = {t: np.ones((), t) for t in LETTER}
+ZERO = {t: np.zeros((), t) for t in LETTER}
 
 
 @cache
-def blas() -> Blas | None:
+def openblas() -> Blas | None:
     """NumPy's own OpenBLAS, if it has one."""
     package = Path(np.__file__).parent
     for folder in (package.parent / "numpy.libs", package / ".dylibs"):
         for path in sorted(folder.glob("*openblas*")):
             try:
-                return Blas(ctypes.CDLL(str(path)))
+                library = ctypes.CDLL(str(path))
+                return Blas(library, *_naming(library))
             except (OSError, AttributeError):
                 continue
     return None
@@ -37,14 +40,27 @@ def blas() -> Blas | None:
 class Blas:
     """gemm, axpy and axpby in single and double precision; every argument is a pointer, as in Fortran."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        pattern, self._integer = _naming(library)
+    name = "OpenBLAS"
+    least = 2
+    """Rows and columns from which on gemm is the right call; NumPy has a better one for vectors."""
+    flushes = False
+    """Whether its threads take denormals for zero when the calling thread does."""
+    large = 0
+    """Elements from which on its elementwise functions are faster than NumPy's."""
+    block = 0
+    """Elements of a block in which all cores take part in those functions; 0 if they stay on one."""
+
+    def __init__(self, library: Any, pattern: str, integer: Any) -> None:
+        self._integer = integer
         self._functions = {}
-        for dtype, letter in _LETTER.items():
+        for dtype, letter in LETTER.items():
             for name in ("gemm", "axpy", "axpby"):
                 f = library[pattern.format(letter + name)]
                 f.restype = None
                 self._functions[name, dtype] = f
+
+    def begin(self) -> None:
+        """Called before a run of steps."""
 
     def gemm(self, c: NDArray, a: NDArray, b: NDArray, alpha: NDArray, beta: NDArray) -> Call | None:
         """``c <- alpha a b + beta c`` for matrices; ``None`` if one of them lies in memory as BLAS cannot read it.
@@ -53,10 +69,10 @@ class Blas:
         """
         f = self._functions.get(("gemm", c.dtype))
         ways = [_way(x) for x in (c, a, b)]
-        if f is None or c.ndim != 2 or min(c.shape + a.shape) < 2 or None in ways or ways[0][0] != b"N":
+        if f is None or c.ndim != 2 or min(c.shape + a.shape) < self.least or None in ways or ways[0][0] != b"N":
             return None
         (_, ldc), (ta, lda), (tb, ldb) = ways
-        i, p = self._int, _pointer
+        i, p = self._int, pointer
         sizes = (i(c.shape[1]), i(c.shape[0]), i(a.shape[1]))  # row-major c = a b is column-major c' = b' a'
         return f, (_char(tb), _char(ta), *sizes, p(alpha), p(b), i(ldb), p(a), i(lda), p(beta), p(c), i(ldc))
 
@@ -65,8 +81,23 @@ class Blas:
         f = self._functions.get(("axpy" if beta is None else "axpby", y.dtype))
         if f is None or not (y.flags.c_contiguous and x.flags.c_contiguous):
             return None
-        i, p = self._int, _pointer
+        i, p = self._int, pointer
         return f, (i(y.size), p(alpha), p(x), i(1), *((p(beta),) if beta is not None else ()), p(y), i(1))
+
+    def ufunc(self, f: np.ufunc, out: NDArray, *inputs: NDArray) -> Call | None:
+        """``out <- f(*inputs)`` for arrays of one shape and numbers; ``None`` if NumPy does it better."""
+        return None
+
+    def quotient(self, out: NDArray, x: NDArray, s: NDArray, y: NDArray, t: NDArray) -> Call | None:
+        """``out <- s x / (y + t)`` for arrays ``x`` and finite ``y``, numbers ``s`` and ``t``, if there is a call for it.
+
+        Where ``y`` is infinite the result may be no number instead of 0.
+        """
+        return None
+
+    def root(self, out: NDArray, x: NDArray) -> Call | None:
+        """``out <- sqrt(x)`` for an ``x`` that is nowhere 0, where there is a call for it."""
+        return None
 
     def _int(self, n: int) -> Any:
         return ctypes.byref(self._integer(n))
@@ -101,6 +132,6 @@ def _char(c: bytes) -> Any:
     return ctypes.byref(ctypes.c_char(c))
 
 
-def _pointer(x: NDArray) -> Any:
+def pointer(x: NDArray) -> Any:
     """The address of the numbers of ``x``, which the caller keeps alive."""
     return ctypes.byref(ctypes.c_char.from_address(x.ctypes.data))
