@@ -15,8 +15,8 @@ from benchmarks.peers import Peer, the_mkl
 class Products(Peer):
     """``y = x W``, ``dW = x' dy`` and, where it is needed, ``dx = dy W'`` of all layers, again and again.
 
-    By NumPy's BLAS or MKL on the CPU, by PyTorch's on a GPU. Batches, losses and updates cost nothing here, and the product
-    that a one-hot embedding gradient would be is not among them.
+    By NumPy's BLAS or MKL on the CPU, by PyTorch's on a GPU. Batches, losses and updates cost nothing here, and the
+    product that a one-hot embedding gradient would be is not among them.
     """
 
     trains = False
@@ -68,4 +68,5 @@ def on_mkl() -> Tools:
 def on_gpu() -> Tools:
     import torch
 
-    return (lambda a, b, c: partial(torch.mm, a, b, out=c)), lambda a: torch.from_numpy(a).cuda(), torch.cuda.synchronize
+    multiply = lambda a, b, c: partial(torch.mm, a, b, out=c)  # noqa: E731
+    return multiply, lambda a: torch.from_numpy(a).cuda(), torch.cuda.synchronize

@@ -93,8 +93,8 @@ def markdown(results: Record) -> str:
         f"{versions}. Thread pools: {pools}. float32. "
         "How it is measured and what is equal: [benchmarks/README.md](../README.md).",
         "## Ratios of a step",
-        "Medians; above 1 ours is faster, in those over products the floor. The spread is the largest distance between the "
-        "quartiles of a peer in the row, over its median.",
+        "Medians; above 1 ours is faster, in those over products the floor. The spread is the largest distance between "
+        "the quartiles of a peer in the row, over its median.",
         ratio_table(results, "step_us"),
         "## Ratios of an epoch",
         "From the drawing of its order on the host to its mean loss on the host; ours by `Trainer.fit`.",

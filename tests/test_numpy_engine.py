@@ -23,7 +23,7 @@ from mlp_xp_backends.numpy_engine.mkl import Mkl, blas, mkl
 Library = Callable[[], Blas | None]
 LIBRARIES = [
     pytest.param(lambda: None, id="numpy"),
-    pytest.param(openblas, id="openblas", marks=pytest.mark.skipif(openblas() is None, reason="NumPy has another BLAS")),
+    pytest.param(openblas, id="openblas", marks=pytest.mark.skipif(openblas() is None, reason="NumPy has no OpenBLAS")),
     pytest.param(mkl, id="mkl", marks=pytest.mark.skipif(mkl() is None, reason="MKL is not installed")),
 ]
 needs_mkl = LIBRARIES[-1].marks[0]
@@ -329,7 +329,8 @@ def training(
     step = TrainStep(chain, SoftmaxCrossEntropy(), optimizer, **options)
     params = tree_map(lambda a: np.ascontiguousarray(np.broadcast_to(a, (*models, *a.shape)), dtype), chain.init(rng))
     state = step.init(np, params, chain.init_state(rng))
-    X = rng.integers(0, 9, (100, 3)) if network in ("words", "vocabulary") else rng.standard_normal((100, 12)).astype(dtype)
+    ids = network in ("words", "vocabulary")
+    X = rng.integers(0, 9, (100, 3)) if ids else rng.standard_normal((100, 12)).astype(dtype)
     Y, rows = rng.integers(0, 7, 100), rng.integers(0, 100, (steps, 16))
     rates = [leaves(optimizer.rates(0.01, t + 1)) for t in range(steps)]
     flat = iter([np.asarray(column, dtype) for column in zip(*rates, strict=True)])

@@ -67,7 +67,7 @@ class CompiledLoop:
         length(items)
         with memory_guard("cpu", host_memory):
             plan = self.plan(carry, consts, items)
-            if plan is None or not plan.fits(leaves(items)):
+            if plan is None or not plan.fits(leaves(consts), leaves(items)):
                 return self.plain(carry, consts, items)
             return plan(carry, consts, items)
 

@@ -1,8 +1,8 @@
 """Linear algebra libraries called without NumPy: products that add to what is there, sums of multiples.
 
 NumPy's wheels carry an OpenBLAS of their own, with 64-bit integers and renamed symbols. Any other build of NumPy
-(Accelerate, the system's BLAS) has none, and `openblas` returns ``None``. Loading SciPy's BLAS instead would not do: two
-thread pools then wait for each other's cores.
+(Accelerate, the system's BLAS) has none, and `openblas` returns ``None``. Loading SciPy's BLAS instead would not do:
+two thread pools then wait for each other's cores.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NDArray = np.ndarray[Any, Any]
 Call = tuple[Any, tuple[Any, ...]]
 """A function and the arguments that it is called with again and again."""
 
-LETTER = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
+LETTER: dict[np.dtype[Any], str] = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
 ONE = {t: np.ones((), t) for t in LETTER}
 ZERO = {t: np.zeros((), t) for t in LETTER}
 
@@ -89,7 +89,7 @@ class Blas:
         return None
 
     def quotient(self, out: NDArray, x: NDArray, s: NDArray, y: NDArray, t: NDArray) -> Call | None:
-        """``out <- s x / (y + t)`` for arrays ``x`` and finite ``y``, numbers ``s`` and ``t``, if there is a call for it.
+        """``out <- s x / (y + t)`` for arrays ``x`` and ``y``, numbers ``s`` and ``t``, if there is a call for it.
 
         Where ``y`` is infinite the result may be no number instead of 0.
         """

@@ -69,7 +69,7 @@ class Source:
         for op in step:
             out = local[id(op.out)]
             if id(op) in given:
-                f = names.bound(("blas", 0, id(op)), "blas", partial(self._function, op))
+                f = names.bound(("blas", 0, id(op), ""), "blas", partial(self._function, op))
                 start = names.start(op, op.inputs[0], out, local[id(op.inputs[0])]) if op.kind == "axpby" else []
                 text += ["    " + line for line in (*start, f"{f}(*{given[id(op)]})")]
             else:

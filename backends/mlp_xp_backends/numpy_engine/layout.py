@@ -226,7 +226,15 @@ class _Placer:
 
 def in_place(op: Op) -> list[Value]:
     """The operands that the result may be written over."""
-    of_kind = {"ufunc": op.inputs, "axpby": op.inputs[:1], "gemm": op.inputs[4:], "quotient": op.inputs, "root": op.inputs, "where": op.inputs[2:]}
+    of_kind = {
+        "ufunc": op.inputs,
+        "axpby": op.inputs[:1],
+        "gemm": op.inputs[4:],
+        "quotient": op.inputs,
+        "root": op.inputs,
+        "where": op.inputs[2:],
+        "lessen": op.inputs[:1],
+    }
     return [
         x
         for x in of_kind.get(op.kind, ())

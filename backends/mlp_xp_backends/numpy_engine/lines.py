@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,9 @@ from mlp_xp_backends.numpy_engine.tape import NDArray, Op, Value
 
 THREADED = 131_072
 """Elements from which on a sum of two arrays is worth the cores that OpenBLAS wakes for it."""
+
+WIDE = 65_536
+"""Elements from which on a row is repeated by all cores where they have a product for it."""
 
 SHORT = 64
 """Rows up to this length are reduced column by column."""
@@ -68,10 +70,21 @@ def _gemm(names: Names, op: Op) -> list[str]:
     if not rest:
         return [line or f"{out}[...] = {product}"]
     factor, c = rest
-    first = names.start(op, c, out, names.array(c))
+    first = _repeated(names, op, c) or names.start(op, c, out, names.array(c))
     if (factor.constant is None or factor.constant != 1) and not (line and in_product):
         first.append(f"{names.object(np.multiply)}({out}, {names.array(factor)}, out={out})")
     return [*first, line or f"{out}[...] += {product}"]
+
+
+def _repeated(names: Names, op: Op, row: Value) -> list[str]:
+    """The line that makes every row of the result ``row``: a product with a column of ones, where that is faster."""
+    rows, n = op.out.shape
+    if names.blas is None or not names.blas.block or op.out.size < WIDE or row.shape not in ((n,), (1, n)):
+        return []
+    ones = np.ones((rows, 1), op.out.dtype)
+    one, zero = ONE[op.out.dtype], ZERO[op.out.dtype]
+    line = names.blas_line(op, lambda blas, at: blas.gemm(at(op.out), ones, at(row).reshape(1, n), one, zero), "first")
+    return [line] if line else []
 
 
 def _matmul(names: Names, op: Op) -> list[str]:
@@ -168,6 +181,14 @@ def _onehot(names: Names, op: Op) -> list[str]:
     return [f"{names.bound(('onehot', id(op)), 'onehot', lambda at: OneHot(at(op.out), at(ids)))}()"]
 
 
+def _lessen(names: Names, op: Op) -> list[str]:
+    x, places = op.inputs
+    flat = names.bound(("flat", id(op)), "v", lambda at: at(op.out).reshape(-1))
+    one = names.object(ONE[op.out.dtype])
+    first = names.start(op, x, names.array(op.out), names.array(x))
+    return [*first, f"{names.object(np.subtract.at)}({flat}, {names.array(places)}, {one})"]
+
+
 def _scatter(names: Names, op: Op) -> list[str]:
     ids, rows = op.inputs
     return [f"{names.bound(('scatter', id(op)), 'scatter', lambda at: SumById(at(op.out), at(ids), at(rows)))}()"]
@@ -196,6 +217,7 @@ LINES: dict[str, Callable[[Names, Op], list[str]]] = {
     "concat": _concat,
     "onehot": _onehot,
     "scatter": _scatter,
+    "lessen": _lessen,
     "pack": _pack,
     "call": _call,
     "view": lambda names, op: [],

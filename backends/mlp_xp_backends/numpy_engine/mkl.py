@@ -1,8 +1,8 @@
 """Intel's MKL, where it is installed: the products of `Blas`, and elementwise functions on all cores.
 
 It is faster than OpenBLAS on narrow matrices, and what is elementwise shares one pool of threads with the products.
-Symbols with 64-bit integers are in MKL from 2023 on. The formulas and the modes are in Intel's oneMKL reference, "Vector
-Mathematical Functions" and "Numerical Reproducibility".
+The functions and the modes are in Intel's oneMKL reference, "Vector Mathematical Functions" and "Numerical
+Reproducibility".
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ Line = tuple[Any, Any]
 
 
 class Mkl(Blas):
-    """BLAS and the vector functions of MKL."""
+    """BLAS and the vector functions of MKL; ``openmp`` is the library that its threads come from, or ``None``."""
 
     name = "MKL"
     least = 1
@@ -89,6 +89,7 @@ class Mkl(Blas):
             self._openmp.kmp_set_blocktime(SPIN)
 
     def ufunc(self, f: np.ufunc, out: NDArray, *inputs: NDArray) -> Call | None:
+        """See `Blas.ufunc`."""
         arrays = [x for x in (out, *inputs) if x.ndim > 0]
         if not _alike(arrays):
             return None
@@ -112,11 +113,13 @@ class Mkl(Blas):
         return self._functions["axpby", out.dtype], (i(out.size), p(s), p(x), i(1), p(ZERO[out.dtype]), p(out), i(1))
 
     def quotient(self, out: NDArray, x: NDArray, s: NDArray, y: NDArray, t: NDArray) -> Call | None:
+        """See `Blas.quotient`."""
         if not _alike([out, x, y]) or s.dtype != out.dtype or t.dtype != out.dtype:
             return None
         return self._fraction(out, x, (s, 0.0), y, (1.0, t))
 
     def root(self, out: NDArray, x: NDArray) -> Call | None:
+        """See `Blas.root`."""
         return self._on("Sqrt", out, pointer(x)) if _alike([out, x]) else None
 
     def _on(self, name: str, out: NDArray, *args: Any) -> Call:

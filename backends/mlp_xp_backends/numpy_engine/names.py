@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from mlp_xp_backends.numpy_engine.layout import Layout
 from mlp_xp_backends.numpy_engine.blas import Blas
+from mlp_xp_backends.numpy_engine.layout import Layout
 from mlp_xp_backends.numpy_engine.tape import NDArray, Op, Program, Value
 
 Arrays = Callable[[Value], NDArray]
@@ -38,8 +38,8 @@ class Names:
         """The name of anything else."""
         return self.bound(("object", id(x)), getattr(x, "__name__", "k"), lambda _: x)
 
-    def blas_line(self, op: Op, call: Callable[[Blas, Arrays], Any]) -> str | None:
-        """A line that calls BLAS, if there is one and the arrays lie as it needs them."""
+    def blas_line(self, op: Op, call: Callable[[Blas, Arrays], Any], role: str = "") -> str | None:
+        """A line that calls BLAS, if there is one and the arrays lie as it needs them; one for each ``role``."""
         blas = self.blas
         if blas is None or call(blas, lambda v: v.like) is None:
             return None
@@ -47,7 +47,7 @@ class Names:
         def part(k: int, at: Arrays) -> Any:
             return call(blas, at)[k]
 
-        f, args = (self.bound(("blas", k, id(op)), "blas", partial(part, k)) for k in (0, 1))
+        f, args = (self.bound(("blas", k, id(op), role), "blas", partial(part, k)) for k in (0, 1))
         return f"{f}(*{args})"
 
     def start(self, op: Op, x: Value, out: str, source: str) -> list[str]:

@@ -17,8 +17,10 @@ import numpy as np
 from mlp_xp_backends.numpy_engine.fuse import elementwise
 from mlp_xp_backends.numpy_engine.tape import NDArray, Op, Program, Value, blank
 
-SMALL = 16_384
-"""Elements of an array that is worth packing."""
+SMALL, LARGER = 16_384, 65_536
+"""Elements of an array that is worth packing, and of one whose update takes so many calls that it is, too."""
+MANY = 4
+"""Operations of an update up to which BLAS adds the gradient's product onto the array, which packing would prevent."""
 
 
 @dataclass(eq=False)
@@ -53,7 +55,7 @@ def _chains(program: Program) -> Iterable[_Chain]:
     slot_of = {id(v): k for k, v in enumerate(program.carry)}
     found: list[tuple[set[int], dict[int, Op]]] = []
     for k, (before, after) in enumerate(zip(program.carry, program.carry_out, strict=True)):
-        if before is after or not 0 < before.size <= SMALL:
+        if before is after or not 0 < before.size <= LARGER:
             continue
         slots, ops = _reached(after, slot_of, k)
         for other in [f for f in found if f[0] & slots or f[1].keys() & ops.keys()]:
@@ -64,7 +66,7 @@ def _chains(program: Program) -> Iterable[_Chain]:
     readers = program.readers()
     for slots, ops in found:
         chain = _checked(program, sorted(slots), sorted(ops.values(), key=lambda op: order[id(op)]), readers)
-        if chain is not None:
+        if chain is not None and (program.carry[chain.slots[0]].size <= SMALL or len(chain.ops) > MANY):
             yield chain
 
 

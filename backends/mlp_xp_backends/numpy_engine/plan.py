@@ -38,7 +38,7 @@ class Plan:
         self.layout = lay_out(program, {key for key, v in stacked.items() if v.op is not None}, blas)
         self.source = Source(program, self.layout, stacked, blas)
         found = ((row_numbers(op), op.inputs[0].shape[op.options[0]]) for op in program.ops if op.kind == "take")
-        self.numbered = {(leaf, bound) for leaf, bound in found if leaf is not None}
+        program.bounds |= {("item", leaf, bound) for leaf, bound in found if leaf is not None}
         self.code = compile(self.source.text, "<plan>", "exec")
         self.cells = {id(v): np.empty(v.shape, v.dtype) for v in (*program.items, *stacked.values())}
         self.buffers = [_aligned(size) for size in self.layout.buffers]
@@ -48,11 +48,11 @@ class Plan:
         self.given: list[NDArray] = []
         self.lock = Lock()
 
-    def fits(self, items: list[NDArray]) -> bool:
-        """Whether all row numbers among the items number rows that are there."""
+    def fits(self, consts: list[NDArray], items: list[NDArray]) -> bool:
+        """Whether all row numbers number rows that are there, and all ids columns."""
         return all(
-            items[leaf].size == 0 or (items[leaf].min() >= 0 and items[leaf].max() < bound)
-            for leaf, bound in self.numbered
+            numbers.size == 0 or (numbers.min() >= 0 and numbers.max() < bound)
+            for numbers, bound in (((items if kind == "item" else consts)[k], n) for kind, k, n in self.program.bounds)
         )
 
     def __call__(self, carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:

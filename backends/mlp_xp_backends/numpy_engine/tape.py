@@ -70,9 +70,8 @@ class Op:
     """``out`` from ``inputs``.
 
     ``kind`` says how: ``ufunc``, ``matmul``, ``reduce``, ``arg``, ``cast``, ``where``, ``take``, ``concat``, ``view``
-    and ``call`` are recorded; ``gemm``, ``axpby``, ``quotient``, ``root``, ``onehot``,
-    ``scatter`` and ``pack`` come in by rewriting. ``f`` is the function
-    behind it.
+    and ``call`` are recorded; ``gemm``, ``axpby``, ``quotient``, ``root``, ``onehot``, ``scatter``, ``lessen`` and
+    ``pack`` come in by rewriting. ``f`` is the function behind it.
     """
 
     kind: str
@@ -96,6 +95,9 @@ class Program:
     """The trees that the body returns, its carry and its out, with anything for leaves."""
     members: list[tuple[int, ...]] = field(default_factory=list)
     """For each of ``carry``, the leaves that it holds: one, or several packed one behind the other."""
+
+    bounds: set[tuple[str, int, int]] = field(default_factory=set)
+    """Leaves of the items or the constants whose integers must be at least 0 and below a number."""
 
     def __post_init__(self) -> None:
         self.members = [(k,) for k in range(len(self.carry))]
