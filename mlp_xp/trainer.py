@@ -320,7 +320,7 @@ class Trainer:
         return a.astype(self.dtype) if a.dtype.kind == "f" else a
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def epoch_loop(backend: Backend, step: TrainStep) -> Any:
     """The compiled epoch: gather a batch and take a step on it, for all items; the same for all trainers alike."""
 

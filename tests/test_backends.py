@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -828,6 +829,7 @@ def test_report_reads_at_100_columns_and_keeps_commands_whole() -> None:
 
 def test_report_names_every_backend_and_remedy() -> None:
     text = info.report()
+    assert re.search(r"^NumPy engine +(calls (MKL|OpenBLAS)|no BLAS)", text, re.MULTILINE)
     for status in available_backends():
         assert f"  {status.name} " in text
         assert status.command in text

@@ -303,6 +303,7 @@ NETWORKS = {
     "dropout": Chain(Dense(12, 40), Tanh(), Dropout(0.3), Dense(40, 7)),
     "wide": Chain(Dense(12, 400), ReLU(), Dense(400, 400), ReLU(), Dense(400, 7)),
     "words": Chain(Embedding(9, 5, 3), Dense(15, 20), Sigmoid(), Dense(20, 7)),
+    "classes": Chain(Dense(12, 40), ReLU(), Dense(40, 300)),
     "vocabulary": Chain(Embedding(800, 30, 3), Dense(90, 20), Sigmoid(), Dense(20, 7)),
 }
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -465,6 +466,13 @@ def test_data_that_change_between_calls_are_read_anew() -> None:
     k *= 2
     _, b = loop((), k, x)
     np.testing.assert_allclose(b, 4 * a, rtol=1e-6)
+
+
+@pytest.mark.parametrize("label", [-1, 300])
+def test_labels_of_no_class_have_no_one_in_their_row(label: int) -> None:
+    body, carry, (x, y), items = training("classes", OPTIMIZERS["sgd"])
+    y[:] = np.where(np.arange(100) % 3, y, label)
+    assert_engine(body, carry, (x, y), items)
 
 
 @pytest.mark.parametrize("row", [100, -101])

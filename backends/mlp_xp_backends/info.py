@@ -23,7 +23,7 @@ class Report(NamedTuple):
     """What `gather` found."""
 
     machine: dict[str, str]
-    """Python, the system, versions, NumPy's BLAS, the NVIDIA driver."""
+    """Python, the system, versions, NumPy's BLAS and its engine's, the NVIDIA driver."""
     backends: tuple[Status, ...]
     """Every backend, usable or not."""
 
@@ -36,6 +36,7 @@ def gather() -> Report:
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs",
         "NumPy": f"{np.__version__}, {_blas()}",
+        "NumPy engine": _engine(),
         "array-api-compat": _version("array-api-compat"),
         "NVIDIA driver": f"runs CUDA {driver[0]}.{driver[1]}" if driver else "not found",
     }
@@ -93,6 +94,14 @@ def _version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _engine() -> str:
+    """What the compiled loops of NumPy call."""
+    from mlp_xp_backends.numpy_engine.mkl import blas
+
+    library = blas()
+    return f"calls {library.name}" if library is not None else "no BLAS of its own: products are NumPy's"
 
 
 def _blas() -> str:

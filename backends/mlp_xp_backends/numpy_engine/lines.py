@@ -184,7 +184,7 @@ def _onehot(names: Names, op: Op) -> list[str]:
 def _lessen(names: Names, op: Op) -> list[str]:
     x, places = op.inputs
     flat = names.bound(("flat", id(op)), "v", lambda at: at(op.out).reshape(-1))
-    one = names.object(ONE[op.out.dtype])
+    one = names.object(np.ones((), op.out.dtype))
     first = names.start(op, x, names.array(op.out), names.array(x))
     return [*first, f"{names.object(np.subtract.at)}({flat}, {names.array(places)}, {one})"]
 

@@ -41,25 +41,21 @@ def blas() -> Blas | None:
 
 @cache
 def mkl() -> Blas | None:
-    """MKL, if it is installed in this environment: ``pip install mkl``, or with conda."""
-    root = Path(sys.prefix)
-    for path in sorted([*root.glob("lib/libmkl_rt.so*"), *root.glob("Library/bin/mkl_rt*.dll")]):
+    """MKL, if it is installed in this environment: ``pip install mkl``, or with conda.
+
+    On Linux alone: elsewhere other libraries bring an OpenMP of Intel's of their own, and two of them end the process.
+    """
+    for path in sorted(Path(sys.prefix, "lib").glob("libmkl_rt.so*")):
+        openmp = path.with_name("libiomp5.so")
         try:
-            return Mkl(ctypes.CDLL(str(path)), _openmp(path.parent))
+            return Mkl(ctypes.CDLL(str(path)), ctypes.CDLL(str(openmp)) if openmp.exists() else None)
         except (OSError, AttributeError):
             continue
     return None
 
 
-def _openmp(folder: Path) -> Any:
-    """The OpenMP that MKL brings its threads from, if it is the one beside it."""
-    for path in (folder / "libiomp5.so", folder / "libiomp5md.dll"):
-        if path.exists():
-            return ctypes.CDLL(str(path))
-    return None
-
-
 Line = tuple[Any, Any]
+"""Slope and intercept, each a number or a 0-d array."""
 
 
 class Mkl(Blas):
