@@ -46,6 +46,7 @@ class _Linear:
             if op.kind == "ufunc" and op.out.dtype in (np.float32, np.float64) and self._uniform(op):
                 if op.f is np.multiply:
                     self._scaled_product(op)
+                    self._masked(op)
                 elif op.f in (np.add, np.subtract):
                     self._sum(op)
                 elif op.f is np.true_divide:
@@ -68,6 +69,13 @@ class _Linear:
         for x, s in (op.inputs, op.inputs[::-1]):
             if s.shape == () and x.op is not None and self._is(x, "matmul") and _matrices(x.op):
                 op.kind, op.f, op.inputs = "gemm", None, (*x.op.inputs, s)
+                return
+
+    def _masked(self, op: Op) -> None:
+        """``x`` times truth values: NumPy turns them into numbers as it goes, on one core as the product itself."""
+        for v in op.inputs if op.kind == "ufunc" and not self.blas.block else ():
+            if v.op is not None and self._is(v, "cast") and v.op.inputs[0].dtype == bool:
+                op.inputs = tuple(v.op.inputs[0] if x is v else x for x in op.inputs)
                 return
 
     def _sum(self, op: Op) -> None:
