@@ -27,7 +27,7 @@ def roster(device: str, compiled: bool) -> dict[str, Entry]:
     entries: dict[str, Entry] = {name: ours(name) for name in OURS[device]}
     if device == "cpu":
         entries["numpy"] = lambda task: Ours(NumpyBackend(openblas), task)
-        entries[MKL] = lambda task: Ours(NumpyBackend(the_mkl), task)
+        entries[MKL] = ours_with_mkl
         entries[PLAIN] = lambda task: Ours(PlainNumpy(), task)
     for name, *options in zip(TORCH, ("fused", "foreach", "foreach"), (False, False, True), strict=True):
         if compiled or not options[1]:
@@ -43,6 +43,11 @@ def roster(device: str, compiled: bool) -> dict[str, Entry]:
 
 def ours(name: str) -> Entry:
     return lambda task: Ours(name, task)
+
+
+def ours_with_mkl(task: Task) -> Peer:
+    library = the_mkl()
+    return Ours(NumpyBackend(lambda: library), task)
 
 
 def pytorch(device: str, *options: Any) -> Entry:
