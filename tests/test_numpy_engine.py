@@ -520,12 +520,30 @@ def test_denormals_are_zero_inside_a_loop_only() -> None:
     assert np.all(tiny * np.float32(0.5) > 0)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+@pytest.mark.parametrize("columns", [1, 10, 64, 65, 250])
+def test_extremes_of_rows(columns: int, dtype: str) -> None:
+    x = (f((3, 40, columns), dtype="float64") * 100).astype(dtype)
+    if x.dtype.kind == "f":
+        x[0, 3, -1], x[0, 4, 0], x[1, 5] = np.nan, np.inf, -np.inf
+
+    def body(xp, c, k, x):
+        return c, (xp.max(x, axis=-1, keepdims=True), xp.min(x, axis=1), xp.max(x[:, ::2], axis=1))
+
+    _, got = compiled(body)((), (), x)
+    expected = (x.max(axis=2, keepdims=True), x.min(axis=2), x[:, :, ::2].max(axis=2))
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("computed", [False, True])
 @pytest.mark.parametrize("width", [40, 250])
-def test_one_hot_rows_follow_their_ids_from_step_to_step(width: int) -> None:
+def test_one_hot_rows_follow_their_ids_from_step_to_step(width: int, computed: bool) -> None:
     """Large enough to be kept and moved; ids that are out of range have rows of zeros, as in the comparison."""
 
     def body(xp, carry, consts, ids):
         (total,) = carry
+        ids = ids * 1 if computed else ids
         hot = xp.astype(xp.expand_dims(ids, axis=-1) == xp.arange(width, dtype=ids.dtype), xp.float32)
         total += xp.matmul(xp.matrix_transpose(hot), consts)
         return (total,), xp.sum(hot, axis=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.host import as_host, host_memory
+from mlp_xp_backends.jax_scatter import scattered
 from mlp_xp_backends.loop import length, plain_loop
 from mlp_xp_backends.namespace import derived, mapped, names
 from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Tree
@@ -56,8 +57,14 @@ class JaxBackend:
     def compile(self, body: Body) -> Loop:
         """``jax.lax.scan`` over ``body``, jitted once for every shape; the state's memory is used again."""
 
+        def step(consts: Tree, carry: Tree, item: Tree) -> Any:
+            return body(self.xp, carry, consts, item)
+
+        if self.device == "cpu":  # on a GPU the order of such sums changes from run to run
+            step = scattered(step)
+
         def scan(carry: Tree, consts: Tree, items: Tree) -> Any:
-            return jax.lax.scan(lambda carry, item: body(self.xp, carry, consts, item), carry, items)
+            return jax.lax.scan(partial(step, consts), carry, items)
 
         jitted = jax.jit(scan, donate_argnums=0)
 

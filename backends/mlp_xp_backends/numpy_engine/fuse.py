@@ -24,9 +24,16 @@ def _sums_as_products(program: Program, tape: Tape) -> None:
         (x,), (axes, keepdims) = op.inputs, op.options
         if x.dtype != op.out.dtype or len(x.shape) != 2 or len(axes) != 1 or x.size == 0:
             continue
+        if axes == (1,) and x.shape[1] > SHORT and x.size < LARGE:
+            continue
         ones = tape.constant(np.ones((1, x.shape[0]) if axes == (0,) else (x.shape[1], 1), x.dtype))
         op.kind, op.f, op.options = "matmul", np.matmul, (() if keepdims else axes)
         op.inputs = (ones, x) if axes == (0,) else (x, ones)
+
+
+SHORT = 64
+LARGE = 65_536
+"""Long rows of less elements in all are summed by NumPy: two cores that share them make whoever writes next wait."""
 
 
 class _Linear:

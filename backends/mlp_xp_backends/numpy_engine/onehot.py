@@ -33,7 +33,10 @@ def find_one_hots(program: Program) -> None:
             continue
         hot, rows = turned.inputs[0].op, op.inputs[1]
         if hot is not None and hot.kind == "onehot" and len(rows.shape) == len(hot.out.shape) == 2 and _flat(rows):
-            op.kind, op.f, op.inputs = "scatter", None, (hot.inputs[0], rows)
+            source = _source(hot.inputs[0])
+            if source is not None:
+                op.kind, op.f, op.inputs = "scatter", None, (hot.inputs[0], rows)
+                program.bounds.add((*source, hot.out.shape[1]))
     program.live()
 
 
@@ -130,21 +133,17 @@ class OneHot:
 
 
 class SumById:
-    """Makes ``out[i]`` the sum of those ``rows`` whose id is i, one after the other."""
+    """Makes ``out[i]`` the sum of those ``rows`` whose id is i, one after the other; all ids are below ``len(out)``."""
 
     def __init__(self, out: NDArray, ids: NDArray, rows: NDArray) -> None:
-        self.out, self.ids, self.rows, self.n = out.reshape(-1), ids, rows.reshape(-1), len(out)
+        self.out, self.ids, self.rows = out.reshape(-1), ids, rows.reshape(-1)
         self.columns = np.arange(rows.shape[1])
         self.first = np.empty(ids.shape, np.intp)
         self.places = np.empty(rows.shape, np.intp)
 
     def __call__(self) -> None:
-        """Add up. A row with an id that is none of 0, ..., n - 1 is left out."""
+        """Add up."""
         np.multiply(self.ids, len(self.columns), out=self.first, dtype=np.intp, casting="unsafe")
         np.add(self.first, self.columns, out=self.places)
-        places, rows = self.places.reshape(-1), self.rows
-        if self.ids.min() < 0 or self.ids.max() >= self.n:
-            there = (places >= 0) & (places < self.out.size)
-            places, rows = places[there], rows[there]
         self.out[...] = 0
-        np.add.at(self.out, places, rows)
+        np.add.at(self.out, self.places.reshape(-1), self.rows)
