@@ -15,6 +15,7 @@ from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.namespace import CREATION, derived, mapped
 from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Tree
+from mlp_xp_backends.torch_graphs import GraphLoop, cuda_graph
 
 
 class TorchBackend:
@@ -43,12 +44,14 @@ class TorchBackend:
             torch.cuda.synchronize(self._device)
 
     def compile(self, body: Body) -> Loop:
-        """The loop as plain Python, every operation as torch runs it by itself."""
-        plain = plain_loop(self.xp, body, torch.stack)
+        """The loop as plain Python on the CPU; on a GPU its step as a CUDA graph, when it has run for a while."""
+        run = plain_loop(self.xp, body, torch.stack)
+        if self._device.type == "cuda":
+            run = GraphLoop(self.xp, body, run, partial(cuda_graph, self._device))
 
         def loop(carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
             with torch.no_grad(), memory_guard(self.device, self.memory):
-                return plain(carry, consts, items)
+                return run(carry, consts, items)
 
         return loop
 
