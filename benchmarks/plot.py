@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.networks import OPTIMIZERS
 from benchmarks.report import fastest
-from benchmarks.roster import FLOOR, JAX_SCAN, JAX_STEP, OURS, SKLEARN, TORCH
+from benchmarks.roster import FLOOR, JAX_SCAN, JAX_STEP, MKL, OURS, SKLEARN, TORCH
 
 Record = dict[str, Any]
 
@@ -19,6 +19,7 @@ matplotlib.use("Agg")
 
 STYLES: dict[str, dict[str, Any]] = {
     "ours": {"marker": "o", "color": "black", "markersize": 7},
+    "ours with MKL": {"marker": "D", "color": "black", "markersize": 5},
     "best of ours": {"marker": "o", "color": "black", "fillstyle": "none", "markersize": 11},
     "PyTorch": {"marker": "s", "color": "0.45"},
     "JAX scan": {"marker": "^", "color": "0.45", "fillstyle": "none"},
@@ -31,7 +32,7 @@ STYLES: dict[str, dict[str, Any]] = {
 def lines(device: str) -> dict[str, tuple[str, ...]]:
     """Whose fastest is drawn under which name."""
     first, *_ = ours = OURS[device]
-    members = ((first,), ours, TORCH, (JAX_SCAN,), (JAX_STEP,), (SKLEARN,), (FLOOR,))
+    members = ((first,), (MKL,), ours, TORCH, (JAX_SCAN,), (JAX_STEP,), (SKLEARN,), (FLOOR,))
     return dict(zip(STYLES, members, strict=True))
 
 
@@ -45,7 +46,7 @@ def draw(results: Record, path: Path) -> None:
         rows = [row for row in results["rows"] if row["optimizer"] == name]
         panel(axes[0, column], rows, device, relative=False)
         panel(axes[1, column], rows, device, relative=True)
-        axes[0, column].set_title(name)
+        axes[0, column].set_title(name, loc="left", x=0.03, y=1.0, pad=-16)
         axes[1, column].set_xlabel("parameters")
     axes[0, 0].set_ylabel("microseconds a step")
     axes[1, 0].set_ylabel(f"time over that of {OURS[device][0]}")
@@ -77,10 +78,14 @@ def panel(axes: Axes, rows: list[Record], device: str, relative: bool) -> None:
         axes.set_yticks((0.5, 1, 2, 4), ("0.5", "1", "2", "4"))
         axes.minorticks_off()
         return
-    for n, row in zip(places(rows), rows, strict=True):
-        lowest = fastest(row, "step_us", tuple(row["peers"]))
-        if lowest:
-            axes.annotate(row["network"], (n, lowest), (0, -12), textcoords="offset points", fontsize=6, ha="center")
+    batches: dict[tuple[str, int], list[str]] = {}
+    for row in rows:
+        network, batch = row["network"].split("@")
+        batches.setdefault((network, row["parameters"]), []).append(batch)
+    for (network, n), sizes in batches.items():
+        text = f"{network}@{', '.join(sizes)}"
+        above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "bottom"}
+        axes.annotate(text, (n, 1.0), (0, 2), fontsize=7, rotation=35, **above)
 
 
 def places(rows: list[Record]) -> list[float]:
