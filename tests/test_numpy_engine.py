@@ -559,3 +559,43 @@ def test_one_hot_rows_follow_their_ids_from_step_to_step(width: int, computed: b
         np.add.at(expected, row[known], weights[known].astype(np.float64))
     np.testing.assert_allclose(total, expected, atol=1e-4)
     np.testing.assert_array_equal(counts, inside)
+
+
+@pytest.mark.parametrize(("find", "file"), [(openblas, "openblas"), (mkl, "mkl")])
+def test_one_core_inside_and_as_many_as_before_after(find: Library, file: str) -> None:
+    """Two runs that overlap leave the number of threads as they found it, and so does one that fails."""
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    library = find()
+    if library is None:
+        pytest.skip(f"{file} is not installed")
+
+    def threads() -> int:
+        pools = threadpoolctl.ThreadpoolController().select(internal_api=file).info()
+        return min(pool["num_threads"] for pool in pools if file == "mkl" or "numpy" in pool["filepath"])
+
+    def fail() -> None:
+        with library.on_one_core():
+            assert threads() == 1
+            raise ZeroDivisionError
+
+    with threadpoolctl.threadpool_limits(2):
+        first, second = library.on_one_core(), library.on_one_core()
+        first.__enter__()
+        second.__enter__()
+        assert threads() == 1
+        if file == "mkl":  # its number is one of each thread, where runs cannot overlap but end in reverse
+            first, second = second, first
+        first.__exit__(None, None, None)
+        assert threads() == 1
+        second.__exit__(None, None, None)
+        assert threads() == 2
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert threads() == 2
+
+
+def test_small_products_run_on_one_core_and_large_ones_on_all() -> None:
+    for library in filter(None, (openblas(), mkl())):
+        assert library.small([(64, 100, 100), (100, 128, 250)])
+        assert not library.small([(64, 100, 100), (512, 784, 1000)])
+        assert library.small([])

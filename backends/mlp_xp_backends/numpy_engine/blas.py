@@ -8,8 +8,11 @@ two thread pools then wait for each other's cores.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -49,15 +52,42 @@ class Blas:
     """Elements from which on its elementwise functions are faster than NumPy's."""
     block = 0
     """Elements of a block in which all cores take part in those functions; 0 if they stay on one."""
+    few = 8_000_000
+    """Multiplications in a product up to which one core is faster than several that exchange their results."""
 
     def __init__(self, library: Any, pattern: str, integer: Any) -> None:
         self._integer = integer
+        self._threads = [getattr(library, pattern.format(f"openblas_{x}_num_threads"), None) for x in ("get", "set")]
+        self._lock, self._alone, self._before = Lock(), 0, 0
         self._functions = {}
         for dtype, letter in LETTER.items():
             for name in ("gemm", "axpy", "axpby"):
                 f = library[pattern.format(letter + name)]
                 f.restype = None
                 self._functions[name, dtype] = f
+
+    def small(self, products: Iterable[tuple[int, int, int]]) -> bool:
+        """Whether these products, (rows, shared, columns) each, are best left to one core."""
+        return all(m * k * n < self.few for m, k, n in products)
+
+    @contextmanager
+    def on_one_core(self) -> Iterator[None]:
+        """One thread for what is called inside. OpenBLAS has one number of threads for all who call it."""
+        get, put = self._threads
+        if get is None or put is None:
+            yield
+            return
+        with self._lock:
+            self._before = self._before if self._alone else get()
+            self._alone += 1
+            put(ctypes.byref(ctypes.c_int(1)))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._alone -= 1
+                if not self._alone:
+                    put(ctypes.byref(ctypes.c_int(self._before)))
 
     def begin(self) -> None:
         """Called before a run of steps."""

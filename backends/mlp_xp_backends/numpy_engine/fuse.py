@@ -8,15 +8,18 @@ from mlp_xp_backends.numpy_engine.blas import Blas
 from mlp_xp_backends.numpy_engine.tape import Op, Program, Tape, Value
 
 
-def fuse(program: Program, blas: Blas) -> None:
-    """Sums over rows as products with ones; scaled products, sums and quotients as calls of ``blas``."""
+def fuse(program: Program, blas: Blas, alone: bool) -> None:
+    """Sums over rows as products with ones; scaled products, sums and quotients as calls of ``blas``.
+
+    ``alone`` says that all runs on one core.
+    """
     tape = Tape()
-    _sums_as_products(program, tape)
+    _sums_as_products(program, tape, alone)
     _Linear(program, tape, blas).run()
     program.live()
 
 
-def _sums_as_products(program: Program, tape: Tape) -> None:
+def _sums_as_products(program: Program, tape: Tape, alone: bool) -> None:
     """A sum over the rows or the columns of a matrix is a product with ones, and BLAS is faster than a reduction."""
     for op in program.ops:
         if op.kind != "reduce" or op.f is not np.add or op.out.dtype.kind != "f" or op.out.dtype.itemsize < 4:
@@ -24,7 +27,7 @@ def _sums_as_products(program: Program, tape: Tape) -> None:
         (x,), (axes, keepdims) = op.inputs, op.options
         if x.dtype != op.out.dtype or len(x.shape) != 2 or len(axes) != 1 or x.size == 0:
             continue
-        if axes == (1,) and x.shape[1] > SHORT and x.size < LARGE:
+        if not alone and axes == (1,) and x.shape[1] > SHORT and x.size < LARGE:
             continue
         ones = tape.constant(np.ones((1, x.shape[0]) if axes == (0,) else (x.shape[1], 1), x.dtype))
         op.kind, op.f, op.options = "matmul", np.matmul, (() if keepdims else axes)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,9 +68,11 @@ class Mkl(Blas):
     flushes = True
     large = 16_384
     block = 262_144
+    wide = 65_536
+    """Elements of a matrix from which on all cores take part in any product with it."""
 
     def __init__(self, library: Any, openmp: Any) -> None:
-        self._openmp = openmp
+        self._openmp, self._set_threads = openmp, library.MKL_Set_Num_Threads_Local
         super().__init__(library, "{}_64", ctypes.c_int64)
         library.MKL_CBWR_Set(REPEATABLE)  # has no effect once the program has used MKL in another way
         self._vector: dict[tuple[str, np.dtype[Any]], Any] = {}
@@ -78,6 +82,20 @@ class Mkl(Blas):
                 f = library[f"vm{letter}{name}_64"]
                 f.restype = None
                 self._vector[name, dtype] = f
+
+    def small(self, products: Iterable[tuple[int, int, int]]) -> bool:
+        """See `Blas.small`."""
+        products = list(products)
+        return super().small(products) and all(max(m * k, k * n, m * n) < self.wide for m, k, n in products)
+
+    @contextmanager
+    def on_one_core(self) -> Iterator[None]:
+        """See `Blas.on_one_core`; for the calling thread alone."""
+        before = self._set_threads(1)
+        try:
+            yield
+        finally:
+            self._set_threads(before)
 
     def begin(self) -> None:
         """Let the threads sleep soon after the calling thread's last product, so that others find the cores free."""

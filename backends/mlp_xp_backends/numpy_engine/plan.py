@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import combinations
 from threading import Lock
 from typing import Any
@@ -32,8 +34,9 @@ class Plan:
         self.program, self.blas = program, blas
         find_one_hots(program)
         pack(program)
+        self.alone = blas is not None and blas.small(_products(program))
         if blas is not None:
-            fuse(program, blas)
+            fuse(program, blas, self.alone)
         stacked = _stacked(program)
         self.layout = lay_out(program, {key for key, v in stacked.items() if v.op is not None}, blas)
         self.source = Source(program, self.layout, stacked, blas)
@@ -66,7 +69,8 @@ class Plan:
             outs = [np.empty((n, *v.shape), v.dtype) for v in self.program.outs]
             if self.blas is not None:
                 self.blas.begin()
-            with flushed():
+            alone = self.blas.on_one_core() if self.blas is not None and self.alone else nullcontext()
+            with flushed(), alone:
                 self.names["run"](n, stacks, outs)
             trees = self.program.trees
             return unflatten(trees[0], iter(self.returned)), unflatten(trees[1], iter(outs))
@@ -129,6 +133,14 @@ class Plan:
                 start += a.size
             adopted.append(long)
         return adopted
+
+
+def _products(program: Program) -> Iterator[tuple[int, int, int]]:
+    """Rows, shared axis and columns of every product of matrices."""
+    for op in program.ops:
+        if op.kind == "matmul":
+            a, b = op.inputs
+            yield a.shape[-2], a.shape[-1], b.shape[-1]
 
 
 def _stacked(program: Program) -> dict[int, Value]:
