@@ -7,6 +7,7 @@ number on the device says which item is next: between steps the host does nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from threading import Lock
 
 import torch
 
@@ -43,10 +44,14 @@ class GraphLoop:
         self.xp, self.body, self.eager, self.capture = xp, body, eager, capture
         self.graphs: dict[Hashable, Graph | None] = {}
         self.taken: dict[Hashable, int] = {}
+        self.lock = Lock()
 
     def __call__(self, carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
         """The loop, as `Backend.compile` says."""
-        n = length(items)
+        with self.lock:
+            return self._run(carry, consts, items, length(items))
+
+    def _run(self, carry: Tree, consts: Tree, items: Tree, n: int) -> tuple[Tree, Tree]:
         key = (
             tree_map(lambda a: (a.shape, a.dtype), carry),
             tree_map(lambda a: (a.data_ptr(), a.shape, a.stride(), a.dtype), consts),
@@ -90,15 +95,9 @@ class Graph:
         outs = tree_map(lambda a: a.new_empty((self.steps, *a.shape)), out)
         for stacked, a in zip(leaves(outs), leaves(out), strict=True):
             stacked.index_copy_(0, self.next, a.unsqueeze(0))
-        fixed = leaves(self.carry)
-        memory = {a.untyped_storage().data_ptr() for a in fixed}
-        after = [
-            a if a is here or a.untyped_storage().data_ptr() not in memory else a.clone()
-            for a, here in zip(leaves(carry), fixed, strict=True)
-        ]
-        for a, here in zip(after, fixed, strict=True):
-            if a is not here:
-                here.copy_(a)
+        moved = [(here, a) for here, a in zip(leaves(self.carry), leaves(carry), strict=True) if a is not here]
+        for here, a in [(here, a.clone()) for here, a in moved]:  # all before any is written over
+            here.copy_(a)
         self.next += 1
         self.trees = carry, outs
 

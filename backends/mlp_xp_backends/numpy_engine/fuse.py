@@ -7,6 +7,11 @@ import numpy as np
 from mlp_xp_backends.numpy_engine.blas import Blas
 from mlp_xp_backends.numpy_engine.tape import Op, Program, Tape, Value
 
+SHORT = 64
+"""Rows up to this length are reduced column by column, or summed by a product with ones."""
+LARGE = 65_536
+"""Elements from which on longer rows are summed by a product: of fewer, cores that share them make the next wait."""
+
 
 def fuse(program: Program, blas: Blas, alone: bool) -> None:
     """Sums over rows as products with ones; scaled products, sums and quotients as calls of ``blas``.
@@ -32,11 +37,6 @@ def _sums_as_products(program: Program, tape: Tape, alone: bool) -> None:
         ones = tape.constant(np.ones((1, x.shape[0]) if axes == (0,) else (x.shape[1], 1), x.dtype))
         op.kind, op.f, op.options = "matmul", np.matmul, (() if keepdims else axes)
         op.inputs = (ones, x) if axes == (0,) else (x, ones)
-
-
-SHORT = 64
-LARGE = 65_536
-"""Long rows of less elements in all are summed by NumPy: two cores that share them make whoever writes next wait."""
 
 
 class _Linear:

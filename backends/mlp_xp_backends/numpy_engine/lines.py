@@ -8,6 +8,7 @@ import numpy as np
 
 from mlp_xp_backends.numpy_engine.blas import ONE, ZERO
 from mlp_xp_backends.numpy_engine.calls import library_call
+from mlp_xp_backends.numpy_engine.fuse import SHORT
 from mlp_xp_backends.numpy_engine.names import Arrays, Names
 from mlp_xp_backends.numpy_engine.onehot import OneHot, SumById
 from mlp_xp_backends.numpy_engine.tape import NDArray, Op, Value
@@ -17,9 +18,6 @@ THREADED = 131_072
 
 WIDE = 65_536
 """Elements from which on a row is repeated by all cores where they have a product for it."""
-
-SHORT = 64
-"""Rows up to this length are reduced column by column."""
 
 
 def lines(names: Names, op: Op) -> list[str]:
