@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import io
 import platform
-import re
-import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -19,22 +14,15 @@ import numpy as np
 import pytest
 
 from mlp_xp_backends import (
-    BackendError,
     DeviceMemoryError,
     Memory,
-    available_backends,
-    cuda,
     get_backend,
-    get_backend_or_cpu,
-    info,
-    registry,
 )
 from mlp_xp_backends.errors import memory_guard, size
 from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.namespace import CREATION
 from mlp_xp_backends.probe import BACKENDS, probe
-from mlp_xp_backends.status import Device, Status
 
 GPU = ("cupy", "torch:cuda", "jax:cuda")
 DTYPES = ("float32", "float64", "int32", "int64", "uint8", "bool")
@@ -491,372 +479,6 @@ def test_sizes(n: int, text: str) -> None:
     assert size(n) == text
 
 
-# From words to a backend
-
-
-@pytest.mark.parametrize(
-    ("spec", "name", "device"),
-    [
-        ("cpu", "numpy", "cpu"),
-        ("numpy", "numpy", "cpu"),
-        ("torch:cpu", "torch", "cpu"),
-        ("jax:cpu", "jax", "cpu"),
-        ("array_api_strict", "array_api_strict", "cpu"),
-    ],
-)
-def test_the_same_words_give_the_same_backend(spec: str, name: str, device: str) -> None:
-    backend = get_backend(spec)
-    assert (backend.name, backend.device) == (name, device)
-    assert get_backend(spec) is backend
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A machine of the test's choice: ``machine(driver=(13, 0), cupy=fake_cupy(), wheels={...})``."""
-
-    def build(driver: tuple[int, int] | None = None, wheels: dict[str, str] | None = None, **modules: Any) -> None:
-        monkeypatch.setattr(cuda, "driver_version", lambda: driver)
-        monkeypatch.setattr(cuda, "installed_wheels", lambda: wheels or {"cupy-cuda13x": "14.2.0"})
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        for name, module in modules.items():
-            monkeypatch.setitem(sys.modules, name, module)
-
-    registry._built.cache_clear()
-    yield build
-    registry._built.cache_clear()
-
-
-class CUDAError(RuntimeError):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def module(name: str, **attributes: Any) -> ModuleType:
-    made = ModuleType(name)
-    made.__spec__ = ModuleSpec(name, None)
-    vars(made).update(attributes)
-    return made
-
-
-def fake_cupy(devices: int | Exception = 1, runtime: int = 13020, nvrtc: Exception | None = None) -> ModuleType:
-    """As much of CuPy as is asked before the first array is made."""
-
-    def answer(value: Any) -> Any:
-        if isinstance(value, Exception):
-            raise value
-        return value
-
-    run = SimpleNamespace(
-        runtimeGetVersion=lambda: runtime,
-        getDeviceCount=lambda: answer(devices),
-        getDeviceProperties=lambda i: {"name": b"NVIDIA H200"},
-    )
-    made = SimpleNamespace(
-        runtime=run,
-        nvrtc=SimpleNamespace(getVersion=lambda: answer(nvrtc)),
-        device=SimpleNamespace(get_cublas_handle=lambda: 1),
-        Device=lambda index: nullcontext(),
-    )
-    return module("cupy", __version__="14.2.0", cuda=made)
-
-
-def fake_torch(cuda_version: str | None, devices: int = 0) -> ModuleType:
-    return module(
-        "torch",
-        __version__="2.13.0",
-        version=SimpleNamespace(cuda=cuda_version),
-        cuda=SimpleNamespace(
-            is_available=lambda: devices > 0,
-            device_count=lambda: devices,
-            get_device_name=lambda i: "NVIDIA H200",
-        ),
-    )
-
-
-def fake_jax(devices: list[Any] | Exception) -> ModuleType:
-    def find(kind: str) -> list[Any]:
-        if isinstance(devices, Exception):
-            raise devices
-        return devices
-
-    return module("jax", __version__="0.10.2", devices=find)
-
-
-TWO_WHEELS = {"cupy-cuda12x": "14.1.0", "cupy-cuda13x": "14.2.0"}
-BROKEN = [
-    ("cuda", {"driver": (13, 0), "cupy": None}, "cupy is not installed", 'Run: pip install "mlp-xp[cuda13]"'),
-    ("cuda", {"driver": (12, 4), "cupy": None}, "cupy is not installed", 'Run: pip install "mlp-xp[cuda12]"'),
-    ("cuda", {"cupy": None}, "cupy is not installed", "install NVIDIA's driver"),
-    (
-        "cuda:1",
-        {"driver": (12, 8), "cupy": fake_cupy(), "wheels": TWO_WHEELS},
-        "two CuPy wheels overwrite each other: cupy-cuda12x 14.1.0 and cupy-cuda13x 14.2.0",
-        'Run: pip uninstall -y cupy-cuda12x cupy-cuda13x && pip install "mlp-xp[cuda12]"',
-    ),
-    ("cuda", {"cupy": fake_cupy()}, "no NVIDIA driver was found", "sudo ubuntu-drivers install"),
-    (
-        "cuda",
-        {"driver": (12, 4), "cupy": fake_cupy()},
-        "the installed CuPy needs CUDA 13; the driver runs CUDA 12.4",
-        'Run: pip uninstall -y cupy-cuda13x && pip install "mlp-xp[cuda12]"',
-    ),
-    (
-        "cuda",
-        {"driver": (13, 0), "cupy": fake_cupy(CUDAError(100, "cudaErrorNoDevice: no CUDA-capable device"))},
-        "CuPy finds the NVIDIA driver but no CUDA device",
-        "nvidia-smi",
-    ),
-    ("cuda", {"driver": (13, 0), "cupy": fake_cupy(0)}, "but no CUDA device", "nvidia-smi"),
-    (
-        "cuda",
-        {"driver": (13, 0), "cupy": fake_cupy(CUDAError(46, "cudaErrorDevicesUnavailable: busy"))},
-        "cupy fails to start: CUDAError: cudaErrorDevicesUnavailable: busy",
-        'See: python -c "import cupy"',
-    ),
-    (
-        "cuda",
-        {"driver": (13, 0), "cupy": fake_cupy(nvrtc=ImportError('Failure finding "libnvrtc.so.13"\nmore'))},
-        'CuPy does not find the CUDA 13 libraries: Failure finding "libnvrtc.so.13"',
-        'Run: pip install "cupy-cuda13x[ctk]"',
-    ),
-    (
-        "cuda",
-        {"driver": (13, 0), "cupy": fake_cupy(runtime=12090, nvrtc=ImportError("no libnvrtc.so.12"))},
-        "CuPy does not find the CUDA 12 libraries: no libnvrtc.so.12",
-        'Run: pip install "cupy-cuda12x[ctk]"',
-    ),
-    (
-        "cuda",
-        {"driver": (13, 0), "cupy": fake_cupy(nvrtc=CUDAError(2, "cudaErrorMemoryAllocation: out of memory"))},
-        "cupy fails to start: CUDAError: cudaErrorMemoryAllocation: out of memory",
-        "import cupy",
-    ),
-    ("torch:cuda", {"torch": None}, "torch is not installed", "Run: pip install --force-reinstall torch --index-url"),
-    ("torch:cpu", {"torch": None}, "torch is not installed", 'Run: pip install "mlp-xp[torch]"'),
-    (
-        "torch:cuda",
-        {"driver": (13, 0), "torch": fake_torch(None)},
-        "torch 2.13.0 is a build without CUDA",
-        "Run: pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu130",
-    ),
-    ("torch:cuda", {"torch": fake_torch("13.0")}, "no NVIDIA driver was found", "sudo ubuntu-drivers install"),
-    (
-        "torch:cuda",
-        {"driver": (12, 8), "torch": fake_torch("13.0")},
-        "the installed torch needs CUDA 13; the driver runs CUDA 12.8",
-        "Run: pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126",
-    ),
-    ("torch:cuda", {"driver": (13, 0), "torch": fake_torch("13.0")}, "no CUDA device", "nvidia-smi"),
-    ("jax", {"jax": None}, "jax is not installed", 'Run: pip install "mlp-xp[jax]"'),
-    ("jax:cuda", {"driver": (12, 8), "jax": None}, "jax is not installed", 'Run: pip install "jax[cuda12]"'),
-    ("jax:cuda", {"jax": fake_jax([])}, "no NVIDIA driver was found", "sudo ubuntu-drivers install"),
-    (
-        "jax:cuda:3",
-        {"driver": (13, 0), "jax": fake_jax(RuntimeError("Unknown backend cuda"))},
-        "jax finds no CUDA device: Unknown backend cuda",
-        'Run: pip install "jax[cuda13]"',
-    ),
-    (
-        "array_api_strict",
-        {"array_api_strict": None},
-        "array_api_strict is not installed",
-        "Run: pip install array-api-strict",
-    ),
-]
-
-
-@pytest.mark.parametrize(("spec", "world", "reason", "remedy"), BROKEN)
-def test_what_is_missing_is_told_with_its_remedy(
-    machine: Any, spec: str, world: dict[str, Any], reason: str, remedy: str
-) -> None:
-    machine(**world)
-    with pytest.raises(BackendError) as caught:
-        get_backend(spec)
-    first, _, rest = str(caught.value).partition("\n")
-    assert reason in first
-    assert remedy in rest
-
-
-def test_hidden_devices_are_named(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine(driver=(13, 0), cupy=fake_cupy(0))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert "CUDA_VISIBLE_DEVICES is '-1'" in probe("cupy").reason
-
-
-def test_a_device_number_too_high_names_those_there(machine: Any) -> None:
-    machine(driver=(13, 0), cupy=fake_cupy(2))
-    with pytest.raises(BackendError, match=r"no device cuda:2: found cuda:0 \(NVIDIA H200\), cuda:1"):
-        get_backend("cuda:2")
-
-
-def test_a_broken_installation_is_a_status_not_an_error(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch")
-
-    def broken(name: str) -> ModuleType:
-        raise ImportError("libtorch.so: cannot open shared object file\nand more")
-
-    monkeypatch.setattr(importlib, "import_module", broken)
-    status = probe("torch:cpu")
-    assert status.reason == "the installed torch is broken: libtorch.so: cannot open shared object file"
-    assert status.command == 'pip install "mlp-xp[torch]"'
-
-
-def test_real_cupy_without_a_driver() -> None:
-    pytest.importorskip("cupy")
-    if cuda.driver_version() is not None:
-        pytest.skip("there is a driver")
-    with pytest.raises(BackendError, match="CuPy is installed, but no NVIDIA driver was found"):
-        get_backend("cuda")
-    assert get_backend("auto").name == "numpy"
-
-
-class Library:
-    def __init__(self, version: int, status: int) -> None:
-        self.version, self.status = version, status
-
-    def cuDriverGetVersion(self, pointer: Any) -> int:  # noqa: N802
-        pointer._obj.value = self.version
-        return self.status
-
-
-@pytest.mark.parametrize(
-    ("version", "status", "expected"), [(13000, 0, (13, 0)), (12040, 0, (12, 4)), (0, 0, None), (13000, 34, None)]
-)
-def test_driver_version(
-    monkeypatch: pytest.MonkeyPatch, version: int, status: int, expected: tuple[int, int] | None
-) -> None:
-    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: Library(version, status))
-    assert cuda.driver_version() == expected
-
-
-def test_no_driver_version_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(cuda.ctypes, "CDLL", missing)
-    assert cuda.driver_version() is None
-
-
-@pytest.mark.parametrize(
-    ("spec", "near"),
-    [("gpu", "cuda"), ("pytorch", "torch"), ("nunpy", "numpy"), ("Cuda", "cuda"), ("torch:cdua", "torch:cuda")],
-)
-def test_unknown_words_are_met_with_the_nearest(spec: str, near: str) -> None:
-    with pytest.raises(BackendError, match=rf"unknown backend or device '{spec}'. Did you mean '{near}'\?\n.*cuda:N"):
-        get_backend(spec)
-
-
-@pytest.mark.parametrize(
-    "spec", ["", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "numpy:cuda", "cupy:cpu", "tensorflow", None]
-)
-def test_other_words_are_refused(spec: Any) -> None:
-    with pytest.raises(BackendError, match="unknown backend or device"):
-        get_backend(spec)
-
-
-def test_programs_fall_back_to_the_cpu_in_one_visible_line(machine: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    machine(cupy=None)
-    for spec in ("cuda", "cuda:1", "cupy", "torch:cuda"):
-        assert get_backend_or_cpu(spec).name == "numpy"
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert err.count("\n") == 1
-        assert "running on the CPU instead" in err
-    stream = io.StringIO()
-    get_backend_or_cpu("cuda", stream=stream)
-    assert stream.getvalue().startswith("cupy cannot be used here: cupy is not installed; running on the CPU")
-
-
-def test_the_fall_back_is_for_missing_gpus_alone(machine: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    machine(cupy=None, jax=None)
-    with pytest.raises(BackendError, match="cupy is not installed"):
-        get_backend_or_cpu("cuda", strict=True)
-    for spec in ("jax:cpu", "gpu"):
-        with pytest.raises(BackendError):
-            get_backend_or_cpu(spec)
-    assert get_backend_or_cpu("auto", strict=True).name == "numpy"
-    assert capsys.readouterr() == ("", "")
-
-
-def test_auto_tells_who_has_a_gpu_what_it_lacks(machine: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    machine(driver=(13, 0), cupy=None)
-    assert get_backend("auto").name == "numpy"
-    assert capsys.readouterr().err == ""
-    assert get_backend_or_cpu("auto", strict=True).name == "numpy"
-    assert "cupy is not installed; running on the CPU instead" in capsys.readouterr().err
-
-
-# What was found
-
-
-def test_every_backend_has_a_status() -> None:
-    statuses = available_backends()
-    assert [status.name for status in statuses] == list(BACKENDS)
-    for status in statuses:
-        assert status.usable == bool(status.devices)
-        assert status.usable or (status.reason and status.remedy)
-        assert all(device.memory.total > 0 for device in status.devices if device.memory)
-
-
-def test_no_status_raises(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("jax")
-
-    def broken(name: str) -> Any:
-        raise OSError("disk on fire")
-
-    machine(driver=(13, 0), cupy=fake_cupy())
-    monkeypatch.setattr(importlib, "import_module", broken)
-    reasons = {status.name: status.reason for status in available_backends()}
-    assert reasons.pop("numpy") == ""
-    assert all("OSError: disk on fire" in reason for reason in reasons.values())
-
-
-def test_report_reads_at_100_columns_and_keeps_commands_whole() -> None:
-    found = info.Report(
-        {"Python": "3.13.1"},
-        (
-            Status("cupy", "14.2.0", (Device("cuda:0", "NVIDIA H200", Memory(2**37, 3 * 2**36)),)),
-            Status("torch:cuda", "", (), "r " * 80 + ".", "a " * 90 + "\nRun: pip install " + "x" * 120, "pip"),
-        ),
-    )
-    lines = info.render(found).splitlines()
-    assert "    cuda:0, NVIDIA H200, 128.0 GiB of 192.0 GiB free" in lines
-    assert "    Run: pip install " + "x" * 120 in lines
-    assert all(len(line) <= 100 for line in lines if "Run: " not in line)
-
-
-def test_report_names_every_backend_and_remedy() -> None:
-    text = info.report()
-    assert re.search(r"^NumPy engine +(calls (MKL|OpenBLAS)|no BLAS)", text, re.MULTILINE)
-    for status in available_backends():
-        assert f"  {status.name} " in text
-        assert status.command in text
-
-
-# Importing
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import mlp_xp_backends",
-        "import mlp_xp_backends as b; b.get_backend('cpu'); assert b.get_backend('auto')",
-    ],
-)
-def test_array_libraries_are_imported_when_asked_for(code: str) -> None:
-    if "auto" in code and cuda.driver_version() is not None:
-        pytest.skip("auto takes the GPU")
-    libraries = {"cupy", "torch", "jax", "array_api_strict", "array_api_compat"}
-    check = f"import sys; print({libraries} & set(sys.modules))"
-    paths = {"PYTHONPATH": ":".join(path for path in sys.path if path)}
-    ran = subprocess.run(
-        [sys.executable, "-c", f"{code}; {check}"], capture_output=True, text=True, check=True, env=paths
-    )
-    assert ran.stdout.strip() == "set()"
-
-
 # CuPy where there is no GPU: NumPy in its clothes
 
 
@@ -888,6 +510,12 @@ def dressed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     names = {name: getattr(np, name) for name in dir(np) if not name.startswith("_")}
     noisy = {name: noted(name) for name in (*CREATION, "stack", "matmul")}
+
+    def module(name: str, **attributes: Any) -> ModuleType:
+        made = ModuleType(name)
+        vars(made).update(attributes)
+        return made
+
     cupy = module(
         "cupy",
         **names
