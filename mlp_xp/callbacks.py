@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, runtime_checkable
 
+from mlp_xp.checks import shown
+from mlp_xp.files import check_folder
+
 if TYPE_CHECKING:
     from mlp_xp.trainer import Record, Trainer
 
@@ -46,13 +49,17 @@ class Each(Callback):
         return self.f(trainer, record) is True
 
 
-def as_callback(callback: Callback | Callable[[Trainer, Record], Any]) -> Callback:
-    """A function as a callback, a callback as it is."""
-    if isinstance(callback, Callback):
-        return callback
-    if not callable(callback):
-        raise ValueError(f"a callback must be a function of trainer and record or a Callback, not {callback!r}")
-    return Each(callback)
+def as_callbacks(callbacks: Any) -> list[Callback]:
+    """A list of callbacks, made of functions where they are such; `TypeError` for anything else."""
+    if isinstance(callbacks, Callback) or not hasattr(callbacks, "__iter__"):
+        raise TypeError(f"callbacks must be a list, such as [Progress()], not {shown(callbacks)}")
+    return [_as_callback(callback) for callback in callbacks]
+
+
+def _as_callback(callback: Any) -> Callback:
+    if isinstance(callback, type) or not (isinstance(callback, Callback) or callable(callback)):
+        raise TypeError(f"a callback must be a Callback or a function of trainer and record, not {shown(callback)}")
+    return callback if isinstance(callback, Callback) else Each(callback)
 
 
 class Progress(Callback):
@@ -119,6 +126,7 @@ class CSVLog(Callback):
 
     def start(self, trainer: Trainer) -> None:
         """Write the epochs so far, which a resumed run brings along."""
+        check_folder(self.path)
         self.path.unlink(missing_ok=True)
         for record in trainer.history:
             self._append(record)
@@ -146,6 +154,10 @@ class Checkpoint(Callback):
         self.path = Path(path)
         self.seconds = seconds
         self.written = time.monotonic()
+
+    def start(self, trainer: Trainer) -> None:
+        """Make sure that there is a folder to write to before hours are spent."""
+        check_folder(self.path)
 
     def chunk(self, trainer: Trainer) -> None:
         """Write if it is time and the losses so far are finite. Waits for the device when it writes."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np  # noqa: TID251  files hold arrays of the host
 
 from mlp_xp import files
+from mlp_xp.checks import shown
 from mlp_xp.config import KNOWN, Decoder, encode
 from mlp_xp.early_stopping import Best
 from mlp_xp.files import FileError
@@ -33,6 +34,8 @@ HostArray = np.ndarray[Any, Any]
 
 def save(path: str | Path, model: Model) -> None:
     """Write ``model`` to ``path``, a safetensors file, atomically."""
+    if not isinstance(model, Model):
+        raise TypeError(f"save writes a model to a path: save('net.safetensors', trainer.model), not {shown(model)}")
     header = {
         "network": encode(model.network),
         "loss": encode(model.loss),

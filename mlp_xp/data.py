@@ -41,14 +41,18 @@ def check_inputs(backend: Backend, network: Chain, x: Any, name: str = "x") -> A
     """``x`` if the network can take it, with two axes; `ValueError` if not."""
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
         x = np.asarray(x)
+    if hasattr(x, "toarray"):
+        raise ValueError(f"{name} is a sparse matrix, and dense rows are needed: {name}.toarray() makes them")
     if len(x.shape) != 2:
-        raise ValueError(
-            f"{name} must have two axes, rows and features, but its shape is {tuple(x.shape)}: "
-            f"reshape it, for instance with {name}.reshape(len({name}), -1)"
-        )
+        how = f"for one row use {name}[None, :]" if len(x.shape) == 1 else f"use {name}.reshape(len({name}), -1)"
+        raise ValueError(f"{name} must have two axes, rows and features, but its shape is {tuple(x.shape)}: {how}")
     if x.shape[0] == 0:
         raise ValueError(f"{name} has no rows")
-    network.width(x.shape[1])
+    try:
+        network.width(x.shape[1])
+    except ValueError as error:
+        reason = str(error).partition(": ")[0]
+        raise ValueError(f"{name} has {x.shape[1]} columns, and the network is built for others: {reason}") from None
     kind = _kind(x)
     if kind not in "buif":
         raise ValueError(f"{name} must hold real numbers, but its dtype is {x.dtype}: convert it to float32")
@@ -73,15 +77,16 @@ def check_targets(
         )
     if loss.target == "class" and y.ndim == 1:
         if y.dtype.kind == "f" or y.dtype.kind == "b":
-            raise ValueError(
-                f"{name} must hold integer class labels, but its dtype is {y.dtype}: use {name}.astype(int)"
-            )
-        _check_range(name, y, n_out, "classes")
+            whole = y.dtype.kind == "b" or bool(np.all(y == np.floor(y)))
+            how = f"use {name}.astype(int)" if whole else f"number the classes: np.unique({name}, return_inverse=True)"
+            raise ValueError(f"{name} must hold integer class labels, but its dtype is {y.dtype}: {how}")
+        _check_range(name, y, n_out, "outputs", f"number the classes from 0: np.unique({name}, return_inverse=True)")
         return y.astype(np.int32, copy=False)
     if y.ndim == 1 and n_out in (1, None):
         y = y.reshape(-1, 1)
     if y.ndim != 2 or (n_out is not None and y.shape[1] != n_out):
-        raise ValueError(f"{name} must have shape ({rows}, {n_out}) for {type(loss).__name__}, not {y.shape}")
+        labels = f"; integer labels have shape ({rows},): {name}.ravel()" if loss.target == "class" else ""
+        raise ValueError(f"{name} must have shape ({rows}, {n_out}) for {type(loss).__name__}, not {y.shape}{labels}")
     _check_values(loss, y, name)
     return y
 
@@ -107,12 +112,22 @@ def _kind(x: Array) -> str:
         return "f" if "float" in name else "O"
 
 
-def _check_range(name: str, ids: HostArray, n: int | None, what: str) -> None:
+def first_not_finite(backend: Backend, x: Array, block: int = 10_000) -> int | None:
+    """The first row of ``x`` that holds NaN or infinity, if there is one."""
+    if _kind(x) != "f":
+        return None
+    for start in range(0, x.shape[0], block):
+        rows = np.isfinite(on_host(backend, x[start : start + block])).all(axis=1)
+        if not rows.all():
+            return start + int(np.argmin(rows))
+    return None
+
+
+def _check_range(name: str, ids: HostArray, n: int | None, what: str, how: str = "") -> None:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or (n is not None and high >= n):
-        raise ValueError(
-            f"{name} must lie in 0 ... {'' if n is None else n - 1} ({n} {what}), but holds {low} ... {high}"
-        )
+        allowed = "0 ..." if n is None else f"0 ... {n - 1} for {n} {what}"
+        raise ValueError(f"{name} must lie in {allowed}, but holds {low} ... {high}{': ' + how if how else ''}")
 
 
 def _check_values(loss: Loss, y: HostArray, name: str) -> None:

@@ -27,9 +27,9 @@ class EarlyStopping:
     def score(self, record: Mapping[str, float]) -> float:
         """How good an epoch was: the larger, the better."""
         if self.monitor not in record:
+            how = "monitor one of these" if any("_" in key for key in record) else "pass validation data"
             raise ValueError(
-                f"early stopping monitors {self.monitor!r}, but an epoch records {', '.join(record)}: "
-                "pass validation data or monitor one of these"
+                f"early stopping monitors {self.monitor!r}, but an epoch records {', '.join(record)}: {how}"
             )
         return -record[self.monitor] if self.monitor.endswith("loss") else record[self.monitor]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +35,29 @@ def write(path: str | Path, kind: str, arrays: dict[str, HostArray], header: Jso
         {name: np.ascontiguousarray(a) for name, a in arrays.items()},
         metadata={"mlp_xp": str(FORMAT), "kind": kind, "header": text},
     )
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        file = temporary.open("xb")  # with the permissions that any new file gets
     except OSError as error:
         raise FileError(f"cannot write {path}: {error.strerror or error}") from error
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
+
+
+def check_folder(path: Path) -> None:
+    """Raise `FileError` unless a file could be written to ``path``."""
+    if not path.parent.is_dir():
+        raise FileError(f"cannot write {path}: there is no folder {path.parent}")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise FileError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'its folder is read-only'}")
 
 
 def _flush_folder(folder: Path) -> None:

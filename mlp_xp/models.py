@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
 
+from mlp_xp.checks import check_kind
 from mlp_xp.initializers import Glorot, He, Initializer
 from mlp_xp.layers import (
     GELU,
@@ -64,8 +65,11 @@ def mlp(
     first
         A layer in front of all, such as ``Rescale(scale=1 / 255)`` for pixels or an `Embedding` for ids.
     """
-    if len(widths) < 2:
-        raise ValueError(f"mlp needs the number of inputs and of outputs, such as mlp(784, 300, 10), not mlp{widths}")
+    if len(widths) < 2 or not all(isinstance(width, int) for width in widths):
+        given = ", ".join(map(repr, widths))
+        raise ValueError(f"mlp needs the numbers of inputs and of outputs, such as mlp(784, 300, 10), not mlp({given})")
+    if init is not None:
+        check_kind("init", init, ("__call__",), "He()")
     act = as_activation(activation)
     hidden_init = init or (He() if isinstance(act, (ReLU, LeakyReLU, GELU, Softplus)) else Glorot())
     layers: list[Layer | StatefulLayer] = [] if first is None else [first]
@@ -82,6 +86,7 @@ def mlp(
 def as_activation(activation: str | Layer) -> Layer:
     """The activation of that name, or the layer itself."""
     if not isinstance(activation, str):
+        check_kind("activation", activation, ("forward", "backward"), "'relu' or ReLU()")
         return activation
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")

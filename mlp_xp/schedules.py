@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from mlp_xp.checks import shown
+
 Array = Any
 Namespace = Any
 
@@ -224,6 +226,11 @@ def as_schedule(lr: float | Schedule) -> Schedule:
     """``lr`` as a schedule, constant where it is a number."""
     if isinstance(lr, (int, float)) and not isinstance(lr, bool) and 0.0 <= lr < math.inf:
         return ConstantRate(float(lr))
-    if not hasattr(lr, "rate"):
-        raise ValueError(f"the learning rate must be a number from 0 or a schedule such as OneCycle(0.01), not {lr!r}")
+    if isinstance(lr, type) or not hasattr(lr, "rate"):
+        raise ValueError(
+            f"the learning rate must be a number from 0 or a schedule such as OneCycle(0.01), not {shown(lr)}"
+        )
+    highest = getattr(lr, "lr", 0.0)
+    if isinstance(highest, (int, float)) and not 0.0 <= highest < math.inf:
+        raise ValueError(f"the learning rate of a schedule must be a number from 0, but it is {lr!r}")
     return lr  # type: ignore[return-value]  # it has the one method that a schedule needs

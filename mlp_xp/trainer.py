@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -11,8 +12,18 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np  # noqa: TID251  initial weights and batch orders are drawn on the host
 
-from mlp_xp.callbacks import Callback, as_callback
-from mlp_xp.data import Batch, Feed, check_inputs, check_targets, check_weights, gather, make_feed
+from mlp_xp.callbacks import Callback, as_callbacks
+from mlp_xp.checks import check_count, check_kind, shown
+from mlp_xp.data import (
+    Batch,
+    Feed,
+    check_inputs,
+    check_targets,
+    check_weights,
+    first_not_finite,
+    gather,
+    make_feed,
+)
 from mlp_xp.early_stopping import Best, EarlyStopping
 from mlp_xp.interrupts import Interrupt
 from mlp_xp.layers import Chain
@@ -78,11 +89,20 @@ class Trainer:
         max_norm: float | None = None,
     ) -> None:
         if dtype not in ("float32", "float64"):
-            raise ValueError(f"dtype must be 'float32' or 'float64', not {dtype!r}")
+            raise ValueError(f"dtype must be the string 'float32' or 'float64', not {shown(dtype)}")
+        if not isinstance(network, Chain):
+            raise TypeError(f"network must be a Chain of layers, such as mlp(784, 300, 10), not {shown(network)}")
+        check_kind("loss", loss, ("rows", "slope"), "SoftmaxCrossEntropy()")
+        check_kind("optimizer", optimizer, ("init", "rates", "update"), "Adam(0.001)")
+        if not isinstance(device, str):
+            check_kind("device", device, ("asarray", "compile"), "'cpu', 'cuda' or a backend")
         self.step = TrainStep(network, loss, optimizer, l2, clip_norm, max_norm)
         self.backend = get_backend(device) if isinstance(device, str) else device
         self.dtype = dtype
-        self.rng = np.random.default_rng(seed)
+        try:
+            self.rng = np.random.default_rng(seed)
+        except (TypeError, ValueError):
+            raise ValueError(f"seed must be an integer from 0 or a NumPy generator, not {shown(seed)}") from None
         host = tree_map(self._cast, (network.init(self.rng), network.init_state(self.rng)))
         self.state: TrainState = tree_map(self.backend.asarray, self.step.init(np, *host))
         self.history: list[Record] = []
@@ -178,6 +198,12 @@ class Trainer:
             If the loss of an epoch is not finite.
         """
         network, loss = self.step.network, self.step.loss
+        epochs = check_count("epochs", epochs)
+        batch_size = None if batch_size is None else check_count("batch_size", batch_size)
+        if early_stopping is not None:
+            check_kind("early_stopping", early_stopping, ("score",), "EarlyStopping(patience=10)")
+        given = _named_sets(validation)
+        hooks = as_callbacks(callbacks)
         x = check_inputs(self.backend, network, x)
         rows = int(x.shape[0])
         data = Batch(
@@ -187,13 +213,13 @@ class Trainer:
         )
         self._begin(Run(epochs, min(batch_size or rows, rows), shuffle, rows))
         feed = make_feed(self.backend, network, data, self.dtype, resident)
-        if validation is not None and not isinstance(validation, Mapping):
-            validation = {"valid": validation}
-        sets = {
-            name: Evaluation(network, loss, self.backend, self.dtype, *arrays)
-            for name, arrays in (validation or {}).items()
-        }
-        hooks = [as_callback(callback) for callback in callbacks]
+        sets = {name: Evaluation(network, loss, self.backend, self.dtype, *arrays) for name, arrays in given.items()}
+        if self.epoch >= epochs:
+            warnings.warn(
+                f"{self.epoch} epochs are done and {epochs} were asked for in all: nothing is left to train; "
+                f"fit(..., epochs={self.epoch + epochs}) trains {epochs} more",
+                stacklevel=2,
+            )
         stopped = False
         with Interrupt() as interrupt:
             for hook in hooks:
@@ -218,8 +244,6 @@ class Trainer:
 
     def _begin(self, run: Run) -> None:
         """Refuse what cannot be, and take note of what is asked."""
-        if run.epochs < 1 or run.batch_size < 1:
-            raise ValueError(f"epochs and batch_size must be at least 1, not {run.epochs} and {run.batch_size}")
         if self.position and self.run is not None and run != self.run:
             raise ValueError(
                 f"this run was stopped in the middle of an epoch with {self.run}, and is now asked for {run}: "
@@ -253,10 +277,13 @@ class Trainer:
         loss = self._mean_loss(order, data.w)
         lr = float(self._schedule.rate(self._moment(self.position - 1)))
         if not math.isfinite(loss):
-            raise TrainingDivergedError(
-                f"the loss of epoch {self.epoch + 1} is {loss} at rate {lr:g}: try a rate ten times smaller, "
-                "clip_norm=1.0, or look for NaN and very large numbers in x"
+            row = first_not_finite(self.backend, data.x)
+            advice = (
+                "try a rate ten times smaller, clip_norm=1.0, or look for very large numbers in x"
+                if row is None
+                else f"x holds NaN or infinity, the first in row {row}: drop these rows or fill them in"
             )
+            raise TrainingDivergedError(f"the loss of epoch {self.epoch + 1} is {loss} at rate {lr:g}: {advice}")
         self.position, self.losses = 0, []
         self.samples += rows
         return {"epoch": self.epoch + 1, "loss": loss, "lr": lr, "seconds": time.perf_counter() - began}
@@ -318,6 +345,19 @@ class Trainer:
 
     def _cast(self, a: HostArray) -> HostArray:
         return a.astype(self.dtype) if a.dtype.kind == "f" else a
+
+
+def _named_sets(validation: Any) -> Mapping[str, tuple[Array, ...]]:
+    """Validation sets by name; `TypeError` for what is none."""
+    if validation is None:
+        return {}
+    sets: Mapping[str, Any] = validation if isinstance(validation, Mapping) else {"valid": validation}
+    for arrays in sets.values():
+        if not isinstance(arrays, (tuple, list)) or len(arrays) not in (2, 3):
+            raise TypeError(
+                f"validation must be (x, y) or (x, y, sample_weight), or several of these by name, not {shown(arrays)}"
+            )
+    return sets
 
 
 @lru_cache(maxsize=8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +16,14 @@ from mlp_xp import (
     Adam,
     BatchNorm,
     Chain,
+    Checkpoint,
+    CSVLog,
     Dense,
     Dropout,
     EarlyStopping,
     Embedding,
+    He,
+    Progress,
     ReLU,
     Rescale,
     SoftmaxCrossEntropy,
@@ -27,6 +32,7 @@ from mlp_xp import (
     TrainingDivergedError,
     TrainStep,
     mlp,
+    save,
 )
 from mlp_xp.schedules import InverseScaling, LossRatio, OneCycle, ReduceOnPlateau
 from mlp_xp.trees import leaves, tree_map
@@ -262,6 +268,10 @@ BAD = {
     "negative": (lambda x, y: (x, y - 1), r"0 \.\.\. 2"),
     "distribution": (lambda x, y: (x, np.ones((len(y), 3))), "one distribution per row"),
     "shape": (lambda x, y: (x, np.ones((len(y), 2))), "must have shape"),
+    "column of labels": (lambda x, y: (x, y[:, None]), r"integer labels have shape \(210,\): y\.ravel"),
+    "halves": (lambda x, y: (x, y / 2), r"np\.unique"),
+    "one row": (lambda x, y: (x[0], y[:1]), r"x\[None, :\]"),
+    "sparse": (lambda x, y: (pytest.importorskip("scipy.sparse").csr_array(x), y), "toarray"),
 }
 
 
@@ -283,14 +293,80 @@ def test_bad_data_are_refused_where_they_enter(case: str) -> None:
         ({"epochs": 1, "sample_weight": -np.ones(210)}, "not negative"),
         ({"epochs": 1, "sample_weight": np.zeros(210)}, "above 0 somewhere"),
         ({"epochs": 1, "sample_weight": np.ones(3)}, "210 numbers"),
+        ({"epochs": 1.5}, r"epochs must be an integer, not 1\.5"),
+        ({"epochs": "3"}, "epochs must be an integer, not '3'"),
+        ({"epochs": 1, "batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"epochs": 1, "validation": 0.2}, r"validation must be \(x, y\)"),
+        ({"epochs": 1, "validation": (1, 2, 3, 4)}, r"validation must be \(x, y\)"),
+        ({"epochs": 1, "early_stopping": True}, "early_stopping must be"),
+        ({"epochs": 1, "callbacks": Progress()}, r"callbacks must be a list, such as \[Progress"),
+        ({"epochs": 1, "callbacks": [Progress]}, "the class Progress: call it"),
         ({"epochs": 1, "callbacks": [3]}, "callback"),
+        ({"epochs": 1, "callbacks": [Checkpoint("/nowhere/run.safetensors")]}, "no folder /nowhere"),
+        ({"epochs": 1, "callbacks": [CSVLog("/nowhere/run.csv")]}, "no folder /nowhere"),
+        ({"epochs": 1, "validation": blobs(), "early_stopping": EarlyStopping("val_loss")}, "monitor one of these"),
         ({"epochs": 1, "early_stopping": EarlyStopping()}, "monitors 'valid_loss'"),
         ({"epochs": 1, "validation": (np.zeros((5, 4)), np.full(5, 7))}, r"0 \.\.\. 2"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         Trainer(mlp(4, 3), device="cpu").fit(*blobs(), **options)
+
+
+WRONG = {
+    "a layer": (lambda: Trainer(Dense(4, 3)), "network must be a Chain"),
+    "a list": (lambda: Trainer([Dense(4, 3)]), "network must be a Chain"),
+    "a function": (lambda: Trainer(mlp), "network must be a Chain"),
+    "a name": (lambda: Trainer(mlp(4, 3), optimizer="adam"), r"such as Adam\(0\.001\), not 'adam'"),
+    "a class": (lambda: Trainer(mlp(4, 3), optimizer=Adam), "the class Adam: call it"),
+    "a class of schedules": (lambda: Adam(OneCycle), "the class OneCycle: call it"),
+    "a falling rate": (lambda: Adam(OneCycle(-1.0)), "learning rate"),
+    "a loss by name": (lambda: Trainer(mlp(4, 3), "cross_entropy"), "loss must be .* not 'cross_entropy'"),
+    "the optimizer as loss": (lambda: Trainer(mlp(4, 3), Adam()), "loss must be"),
+    "a number as device": (lambda: Trainer(mlp(4, 3), device=0), "device must be"),
+    "a type as dtype": (lambda: Trainer(mlp(4, 3), dtype=np.float32), "the string 'float32'"),
+    "a negative seed": (lambda: Trainer(mlp(4, 3), seed=-1), "seed must be an integer from 0"),
+    "a chain of a list": (lambda: Chain([Dense(4, 3)]), "each layer of a Chain"),
+    "a chain of classes": (lambda: Chain(Dense(4, 3), ReLU), "the class ReLU: call it"),
+    "widths in a list": (lambda: mlp([4, 3]), r"not mlp\(\[4, 3\]\)"),
+    "one width": (lambda: mlp(4), r"not mlp\(4\)"),
+    "no activation": (lambda: mlp(4, 3, activation=None), "activation must be"),
+    "a class of activations": (lambda: mlp(4, 5, 3, activation=ReLU), "the class ReLU: call it"),
+    "a class of initializers": (lambda: mlp(4, 3, init=He), "the class He: call it"),
+    "a name of initializers": (lambda: mlp(4, 3, init="he"), r"init must be something such as He\(\)"),
+    "a trainer to save": (lambda: save("x.safetensors", Trainer(mlp(4, 3), device="cpu")), r"trainer\.model"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_arguments_of_the_wrong_kind_are_told_at_once(case: str) -> None:
+    make, message = WRONG[case]
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()
+
+
+def test_divergence_names_the_row_that_is_no_number() -> None:
+    x, y = blobs()
+    x[7, 2] = np.nan
+    with pytest.raises(TrainingDivergedError, match="x holds NaN or infinity, the first in row 7"):
+        Trainer(mlp(4, 3), device="cpu").fit(x, y, epochs=1)
+
+
+def test_nothing_left_to_train_is_said() -> None:
+    trainer = Trainer(mlp(4, 3), device="cpu")
+    trainer.fit(*blobs(), epochs=2)
+    before = bits(trainer)
+    with pytest.warns(UserWarning, match=r"2 epochs are done and 2 were asked for .* epochs=4"):
+        trainer.fit(*blobs(), epochs=2)
+    assert bits(trainer) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_files_get_the_permissions_of_other_new_files(tmp_path: Path) -> None:
+    save(tmp_path / "net.safetensors", Trainer(mlp(4, 3), device="cpu").model)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "net.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 @pytest.mark.parametrize("limit", [{"l2": -1.0}, {"clip_norm": 0.0}, {"max_norm": -2.0}, {"dtype": "float16"}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeGuard, cast
 
+from mlp_xp.checks import check_kind
 from mlp_xp.layers.base import Array, Generator, Layer, Namespace, StatefulLayer, Tree
 
 
@@ -20,6 +21,8 @@ class Chain(StatefulLayer):
     def __init__(self, *layers: Layer | StatefulLayer) -> None:
         if not layers:
             raise ValueError("Chain needs at least one layer, such as Chain(Dense(784, 10))")
+        for layer in layers:
+            check_kind("each layer of a Chain", layer, ("init", "forward", "backward", "width"), "Dense(784, 10)")
         object.__setattr__(self, "layers", layers)
         self.width(None)
 
