@@ -1,6 +1,6 @@
 """Cold process to a trained MNIST network: ``examples/mnist.py`` beside the same job in PyTorch.
 
-    python -m benchmarks.mnist_race --data DIR [--rounds 5]
+    python -m benchmarks mnist_race --data DIR [--rounds 5]
 
 Each round runs both as new processes, one after the other, imports, decompression and evaluation included.
 """
@@ -29,7 +29,8 @@ def seconds(command: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds mnist/")
+    data = os.environ.get("MLP_XP_DATA")
+    parser.add_argument("--data", type=Path, default=data, required=not data, help="folder with mnist/ ($MLP_XP_DATA)")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     ours, theirs, accuracies = [], [], []

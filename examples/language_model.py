@@ -17,8 +17,10 @@ for both forms. It was published at 29.40 % test accuracy. The concatenated form
 default: Adam with a one-cycle rate on the mean loss of up to 1,024 rows, and a touch of L2; after each epoch the
 validation part is measured, and the best epoch is kept.
 
-Data: the published 4-grams (``train_inputs.npy`` ...), ``raw_sentences.txt``, or any text in UTF-8 (--corpus), of which
-the most frequent words are the vocabulary. Where there is none of these, the reference prose that Python carries.
+Data: the published 4-grams (``train_inputs.npy`` ...) or the ``raw_sentences.txt`` that they come from, in the folder
+--data-dir or ``$MLP_XP_DATA/ngram250``: course material (University of Toronto, CSC321), not offered for download. Or
+any text in UTF-8 (--corpus), of which the most frequent words are the vocabulary. Where there is none of these, the
+reference prose that Python carries.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ import plots
 import word_plots
 from common import (
     Run,
+    about_data,
     add_recipe_option,
     add_run_options,
     measured,
@@ -94,7 +97,9 @@ def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="train | eval | predict | tsne")
     recipes = " ".join(part for part in str(__doc__).split("\n\n") if part.startswith(("published:", "default:")))
-    train = commands.add_parser("train", help="train a model and save it", description=recipes)
+    train = commands.add_parser(
+        "train", help="train a model and save it", description=recipes, epilog=about_data(__doc__)
+    )
     add = train.add_argument
     add("--combine", choices=("concat", "sum"), default="concat", help="the three words side by side, or added up")
     add_recipe_option(train)

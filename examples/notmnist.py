@@ -19,8 +19,10 @@ turned, stretched, slanted and shifted a little. Some pictures of notMNIST occur
 times. So that nothing is tested that was trained on, this recipe leaves out of the training part whatever also occurs
 in the validation or test part; the published one keeps all. The result counts such pictures as ``test_seen``.
 
-Data: ``notMNIST.npz``, ``notMNIST_small.npz``, or the original archive or folders of PNGs (--data-dir names the file or
-its folder). Where there are none, letters are drawn from the fonts that come with matplotlib, and a line says so.
+Data: ``notMNIST.npz``, ``notMNIST_small.npz``, or the original archive
+(http://yaroslavvb.com/upload/notMNIST/notMNIST_small.tar.gz) or its folders of PNGs; --data-dir names the file or its
+folder, else ``$MLP_XP_DATA/notmnist`` is looked into. Where there are none, letters are drawn from the fonts that come
+with matplotlib, and a line says so.
 """
 
 from __future__ import annotations
@@ -87,7 +89,7 @@ RECIPES = {
 def parser() -> argparse.ArgumentParser:
     """The options."""
     parser = new_parser(__doc__)
-    parser.epilog = " ".join(part for part in str(__doc__).split("\n\n") if part.startswith(("published:", "default:")))
+    parser.epilog = " ".join(part for part in str(__doc__).split("\n\n") if part.startswith(("published:", "default:", "Data:")))
     add_recipe_option(parser)
     add = parser.add_argument
     add(
