@@ -27,6 +27,7 @@ SECTIONS = {  # and where the objects of each are defined: parts of the package,
     "Trained models and files": ("model", "checkpoints", "files"),
     "Devices": ("registry", "protocol"),
 }
+WITH_METHODS = ("Trainer", "Model", "Callback", "Schedule", "Backend")
 MODULES = {  # what is imported from modules of its own
     "mlp_xp.schedules": "Learning-rate schedules, taken by every optimizer in place of a number.",
     "mlp_xp.metrics": "Metrics, measured by the losses that name them.",
@@ -88,7 +89,10 @@ def _offered(module: ModuleType) -> dict[str, Any]:
 
 
 def _section(title: str, objects: dict[str, Any], text: str = "") -> str:
-    rows = [f"| {_entry(name, thing)} | {_sentence(thing)} |" for name, thing in objects.items()]
+    rows = []
+    for name, thing in objects.items():
+        rows.append(f"| {_entry(name, thing)} | {_sentence(thing)} |")
+        rows += [f"| `.{name}{_signature(f)}` | {_sentence(f)} |" for name, f in _methods(name, thing)]
     return "\n".join([f"## {title}\n", *filter(None, [text]), "| name | what it is |", "| --- | --- |", *rows, ""])
 
 
@@ -97,15 +101,25 @@ def _entry(name: str, thing: Any) -> str:
     return f"[`{name}`](../{file.as_posix()}) <br> `{name}{_signature(thing)}`"
 
 
+def _methods(name: str, thing: Any) -> list[tuple[str, Any]]:
+    """The public methods of what is called or written by users."""
+    if name not in WITH_METHODS:
+        return []
+    members = ((key, getattr(f, "__func__", f)) for key, f in vars(thing).items() if key[0] != "_")
+    return [(key, f) for key, f in members if inspect.isfunction(f)]
+
+
 def _signature(thing: Any) -> str:
     """The parameters without their types, which the docstring tells better."""
-    if inspect.isclass(thing) and issubclass(thing, Exception):
+    if inspect.isclass(thing) and (issubclass(thing, Exception) or getattr(thing, "_is_protocol", False)):
         return ""
     try:
         parameters = inspect.signature(thing).parameters.values()
     except (TypeError, ValueError):
         return ""
-    bare = inspect.Signature([p.replace(annotation=inspect.Parameter.empty) for p in parameters])
+    bare = inspect.Signature(
+        [p.replace(annotation=inspect.Parameter.empty) for p in parameters if p.name not in ("self", "cls")]
+    )
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", str(bare)).replace("|", "\\|")
 
 
