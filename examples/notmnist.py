@@ -89,7 +89,9 @@ RECIPES = {
 def parser() -> argparse.ArgumentParser:
     """The options."""
     parser = new_parser(__doc__)
-    parser.epilog = " ".join(part for part in str(__doc__).split("\n\n") if part.startswith(("published:", "default:", "Data:")))
+    parser.epilog = " ".join(
+        part for part in str(__doc__).split("\n\n") if part.startswith(("published:", "default:", "Data:"))
+    )
     add_recipe_option(parser)
     add = parser.add_argument
     add(

@@ -143,8 +143,8 @@ def _check_values(loss: Loss, y: HostArray, name: str) -> None:
 
 
 def place(backend: Backend, network: Chain, x: Array, dtype: str) -> Array:
-    """``x`` on the device; as floats of the network unless its first layer takes other numbers as they are."""
-    return backend.asarray(x, dtype if network.first.takes == "floats" else None)
+    """``x`` on the device: as floats of the network, as int32 ids, or as it is, as its first layer takes it."""
+    return backend.asarray(x, {"floats": dtype, "ids": "int32", "numbers": None}[network.first.takes])
 
 
 @dataclass(frozen=True)

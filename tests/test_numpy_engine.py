@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import platform
+import signal
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +18,7 @@ from mlp_xp.layers import Chain, Dense, Dropout, Embedding, ReLU, Sigmoid, Tanh
 from mlp_xp.losses import SoftmaxCrossEntropy
 from mlp_xp.optimizers import SGD, Adam, AdamW, Optimizer, Rates, RMSprop
 from mlp_xp.step import TrainStep
+from mlp_xp.trainer import Trainer
 from mlp_xp.trees import leaves, tree_map
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_backend import CompiledLoop, NumpyBackend
@@ -599,3 +604,93 @@ def test_small_products_run_on_one_core_and_large_ones_on_all() -> None:
         assert library.small([(64, 100, 100), (100, 128, 250)])
         assert not library.small([(64, 100, 100), (512, 784, 1000)])
         assert library.small([])
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("shape", [(257, 257), (255, 333)])
+def test_masks_of_an_odd_number_of_bytes_lend_their_memory(shape: tuple[int, int], library: Library) -> None:
+    """Blocks of floats lie where truth values were, of which there may be any number."""
+    rows, units = shape
+    network = Chain(Dense(20, units), ReLU(), Dense(units, units), ReLU(), Dropout(0.3), Dense(units, 3))
+    x, y, losses = f((2 * rows, 20)), np.arange(2 * rows) % 3, []
+    for backend in (NumpyBackend(library), Plain()):
+        trainer = Trainer(network, optimizer=Adam(0.01), device=backend)
+        losses.append([record["loss"] for record in trainer.fit(x, y, epochs=2, batch_size=rows)])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+class Plain(NumpyBackend):
+    """NumPy, operation by operation."""
+
+    def compile(self, body: Any) -> Any:
+        return plain_loop(np, body, np.stack)
+
+
+def strided(a: np.ndarray) -> np.ndarray:
+    return np.repeat(a, 2, axis=1)[:, ::2]
+
+
+def unaligned(a: np.ndarray) -> np.ndarray:
+    b = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    b[...] = a
+    return b
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("lying", [np.asfortranarray, strided, unaligned])
+def test_carried_arrays_that_stay_may_lie_anyhow(lying: Any, library: Library) -> None:
+    def body(xp: Any, carry: Any, k: Any, x: Any) -> Any:
+        w, s = carry
+        return (w, s + xp.sum(xp.matmul(x, w))), xp.matmul(x, k) + xp.sum(w * k)
+
+    x, k = f((3, 20, 30)), f((30, 40), 2)
+    loop, plain = compiled(body, library), plain_loop(np, body, np.stack)
+    for consts in (k, lying(k), k):
+        for scale in (1.0, 2.0):
+            w = lying(f((30, 40), 1)) * np.float32(scale)
+            assert_same(loop((w, np.zeros((), "f")), consts, x), plain((w, np.zeros((), "f")), consts, x), 10.0)
+    carry, _ = loop((lying(f((30, 40), 1)), np.zeros((), "f")), k, x)
+    carry[0][...] *= 2  # numbers that change between calls are read anew
+    assert_same(loop(carry, k, x)[1], plain(carry, k, x)[1], 10.0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint64"])
+def test_ids_of_every_dtype(dtype: str) -> None:
+    def body(xp: Any, carry: Any, y: Any, ids: Any) -> Any:
+        layer = Embedding(300, 4, 3, "sum")
+        (g,) = layer.gradient(xp, (), ids, y)
+        return (carry[0] + g,), xp.sum(g)
+
+    ids = np.random.default_rng(0).integers(0, 100, (3, 200, 3)).astype(dtype)
+    assert_engine(body, (np.zeros((300, 4), "f"),), f((200, 4)), ids, amplified=10.0)
+
+
+@needs_mkl
+def test_memory_of_many_shapes_is_given_back() -> None:
+    library = mkl()
+    assert isinstance(library, Mkl)
+    loop = compiled(lambda xp, c, k, x: (c, 1.0 - x), mkl)
+    gc.collect()
+    before = len(library._ones)
+    for rows in range(100, 140):
+        loop((), (), f((1, rows, 300)))
+    gc.collect()
+    assert len(library._ones) <= before + 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_does_not_wait_for_who_is_not_there() -> None:
+    """A thread that trained when the process was forked holds locks which nobody gives back."""
+    loop = compiled(lambda xp, c, k, x: (c, xp.matmul(x, k)))
+    k, x = f((20, 20)), f((2, 20, 20))
+    loop((), k, x)
+    (plan,) = loop.plans.values()
+    assert plan is not None
+    with plan.lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of newer Pythons, about threads
+        child = os.fork()
+        if child == 0:  # never returns
+            signal.alarm(20)
+            loop((), k, x)
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0

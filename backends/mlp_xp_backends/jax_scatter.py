@@ -53,7 +53,8 @@ def _ids_of_product(makers: Makers, eqn: Any) -> Any:
     if ids is None or numbers is None or _inputs(makers, numbers[0], "iota") is None:
         return None
     fits = [v.aval.shape for v in (*ids, *numbers, right)] == [(rows,), (n,), (rows, *right.aval.shape[1:])]
-    return ids[0] if fits and right.aval.ndim == 2 and ids[0].aval.dtype.kind in "iu" else None
+    small = ids[0].aval.dtype.kind in "iu" and ids[0].aval.dtype.itemsize <= 4  # segment_sum casts to int32
+    return ids[0] if fits and right.aval.ndim == 2 and small else None
 
 
 def _inputs(makers: Makers, atom: Any, *primitives: str) -> Any:

@@ -75,7 +75,7 @@ class CompiledLoop:
         """The plan for arrays like these; ``None`` if the body does what cannot be recorded."""
         key = (
             tree_map(lambda a: (a.shape, a.dtype), carry),
-            tree_map(lambda a: (a.shape, a.dtype, a.strides), consts),
+            tree_map(lambda a: (a.shape, a.dtype, a.strides, a.flags.aligned), consts),
             tree_map(lambda a: (a.shape[1:], a.dtype), items),
         )
         if key not in self.plans:

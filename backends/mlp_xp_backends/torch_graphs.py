@@ -7,7 +7,9 @@ number on the device says which item is next: between steps the host does nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from threading import Lock
+from weakref import ref
 
 import torch
 
@@ -20,6 +22,9 @@ EAGER = 100
 GRAPHS = 4
 """How many sets of shapes and data a loop remembers: each recording holds memory of the device."""
 
+CAPTURING = Lock()
+"""One recording at a time is what CUDA allows a process."""
+
 Step = Callable[[], None]
 Capture = Callable[[Step], Step]
 """Records what a function does on the device, and returns how to do it again."""
@@ -27,8 +32,9 @@ Capture = Callable[[Step], Step]
 
 def cuda_graph(device: torch.device, step: Step) -> Step:
     """A `Capture` by CUDA. Other threads may use the device meanwhile."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)  # the default stream is of one device for all
+    recording = torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local")
+    with CAPTURING, torch.cuda.stream(stream), recording:  # the middle one comes back from a recording that fails
         step()
     replay: Step = graph.replay
     return replay
@@ -42,40 +48,48 @@ class GraphLoop:
 
     def __init__(self, xp: Namespace, body: Body, eager: Loop, capture: Capture) -> None:
         self.xp, self.body, self.eager, self.capture = xp, body, eager, capture
-        self.graphs: dict[Hashable, Graph | None] = {}
-        self.taken: dict[Hashable, int] = {}
+        self.seen: dict[Hashable, Seen] = {}
         self.lock = Lock()
 
     def __call__(self, carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
         """The loop, as `Backend.compile` says."""
         with self.lock:
-            return self._run(carry, consts, items, length(items))
+            n, data = length(items), leaves(consts)
+            key = (
+                tree_map(lambda a: (a.shape, a.dtype), carry),
+                tuple(map(id, data)),
+                tree_map(lambda a: (a.shape[1:], a.dtype), items),
+            )
+            seen = self.seen.get(key)
+            if seen is None or any(there() is not a for there, a in zip(seen.data, data, strict=True)):
+                self.seen.pop(key, None)  # of arrays that are gone and had the same ids
+                seen = self.seen[key] = Seen([ref(a) for a in data])
+                if len(self.seen) > GRAPHS:
+                    del self.seen[next(iter(self.seen))]
+            graph = seen.graph if seen.graph is not None and seen.graph.steps >= n else None
+            if graph is None and seen.taken >= EAGER and not seen.refused:
+                graph = self._record(seen, carry, consts, items)
+            seen.taken += n
+            return self.eager(carry, consts, items) if graph is None else graph(carry, items, n)
 
-    def _run(self, carry: Tree, consts: Tree, items: Tree, n: int) -> tuple[Tree, Tree]:
-        key = (
-            tree_map(lambda a: (a.shape, a.dtype), carry),
-            tree_map(lambda a: (a.data_ptr(), a.shape, a.stride(), a.dtype), consts),
-            tree_map(lambda a: (a.shape[1:], a.dtype), items),
-        )
-        taken = self.taken.setdefault(key, 0)
-        self.taken[key] += n
-        graph = self.graphs.get(key)
-        if taken >= EAGER and (key not in self.graphs or (graph is not None and graph.steps < n)):
-            graph = self._record(key, carry, consts, items)
-        if len(self.taken) > GRAPHS:
-            oldest = next(iter(self.taken))
-            del self.taken[oldest]
-            self.graphs.pop(oldest, None)
-        return self.eager(carry, consts, items) if graph is None else graph(carry, items, n)
-
-    def _record(self, key: Hashable, carry: Tree, consts: Tree, items: Tree) -> Graph | None:
-        self.graphs.pop(key, None)  # a shorter one makes room
+    def _record(self, seen: Seen, carry: Tree, consts: Tree, items: Tree) -> Graph | None:
+        seen.graph = None  # a shorter one makes room
         try:
-            graph = Graph(self.xp, self.body, self.capture, carry, consts, items)
+            seen.graph = Graph(self.xp, self.body, self.capture, carry, consts, items)
         except RuntimeError:  # the body does what no graph can, such as reading a number back
-            graph = None
-        self.graphs[key] = graph
-        return graph
+            seen.refused = True
+        return seen.graph
+
+
+@dataclass
+class Seen:
+    """What is known of a set of shapes and data."""
+
+    data: list[ref[torch.Tensor]]
+    taken: int = 0
+    """Steps so far."""
+    graph: Graph | None = None
+    refused: bool = False
 
 
 class Graph:

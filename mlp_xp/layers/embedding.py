@@ -77,4 +77,6 @@ class Embedding(Layer):
 
     def _one_hot(self, xp: Namespace, ids: Array, dtype: object) -> Array:
         """``[ids == i]`` for every i, along a new last axis."""
+        if xp.iinfo(ids.dtype).max < self.n_ids:
+            ids = xp.astype(ids, xp.int32)
         return xp.astype(xp.expand_dims(ids, axis=-1) == xp.arange(self.n_ids, dtype=ids.dtype), dtype)

@@ -8,6 +8,7 @@ two thread pools then wait for each other's cores.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -57,8 +58,11 @@ class Blas:
 
     def __init__(self, library: Any, pattern: str, integer: Any) -> None:
         self._integer = integer
-        self._threads = [getattr(library, pattern.format(f"openblas_{x}_num_threads"), None) for x in ("get", "set")]
+        names = (pattern.format(f"openblas_{verb}_num_threads") for verb in ("get", "set"))
+        self._threads: list[Any] = [getattr(library, name, None) for name in names]
         self._lock, self._alone, self._before = Lock(), 0, 0
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
         self._functions = {}
         for dtype, letter in LETTER.items():
             for name in ("gemm", "axpy", "axpby"):
@@ -72,7 +76,11 @@ class Blas:
 
     @contextmanager
     def on_one_core(self) -> Iterator[None]:
-        """One thread for what is called inside. OpenBLAS has one number of threads for all who call it."""
+        """One thread for what is called inside.
+
+        OpenBLAS has one number of threads for all who call it, so that large products of other threads of the program
+        use one core meanwhile, and may round otherwise.
+        """
         get, put = self._threads
         if get is None or put is None:
             yield
@@ -88,6 +96,13 @@ class Blas:
                 self._alone -= 1
                 if not self._alone:
                     put(ctypes.byref(ctypes.c_int(self._before)))
+
+    def _after_fork(self) -> None:
+        """A forked process has none of the runs that were under way."""
+        self._lock = Lock()
+        if self._alone:
+            self._alone = 0
+            self._threads[1](ctypes.byref(ctypes.c_int(self._before)))
 
     def begin(self) -> None:
         """Called before a run of steps."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -76,7 +77,7 @@ class Mkl(Blas):
         super().__init__(library, "{}_64", ctypes.c_int64)
         library.MKL_CBWR_Set(REPEATABLE)  # has no effect once the program has used MKL in another way
         self._vector: dict[tuple[str, np.dtype[Any]], Any] = {}
-        self._ones: dict[tuple[int, np.dtype[Any]], NDArray] = {}
+        self._ones: WeakValueDictionary[tuple[int, np.dtype[Any]], NDArray] = WeakValueDictionary()
         for dtype, letter in LETTER.items():
             for name in (*FUNCTIONS.values(), "Powx", "Sqrt", "LinearFrac"):
                 f = library[f"vm{letter}{name}_64"]
@@ -146,9 +147,11 @@ class Mkl(Blas):
         real = _real(out.dtype)
         numbers = (s if isinstance(s, float) else real.from_address(s.ctypes.data) for s in (*above, *below))
         numbers = (real(s) if isinstance(s, float) else s for s in numbers)  # an array is read at every call
-        if y is None:  # ones, and not x, which may be infinite
-            y = self._ones.setdefault((out.size, out.dtype), np.ones(out.size, out.dtype))
-        return self._on("LinearFrac", out, pointer(x), pointer(y), *numbers)
+        if y is not None:
+            return self._on("LinearFrac", out, pointer(x), pointer(y), *numbers)
+        ones = self._ones.setdefault((out.size, out.dtype), np.ones(out.size, out.dtype))  # not x: it may be infinite
+        held = ctypes.byref(ctypes.c_char.from_buffer(ones.data))  # which keeps them as long as the call is kept
+        return self._on("LinearFrac", out, pointer(x), held, *numbers)
 
 
 def _real(dtype: np.dtype[Any]) -> Any:

@@ -123,13 +123,13 @@ class OneHot:
 
     def __call__(self) -> None:
         """Move the ones. An id that is none of 0, ..., n - 1 has a row of zeros."""
-        ids = self.ids.reshape(-1)
+        ids = self.ids.reshape(-1).astype(np.intp, copy=False)
         places = self.starts + ids
         if ids.min() < 0 or ids.max() >= self.n:
             places = places[(ids >= 0) & (ids < self.n)]
         self.flat[self.ones] = 0
+        self.ones = places  # first: what an interrupt leaves undone, the next call does
         self.flat[places] = 1
-        self.ones = places
 
 
 class SumById:

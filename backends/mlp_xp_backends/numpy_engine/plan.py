@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import combinations
 from threading import Lock
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -25,6 +27,19 @@ from mlp_xp_backends.protocol import Tree
 CACHE_LINE = 64
 STACKABLE = {np.add, np.subtract, np.multiply, np.true_divide, np.negative, np.sqrt, np.square}
 """Functions that give the same bits for one number as for many."""
+
+
+PLANS: WeakSet[Plan] = WeakSet()
+
+
+def _after_fork() -> None:
+    """Nobody is left in a forked process who could give a lock back."""
+    for plan in PLANS:
+        plan.lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Plan:
@@ -50,6 +65,7 @@ class Plan:
         self.returned: list[NDArray] = []
         self.given: list[NDArray] = []
         self.lock = Lock()
+        PLANS.add(self)
 
     def fits(self, consts: list[NDArray], items: list[NDArray]) -> bool:
         """Whether all row numbers number rows that are there, and all ids columns."""
@@ -107,7 +123,7 @@ class Plan:
             return self.bound[place.number].reshape(v.shape)
         start = place.offset * v.dtype.itemsize
         if id(v) in self.layout.inside:
-            return self.buffers[place.number].view(v.dtype)
+            return self.buffers[place.number][: self.layout.inside[id(v)] * v.dtype.itemsize].view(v.dtype)
         return self.buffers[place.number][start : start + v.like.nbytes].view(v.dtype).reshape(v.shape)
 
     def _adopt(self, carried: list[NDArray], given: list[NDArray]) -> list[NDArray]:
@@ -119,7 +135,8 @@ class Plan:
             arrays = [carried[k] for k in members]
             if v.source is not None and v.source[0] == "carry":
                 (a,), (k,) = arrays, members
-                usable = after is v or (a.flags.carray and k not in crowded)
+                unchanged = after is v and a.flags.c_contiguous and a.flags.aligned
+                usable = unchanged or (a.flags.carray and k not in crowded)
                 self.returned[k] = a if usable else a.copy()
                 adopted.append(self.returned[k])
                 continue
