@@ -40,13 +40,15 @@ def measure(task: Task, entries: Mapping[str, Entry], rounds: int) -> Record:
             missing[name] = reason(error)
     gc.collect()
     gc.disable()
-    for i in range(rounds):
-        for name in rotated(list(peers), i):
-            step, epoch, _, last = turn(peers[name])
-            records[name]["step"].append(step)
-            records[name]["epoch"].append(epoch)
-            records[name]["last"] = last
-    gc.enable()
+    try:
+        for i in range(rounds):
+            for name in rotated(list(peers), i):
+                step, epoch, _, last = turn(peers[name])
+                records[name]["step"].append(step)
+                records[name]["epoch"].append(epoch)
+                records[name]["last"] = last
+    finally:
+        gc.enable()
     early, late = (deviations(task, records, key) for key in ("first", "last"))
     return {
         "network": task.net.name,

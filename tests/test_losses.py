@@ -232,3 +232,13 @@ def test_losses_of_location_have_their_minimum_at_median_mean_and_quantile():
 def test_shapes_that_make_no_sense_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_labels_in_bytes_for_more_classes_than_bytes_have() -> None:
+    z, y = np.random.default_rng(0).standard_normal((5, 300)), np.array([0, 44, 99, 200, 255])
+    (cost, slope), (same, alike) = (
+        (cost, SoftmaxCrossEntropy().slope(np, cache))
+        for cost, cache in (SoftmaxCrossEntropy().rows(np, z, labels) for labels in (y, y.astype("uint8")))
+    )
+    np.testing.assert_array_equal(cost, same)
+    np.testing.assert_array_equal(slope, alike)

@@ -383,6 +383,17 @@ def test_ids_outside_the_table_are_refused() -> None:
         trainer.fit(np.array([[0.0, 1.0]]), np.array([0]), epochs=1)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint64"])
+def test_ids_of_every_dtype_are_the_same_ids(device: str, dtype: str) -> None:
+    """A byte holds ids below 256 of a table that has more."""
+    ids, runs = np.random.default_rng(0).integers(0, 100, (64, 2)), []
+    for given in (ids, ids.astype(dtype)):
+        trainer = Trainer(mlp(8, 3, first=Embedding(300, 4, 2)), device=device)
+        trainer.fit(given, ids[:, 0] % 3, epochs=1, batch_size=32)
+        runs.append(bits(trainer))
+    assert runs[0] == runs[1]
+
+
 @pytest.mark.parametrize("library", ["torch", "jax"])
 def test_arrays_of_the_engine_are_trained_on_without_a_copy(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     xp = pytest.importorskip({"jax": "jax.numpy"}.get(library, library))

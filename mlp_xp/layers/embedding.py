@@ -77,6 +77,5 @@ class Embedding(Layer):
 
     def _one_hot(self, xp: Namespace, ids: Array, dtype: object) -> Array:
         """``[ids == i]`` for every i, along a new last axis."""
-        if xp.iinfo(ids.dtype).max < self.n_ids:
-            ids = xp.astype(ids, xp.int32)
+        ids = xp.astype(ids, xp.int32, copy=False)  # bytes would not do for as many numbers
         return xp.astype(xp.expand_dims(ids, axis=-1) == xp.arange(self.n_ids, dtype=ids.dtype), dtype)
