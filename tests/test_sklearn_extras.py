@@ -66,6 +66,19 @@ def test_dropout_is_of_training_alone() -> None:
         MLPClassifier(solver="lbfgs", dropout=0.5).fit(X, y)
 
 
+@pytest.mark.parametrize(
+    ("options", "validation", "message"),
+    [
+        ({"hidden_layer_sizes": (8.5,)}, None, r"must be integers, such as \(64, 32\), not \(8\.5,\)"),
+        ({"solver": Adam}, None, "the class Adam: call it"),
+        ({}, X, r"validation_data must be \(X, y\)"),
+    ],
+)
+def test_what_is_asked_for_wrongly_is_told(options: dict[str, Any], validation: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        MLPClassifier(**options).fit(X, y, validation_data=validation)
+
+
 @pytest.mark.parametrize("class_weight", ["balanced", {0: 3.0, 2: 0.5}])
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_class_weights_are_factors_of_sample_weights(class_weight: Any, solver: str) -> None:

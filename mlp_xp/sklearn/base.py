@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from mlp_xp.checks import shown
 from mlp_xp.data import Batch
 from mlp_xp.layers import Chain
 from mlp_xp.sklearn.arrays import as_rows, home, to_host
@@ -109,7 +111,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def _hidden(self) -> list[int]:
         """Units of each hidden layer."""
         sizes = self.hidden_layer_sizes
-        hidden = [int(n) for n in sizes] if isinstance(sizes, Iterable) else [int(sizes)]
+        try:
+            hidden = [operator.index(n) for n in (sizes if isinstance(sizes, Iterable) else [sizes])]
+        except TypeError:
+            raise TypeError(f"hidden_layer_sizes must be integers, such as (64, 32), not {shown(sizes)}") from None
         if any(n <= 0 for n in hidden):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
         return hidden
@@ -147,6 +152,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def _split(self, given: Any, data: Batch, validation_data: Any) -> tuple[Batch, Held | None]:
         """What to train on, and what to hold out."""
         if validation_data is not None:
+            if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+                raise TypeError(
+                    f"validation_data must be (X, y) or (X, y, sample_weight), not {shown(validation_data)}"
+                )
             return data._replace(x=as_rows(data.x)), self._held(*validation_data)
         if not self.early_stopping:
             return data._replace(x=as_rows(data.x)), None

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mlp_xp.checks import check_kind
 from mlp_xp.optimizers import SGD, Adam, AdamW, Optimizer, Rates
 from mlp_xp.schedules import ConstantRate, InverseScaling, Moment, Schedule, as_schedule
 from mlp_xp.trees import tree_map
@@ -68,6 +69,7 @@ def make_solver(estimator: Any) -> Solver:
     lr = float(e.learning_rate_init)
     schedule: Schedule = ConstantRate(lr) if isinstance(e.learning_rate, str) else e.learning_rate
     if not isinstance(e.solver, str):
+        check_kind("solver", e.solver, ("rates", "init", "update"), "'adam' or Adam(0.001)")
         optimizer, schedule = e.solver, as_schedule(e.solver.lr)
     elif e.solver == "adam":
         optimizer = Adam(schedule, e.beta_1, e.beta_2, e.epsilon, eps_hat=True)
