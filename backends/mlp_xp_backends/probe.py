@@ -42,7 +42,8 @@ def _strict() -> Found:
 def _cupy() -> Found:
     driver = cuda.driver_version()
     command = cuda.cupy_command(driver)
-    _need_installed("cupy", command, cuda.run(command, driver))
+    above = "" if driver else "no NVIDIA driver was found, and "
+    _need_installed("cupy", command, cuda.run(command, driver), above)
     cuda.need_one_wheel(wheels := cuda.installed_wheels(), driver)
     driver = cuda.need_driver("CuPy", 0, driver, command)
     cupy = _imported("cupy", f"pip install --force-reinstall {' '.join(wheels) or 'cupy'}")
@@ -118,9 +119,9 @@ def _cpu() -> tuple[Device, ...]:
     return (Device("cpu"),)
 
 
-def _need_installed(library: str, command: str, remedy: str) -> None:
+def _need_installed(library: str, command: str, remedy: str, above: str = "") -> None:
     if importlib.util.find_spec(library) is None:
-        raise MissingError(f"{library} is not installed", remedy, command)
+        raise MissingError(f"{above}{library} is not installed", remedy, command)
 
 
 def _imported(library: str, command: str) -> Any:
