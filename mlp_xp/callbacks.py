@@ -128,20 +128,20 @@ class CSVLog(Callback):
         """Write the epochs so far, which a resumed run brings along."""
         check_folder(self.path)
         self.path.unlink(missing_ok=True)
-        for record in trainer.history:
-            self._append(record)
+        self._append(*trainer.history)
 
     def epoch(self, trainer: Trainer, record: Record) -> None:
         """Append the record."""
         self._append(record)
 
-    def _append(self, record: Record) -> None:
-        new = not self.path.exists()
+    def _append(self, *records: Record) -> None:
+        if not records:
+            return
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(record))
-            if new:
+            writer = csv.DictWriter(file, list(records[0]))
+            if file.tell() == 0:
                 writer.writeheader()
-            writer.writerow(record)
+            writer.writerows(records)
 
 
 class Checkpoint(Callback):
