@@ -8,6 +8,9 @@ from mlp_xp_backends.numpy_engine.calls import BLOCK
 from mlp_xp_backends.numpy_engine.fuse import elementwise
 from mlp_xp_backends.numpy_engine.tape import Op, Program
 
+CHAINED = 4 * BLOCK
+"""Elements from which on arrays are too large to stay in a core's own cache from one operation to the next."""
+
 
 def fixed_results(program: Program) -> set[int]:
     """The results that depend on constants alone."""
@@ -51,7 +54,7 @@ def in_chains(ops: list[Op]) -> list[list[Op]]:
         last = steps[-1][-1] if steps else None
         if (
             last is not None
-            and op.out.size > 2 * BLOCK
+            and op.out.size > CHAINED
             and _by_blocks(op)
             and _by_blocks(last)
             and last.out.size == op.out.size
