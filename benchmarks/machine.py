@@ -6,6 +6,7 @@ import os
 import platform
 import re
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ def pin(threads: int | None) -> int:
     os.environ |= dict.fromkeys(POOLS, str(threads))
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else JAX takes most of a GPU's memory
     return threads
+
+
+def need_torch() -> None:
+    """Leave with one line where PyTorch, which is raced against, is not installed."""
+    if find_spec("torch") is None:
+        raise SystemExit('this benchmark runs beside PyTorch: pip install "mlp-xp[torch]"')
 
 
 def describe(device: str, threads: int) -> dict[str, Any]:

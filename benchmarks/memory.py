@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.machine import need_torch
+
 ROOT = Path(__file__).parents[1]
 WIDTHS, BATCH, ROWS = (784, 2048, 2048, 10), 512, 20 * 512
 MIB = 2**20
@@ -126,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=("peak", "stream"))
     if parser.parse_args().what == "peak":
+        need_torch()
         a, b = apart("ours"), apart("pytorch")
         network = "-".join(map(str, WIDTHS))
         print(f"{network}, batch {BATCH}: ours {a / MIB:.0f} MiB, PyTorch {b / MIB:.0f} MiB: {a / b:.2f}")

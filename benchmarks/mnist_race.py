@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.machine import need_torch
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -33,6 +35,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=data, required=not data, help="folder with mnist/ ($MLP_XP_DATA)")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    need_torch()
     ours, theirs, accuracies = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "run.json"
