@@ -54,6 +54,8 @@ OTHERS = {
     "numbers in another order": lambda ids, rows: (ids[:, None] == jnp.arange(4)[::-1]).astype(rows.dtype).T @ rows,
     "another comparison": lambda ids, rows: (ids[:, None] < jnp.arange(4, dtype=ids.dtype)).astype(rows.dtype).T @ rows,
     "the matrix itself": lambda ids, rows: one_hot(ids, 6) @ rows,
+    "a stack of matrices": lambda ids, rows: jnp.tensordot(rows.reshape(2, 3, 3), rows[:3], axes=((1,), (0,))),
+    "a vector": lambda ids, rows: one_hot(ids, 4).T @ rows[:, 0],
     "a table of ids": lambda ids, rows: (
         (jnp.stack([ids] * 4, axis=1) == jnp.arange(4, dtype=ids.dtype)).astype(rows.dtype).T @ rows
     ),

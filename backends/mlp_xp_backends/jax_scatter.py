@@ -45,16 +45,18 @@ def _ids_of_product(makers: Makers, eqn: Any) -> Any:
     if eqn.primitive.name != "dot_general" or eqn.params["dimension_numbers"] != (((1,), (0,)), ((), ())):
         return None
     left, right = eqn.invars
+    if left.aval.ndim != 2 or right.aval.ndim != 2 or left.aval.dtype != right.aval.dtype:
+        return None
     n, rows = left.aval.shape
     equal = _inputs(makers, left, "transpose", "convert_element_type", "eq")
-    if equal is None or [v.aval.shape for v in equal] != [(rows, 1), (1, n)] or left.aval.dtype != right.aval.dtype:
+    if equal is None or [v.aval.shape for v in equal] != [(rows, 1), (1, n)]:
         return None
     ids, numbers = (_inputs(makers, v, "broadcast_in_dim") for v in equal)
     if ids is None or numbers is None or _inputs(makers, numbers[0], "iota") is None:
         return None
-    fits = [v.aval.shape for v in (*ids, *numbers, right)] == [(rows,), (n,), (rows, *right.aval.shape[1:])]
+    fits = [v.aval.shape for v in (*ids, *numbers)] == [(rows,), (n,)]
     small = ids[0].aval.dtype.kind in "iu" and ids[0].aval.dtype.itemsize <= 4  # segment_sum casts to int32
-    return ids[0] if fits and right.aval.ndim == 2 and small else None
+    return ids[0] if fits and small else None
 
 
 def _inputs(makers: Makers, atom: Any, *primitives: str) -> Any:
