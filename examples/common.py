@@ -61,12 +61,12 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def new_parser(doc: str | None) -> Parser:
     """A parser described by the first paragraph of the example's docstring, with the one on its data at the end."""
-    return Parser(description=(doc or "").partition("\n\n")[0].replace("\n", " "), epilog=about_data(doc))
+    return Parser(description=(doc or "").partition("\n\n")[0].replace("\n", " "), epilog=paragraphs(doc, "Data:"))
 
 
-def about_data(doc: str | None) -> str:
-    """What a docstring says of the data, as one line."""
-    return " ".join(part.replace("\n", " ") for part in (doc or "").strip().split("\n\n") if part.startswith("Data:"))
+def paragraphs(doc: str | None, *beginnings: str) -> str:
+    """Those paragraphs of a docstring that begin so, as text for a help page."""
+    return " ".join(part for part in (doc or "").split("\n\n") if part.startswith(beginnings))
 
 
 def add_run_options(parser: argparse.ArgumentParser, *, epochs: int | None = None, data: bool = True) -> None:

@@ -39,11 +39,11 @@ import plots
 import word_plots
 from common import (
     Run,
-    about_data,
     add_recipe_option,
     add_run_options,
     measured,
     new_parser,
+    paragraphs,
     percent,
     positive_float,
     positive_int,
@@ -96,10 +96,8 @@ def parser() -> argparse.ArgumentParser:
     """The options of the four commands."""
     parser = new_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="train | eval | predict | tsne")
-    recipes = " ".join(part for part in str(__doc__).split("\n\n") if part.startswith(("published:", "default:")))
-    train = commands.add_parser(
-        "train", help="train a model and save it", description=recipes, epilog=about_data(__doc__)
-    )
+    recipes, data = paragraphs(__doc__, "published:", "default:"), paragraphs(__doc__, "Data:")
+    train = commands.add_parser("train", help="train a model and save it", description=recipes, epilog=data)
     add = train.add_argument
     add("--combine", choices=("concat", "sum"), default="concat", help="the three words side by side, or added up")
     add_recipe_option(train)

@@ -43,6 +43,7 @@ from common import (
     add_run_options,
     measured,
     new_parser,
+    paragraphs,
     percent,
     positive_int,
     say,
@@ -89,9 +90,7 @@ RECIPES = {
 def parser() -> argparse.ArgumentParser:
     """The options."""
     parser = new_parser(__doc__)
-    parser.epilog = " ".join(
-        part for part in str(__doc__).split("\n\n") if part.startswith(("published:", "default:", "Data:"))
-    )
+    parser.epilog = paragraphs(__doc__, "published:", "default:", "Data:")
     add_recipe_option(parser)
     add = parser.add_argument
     add(

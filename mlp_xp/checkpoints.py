@@ -20,10 +20,10 @@ from mlp_xp.early_stopping import Best
 from mlp_xp.files import FileError
 from mlp_xp.layers import Chain
 from mlp_xp.layers.base import Spec
-from mlp_xp.model import Model
+from mlp_xp.model import Model, as_backend
 from mlp_xp.step import TrainState, TrainStep
 from mlp_xp.trees import leaves, named_leaves, tree_map, unflatten
-from mlp_xp_backends import Backend, get_backend
+from mlp_xp_backends import Backend
 
 if TYPE_CHECKING:
     from mlp_xp.trainer import Trainer
@@ -52,7 +52,7 @@ def load(path: str | Path, device: str | Backend = "auto", known: tuple[type, ..
     damaged, of another program or version, or its numbers do not fit its network.
     """
     arrays, header = files.read(path, "model", "checkpoint")
-    backend = get_backend(device) if isinstance(device, str) else device
+    backend = as_backend(device)
     with _explained(path):
         decode = Decoder((*KNOWN, *known))
         network, loss = decode(header["network"]), decode(header["loss"])

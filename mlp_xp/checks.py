@@ -22,6 +22,12 @@ def check_kind(name: str, x: object, methods: tuple[str, ...], such_as: str) -> 
         raise TypeError(f"{name} must be something such as {such_as}, not {shown(x)}")
 
 
+def check_set(arrays: Any, wanted: str) -> None:
+    """Raise `TypeError` with ``wanted`` unless these are two or three arrays: rows, targets and perhaps weights."""
+    if not isinstance(arrays, (tuple, list)) or len(arrays) not in (2, 3):
+        raise TypeError(f"{wanted}, not {shown(arrays)}")
+
+
 def check_count(name: str, x: Any) -> int:
     """``x`` as an integer from 1; `TypeError` or `ValueError` if it is none."""
     try:

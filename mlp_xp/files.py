@@ -56,8 +56,10 @@ def check_folder(path: Path) -> None:
     """Raise `FileError` unless a file could be written to ``path``."""
     if not path.parent.is_dir():
         raise FileError(f"cannot write {path}: there is no folder {path.parent}")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise FileError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'its folder is read-only'}")
+    if path.is_dir():
+        raise FileError(f"cannot write {path}: it is a folder")
+    if not os.access(path.parent, os.W_OK):
+        raise FileError(f"cannot write {path}: its folder is read-only")
 
 
 def _flush_folder(folder: Path) -> None:

@@ -9,17 +9,26 @@ from typing import Any
 
 import numpy as np  # noqa: TID251  predictions come back to the host
 
+from mlp_xp.checks import check_kind
 from mlp_xp.data import Batch, Feed, check_inputs, check_targets, check_weights, gather, make_feed
 from mlp_xp.layers import Chain
 from mlp_xp.losses import Loss
 from mlp_xp.trees import leaves
-from mlp_xp_backends import Backend
+from mlp_xp_backends import Backend, get_backend
 
 Array = Any
 Tree = Any
 HostArray = np.ndarray[Any, Any]
 
 CHUNK = 256  # batches of a forward pass between two transfers to the host
+
+
+def as_backend(device: str | Backend) -> Backend:
+    """The backend that a word names, as `get_backend` says, or the backend itself."""
+    if isinstance(device, str):
+        return get_backend(device)
+    check_kind("device", device, ("asarray", "compile"), "'cpu', 'cuda' or a backend")
+    return device
 
 
 @dataclass(frozen=True)

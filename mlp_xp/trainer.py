@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np  # noqa: TID251  initial weights and batch orders are drawn on the host
 
 from mlp_xp.callbacks import Callback, as_callbacks
-from mlp_xp.checks import check_count, check_kind, shown
+from mlp_xp.checks import check_count, check_kind, check_set, shown
 from mlp_xp.data import (
     Batch,
     Feed,
@@ -28,12 +28,12 @@ from mlp_xp.early_stopping import Best, EarlyStopping
 from mlp_xp.interrupts import Interrupt
 from mlp_xp.layers import Chain
 from mlp_xp.losses import Loss, SoftmaxCrossEntropy
-from mlp_xp.model import Evaluation, Model
+from mlp_xp.model import Evaluation, Model, as_backend
 from mlp_xp.optimizers import Adam, Optimizer, Rates
 from mlp_xp.schedules import Moment, Schedule, as_schedule
 from mlp_xp.step import TrainState, TrainStep
 from mlp_xp.trees import leaves, tree_map
-from mlp_xp_backends import Backend, get_backend
+from mlp_xp_backends import Backend
 
 Array = Any
 Tree = Any
@@ -94,10 +94,8 @@ class Trainer:
             raise TypeError(f"network must be a Chain of layers, such as mlp(784, 300, 10), not {shown(network)}")
         check_kind("loss", loss, ("rows", "slope"), "SoftmaxCrossEntropy()")
         check_kind("optimizer", optimizer, ("init", "rates", "update"), "Adam(0.001)")
-        if not isinstance(device, str):
-            check_kind("device", device, ("asarray", "compile"), "'cpu', 'cuda' or a backend")
         self.step = TrainStep(network, loss, optimizer, l2, clip_norm, max_norm)
-        self.backend = get_backend(device) if isinstance(device, str) else device
+        self.backend = as_backend(device)
         self.dtype = dtype
         try:
             self.rng = np.random.default_rng(seed)
@@ -353,10 +351,7 @@ def _named_sets(validation: Any) -> Mapping[str, tuple[Array, ...]]:
         return {}
     sets: Mapping[str, Any] = validation if isinstance(validation, Mapping) else {"valid": validation}
     for arrays in sets.values():
-        if not isinstance(arrays, (tuple, list)) or len(arrays) not in (2, 3):
-            raise TypeError(
-                f"validation must be (x, y) or (x, y, sample_weight), or several of these by name, not {shown(arrays)}"
-            )
+        check_set(arrays, "validation must be (x, y) or (x, y, sample_weight), or several of these by name")
     return sets
 
 

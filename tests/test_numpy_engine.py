@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.peers import PlainNumpy
 from mlp_xp.layers import Chain, Dense, Dropout, Embedding, ReLU, Sigmoid, Tanh
 from mlp_xp.losses import SoftmaxCrossEntropy
 from mlp_xp.optimizers import SGD, Adam, AdamW, Optimizer, Rates, RMSprop
@@ -613,17 +614,10 @@ def test_masks_of_an_odd_number_of_bytes_lend_their_memory(shape: tuple[int, int
     rows, units = shape
     network = Chain(Dense(20, units), ReLU(), Dense(units, units), ReLU(), Dropout(0.3), Dense(units, 3))
     x, y, losses = f((2 * rows, 20)), np.arange(2 * rows) % 3, []
-    for backend in (NumpyBackend(library), Plain()):
+    for backend in (NumpyBackend(library), PlainNumpy()):
         trainer = Trainer(network, optimizer=Adam(0.01), device=backend)
         losses.append([record["loss"] for record in trainer.fit(x, y, epochs=2, batch_size=rows)])
     np.testing.assert_allclose(*losses, rtol=1e-5)
-
-
-class Plain(NumpyBackend):
-    """NumPy, operation by operation."""
-
-    def compile(self, body: Any) -> Any:
-        return plain_loop(np, body, np.stack)
 
 
 def strided(a: np.ndarray) -> np.ndarray:

@@ -14,9 +14,10 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from mlp_xp.checks import shown
+from mlp_xp.checks import check_set, shown
 from mlp_xp.data import Batch
 from mlp_xp.layers import Chain
+from mlp_xp.model import as_backend
 from mlp_xp.sklearn.arrays import as_rows, home, to_host
 from mlp_xp.sklearn.forward import blocks, outputs
 from mlp_xp.sklearn.lbfgs import fit_lbfgs
@@ -24,7 +25,7 @@ from mlp_xp.sklearn.network import build_network, draw, tree
 from mlp_xp.sklearn.stochastic import Setting, fit_stochastic
 from mlp_xp.sklearn.tasks import Tasks
 from mlp_xp.sklearn.validation import Held, Validation
-from mlp_xp_backends import Backend, get_backend
+from mlp_xp_backends import Backend
 
 HostArray = np.ndarray[Any, Any]
 
@@ -125,8 +126,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
 
     def _backend(self, x: Any) -> Backend:
         """Where to compute with ``x``."""
-        device = home(x) if self.device is None else self.device
-        return get_backend(device) if isinstance(device, str) else device
+        return as_backend(home(x) if self.device is None else self.device)
 
     def _initialize(self, network: Chain, dtype: str) -> None:
         """What a first fit starts from."""
@@ -152,10 +152,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def _split(self, given: Any, data: Batch, validation_data: Any) -> tuple[Batch, Held | None]:
         """What to train on, and what to hold out."""
         if validation_data is not None:
-            if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-                raise TypeError(
-                    f"validation_data must be (X, y) or (X, y, sample_weight), not {shown(validation_data)}"
-                )
+            check_set(validation_data, "validation_data must be (X, y) or (X, y, sample_weight)")
             return data._replace(x=as_rows(data.x)), self._held(*validation_data)
         if not self.early_stopping:
             return data._replace(x=as_rows(data.x)), None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -35,7 +35,7 @@ def openblas() -> Blas | None:
         for path in sorted(folder.glob("*openblas*")):
             try:
                 library = ctypes.CDLL(str(path))
-                return Blas(library, *_naming(library))
+                return OpenBlas(library, *_naming(library))
             except (OSError, AttributeError):
                 continue
     return None
@@ -44,7 +44,7 @@ def openblas() -> Blas | None:
 class Blas:
     """gemm, axpy and axpby in single and double precision; every argument is a pointer, as in Fortran."""
 
-    name = "OpenBLAS"
+    name: str
     least = 2
     """Rows and columns from which on gemm is the right call; NumPy has a better one for vectors."""
     flushes = False
@@ -58,11 +58,6 @@ class Blas:
 
     def __init__(self, library: Any, pattern: str, integer: Any) -> None:
         self._integer = integer
-        names = (pattern.format(f"openblas_{verb}_num_threads") for verb in ("get", "set"))
-        self._threads: list[Any] = [getattr(library, name, None) for name in names]
-        self._lock, self._alone, self._before = Lock(), 0, 0
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._after_fork)
         self._functions = {}
         for dtype, letter in LETTER.items():
             for name in ("gemm", "axpy", "axpby"):
@@ -74,35 +69,9 @@ class Blas:
         """Whether these products, (rows, shared, columns) each, are best left to one core."""
         return all(m * k * n < self.few for m, k, n in products)
 
-    @contextmanager
-    def on_one_core(self) -> Iterator[None]:
-        """One thread for what is called inside.
-
-        OpenBLAS has one number of threads for all who call it, so that large products of other threads of the program
-        use one core meanwhile, and may round otherwise.
-        """
-        get, put = self._threads
-        if get is None or put is None:
-            yield
-            return
-        with self._lock:
-            self._before = self._before if self._alone else get()
-            self._alone += 1
-            put(ctypes.byref(ctypes.c_int(1)))
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._alone -= 1
-                if not self._alone:
-                    put(ctypes.byref(ctypes.c_int(self._before)))
-
-    def _after_fork(self) -> None:
-        """A forked process has none of the runs that were under way."""
-        self._lock = Lock()
-        if self._alone:
-            self._alone = 0
-            self._threads[1](ctypes.byref(ctypes.c_int(self._before)))
+    def on_one_core(self) -> AbstractContextManager[None]:
+        """One thread for what is called inside."""
+        raise NotImplementedError
 
     def begin(self) -> None:
         """Called before a run of steps."""
@@ -146,6 +115,46 @@ class Blas:
 
     def _int(self, n: int) -> Any:
         return ctypes.byref(self._integer(n))
+
+
+class OpenBlas(Blas):
+    """OpenBLAS, which has one number of threads for all who call it."""
+
+    name = "OpenBLAS"
+
+    def __init__(self, library: Any, pattern: str, integer: Any) -> None:
+        super().__init__(library, pattern, integer)
+        names = (pattern.format(f"openblas_{verb}_num_threads") for verb in ("get", "set"))
+        self._threads: list[Any] = [getattr(library, name, None) for name in names]
+        self._lock, self._alone, self._before = Lock(), 0, 0
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    @contextmanager
+    def on_one_core(self) -> Iterator[None]:
+        """See `Blas.on_one_core`; large products of other threads use one core meanwhile, and may round otherwise."""
+        get, put = self._threads
+        if get is None or put is None:
+            yield
+            return
+        with self._lock:
+            self._before = self._before if self._alone else get()
+            self._alone += 1
+            put(ctypes.byref(ctypes.c_int(1)))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._alone -= 1
+                if not self._alone:
+                    put(ctypes.byref(ctypes.c_int(self._before)))
+
+    def _after_fork(self) -> None:
+        """A forked process has none of the runs that were under way."""
+        self._lock = Lock()
+        if self._alone:
+            self._alone = 0
+            self._threads[1](ctypes.byref(ctypes.c_int(self._before)))
 
 
 def _naming(library: ctypes.CDLL) -> tuple[str, Any]:

@@ -29,12 +29,13 @@ STACKABLE = {np.add, np.subtract, np.multiply, np.true_divide, np.negative, np.s
 """Functions that give the same bits for one number as for many."""
 
 
-PLANS: WeakSet[Plan] = WeakSet()
+ALIVE: WeakSet[Plan] = WeakSet()
+"""All plans there are."""
 
 
 def _after_fork() -> None:
     """Nobody is left in a forked process who could give a lock back."""
-    for plan in PLANS:
+    for plan in ALIVE:
         plan.lock = Lock()
 
 
@@ -65,7 +66,7 @@ class Plan:
         self.returned: list[NDArray] = []
         self.given: list[NDArray] = []
         self.lock = Lock()
-        PLANS.add(self)
+        ALIVE.add(self)
 
     def fits(self, consts: list[NDArray], items: list[NDArray]) -> bool:
         """Whether all row numbers number rows that are there, and all ids columns."""
