@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlp_xp import SGD, Adam, Embedding, mlp
-from mlp_xp.layers import Chain
-from mlp_xp.trees import leaves
+from mlp_xp.nn.layers import Chain
+from mlp_xp_backends.trees import leaves
 
 Array = np.ndarray[Any, Any]
 

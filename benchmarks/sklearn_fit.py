@@ -22,7 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier as Theirs
 from threadpoolctl import threadpool_limits
 
-from mlp_xp.datasets import load_mnist
+from example_data import load_mnist
 from mlp_xp.sklearn import MLPClassifier as Ours
 
 Array = np.ndarray[Any, Any]

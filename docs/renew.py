@@ -19,19 +19,19 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 QUOTING = re.compile(r"\[`(?P<quote>[^`]+)`\]\((?P<file>[^)#\s]+)#L(?P<line>\d+)\)")
 SECTIONS = {  # and where the objects of each are defined: parts of the package, by name
-    "Networks": ("models", "layers"),
+    "Networks": ("networks", "layers"),
     "Losses": ("losses",),
     "Optimizers": ("optimizers",),
     "Initial weights": ("initializers",),
-    "Training": ("trainer", "early_stopping", "callbacks", "step", "gradcheck"),
-    "Trained models and files": ("model", "checkpoints", "files"),
+    "Training": ("trainer", "early_stopping", "callbacks", "step", "gradient_check"),
+    "Trained models and files": ("model", "checkpoints", "safetensors"),
     "Devices": ("registry", "protocol"),
 }
 WITH_METHODS = ("Trainer", "Model", "Callback", "Schedule", "Backend")
 MODULES = {  # what is imported from modules of its own
-    "mlp_xp.schedules": "Learning-rate schedules, taken by every optimizer in place of a number.",
-    "mlp_xp.metrics": "Metrics, measured by the losses that name them.",
-    "mlp_xp.datasets": "Data sets: loaders that find files, download them, or fall back on data that is always there.",
+    "mlp_xp.nn.schedules": "Learning-rate schedules, taken by every optimizer in place of a number.",
+    "mlp_xp.nn.metrics": "Metrics, measured by the losses that name them.",
+    "example_data": "Data sets: loaders that find files, download them, or fall back on data that is always there.",
     "mlp_xp.sklearn": "scikit-learn's estimators on any device; needs the extra `sklearn`.",
 }
 
@@ -130,7 +130,7 @@ def _sentence(thing: Any) -> str:
 
 
 def _part(thing: Any) -> str:
-    """The file or folder of its package that ``thing`` is from: ``layers`` for ``mlp_xp.layers.dense``."""
+    """The file or folder of its package that ``thing`` is from: ``layers`` for ``mlp_xp.nn.layers.dense``."""
     return str(thing.__module__).split(".")[1]
 
 

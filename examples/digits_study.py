@@ -35,11 +35,11 @@ from common import (
     say,
     tell,
 )
+from example_data import Dataset, load_handwritten, split
 from mlp_xp import SGD, Adam, Callback, Model, Normal, Progress, Rescale, Trainer, load, mlp, save
-from mlp_xp.datasets import Dataset, load_handwritten, split
-from mlp_xp.optimizers import Optimizer
-from mlp_xp.schedules import LossRatio, OneCycle
-from mlp_xp.trainer import Record
+from mlp_xp.nn.optimizers import Optimizer
+from mlp_xp.nn.schedules import LossRatio, OneCycle
+from mlp_xp.training.trainer import Record
 
 RATES = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0001)
 PUBLISHED_ACCURACY = 0.9632  # on the validation part, after 5 epochs at rate 0.03

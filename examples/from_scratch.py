@@ -25,10 +25,10 @@ import numpy as np
 
 import plots
 from common import Run, add_recipe_option, add_run_options, measured, new_parser, percent, positive_int, say, tell
+from example_data import ELLIPSE_LEVEL, Split, ellipse, ellipse_form
 from mlp_xp import SGD, Adam, Normal, Progress, SoftmaxCrossEntropy, Trainer, mlp
-from mlp_xp.datasets import ELLIPSE_LEVEL, Split, ellipse, ellipse_form
-from mlp_xp.layers import Affine
-from mlp_xp.schedules import LossRatio, OneCycle
+from mlp_xp.nn.layers import Affine
+from mlp_xp.nn.schedules import LossRatio, OneCycle
 
 Row = list[float]
 Matrix = list[Row]

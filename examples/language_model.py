@@ -51,6 +51,7 @@ from common import (
     seed,
     tell,
 )
+from example_data import DataError, Dataset, Vocabulary, load_ngrams, tokenize
 from mlp_xp import (
     SGD,
     Adam,
@@ -66,8 +67,7 @@ from mlp_xp import (
     SoftmaxCrossEntropy,
     Trainer,
 )
-from mlp_xp.datasets import DataError, Dataset, Vocabulary, load_ngrams, tokenize
-from mlp_xp.schedules import OneCycle
+from mlp_xp.nn.schedules import OneCycle
 
 DIM, HIDDEN, CONTEXT = 16, 128, 3
 MODEL = Path("word_model.safetensors")

@@ -31,9 +31,9 @@ from common import (
     share,
     tell,
 )
+from example_data import Dataset, load_handwritten
 from mlp_xp import SGD, Adam, AdamW, Checkpoint, Progress, Rescale, RMSprop, Trainer, mlp, schedules
-from mlp_xp.datasets import Dataset, load_handwritten
-from mlp_xp.models import ACTIVATIONS
+from mlp_xp.nn.networks import ACTIVATIONS
 
 EPOCHS_AND_BATCH = {"mnist": (4, 256), "digits": (40, 32)}
 OPTIMIZERS: dict[str, tuple[Any, float]] = {  # and the rate that suits a one-cycle schedule

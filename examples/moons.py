@@ -29,11 +29,11 @@ from common import (
     say,
     tell,
 )
+from example_data import Dataset, Split, load_moons
 from mlp_xp import SGD, Adam, Chain, Model, Normal, Progress, Trainer, load, mlp, save
-from mlp_xp.datasets import Dataset, Split, load_moons
-from mlp_xp.optimizers import Optimizer
-from mlp_xp.schedules import OneCycle
-from mlp_xp.trainer import Record
+from mlp_xp.nn.optimizers import Optimizer
+from mlp_xp.nn.schedules import OneCycle
+from mlp_xp.training.trainer import Record
 
 FRAMES = 50  # of the animation, about
 

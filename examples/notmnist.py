@@ -49,6 +49,7 @@ from common import (
     say,
     tell,
 )
+from example_data import Dataset, Split, load_notmnist
 from mlp_xp import (
     SGD,
     Adam,
@@ -63,8 +64,7 @@ from mlp_xp import (
     SoftmaxCrossEntropy,
     Trainer,
 )
-from mlp_xp.datasets import Dataset, Split, load_notmnist
-from mlp_xp.schedules import OneCycle
+from mlp_xp.nn.schedules import OneCycle
 
 HIDDEN = 1000
 GROUPS = 10  # the pictures of a view are seen alike in this many groups

@@ -6,64 +6,66 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlp_xp.callbacks import Callback as Callback
-    from mlp_xp.callbacks import Checkpoint as Checkpoint
-    from mlp_xp.callbacks import CSVLog as CSVLog
-    from mlp_xp.callbacks import Progress as Progress
-    from mlp_xp.checkpoints import load as load
-    from mlp_xp.checkpoints import save as save
-    from mlp_xp.early_stopping import EarlyStopping as EarlyStopping
-    from mlp_xp.files import FileError as FileError
-    from mlp_xp.gradcheck import check_gradients as check_gradients
-    from mlp_xp.initializers import Constant as Constant
-    from mlp_xp.initializers import Glorot as Glorot
-    from mlp_xp.initializers import He as He
-    from mlp_xp.initializers import LeCun as LeCun
-    from mlp_xp.initializers import Normal as Normal
-    from mlp_xp.initializers import Uniform as Uniform
-    from mlp_xp.layers import GELU as GELU
-    from mlp_xp.layers import BatchNorm as BatchNorm
-    from mlp_xp.layers import Chain as Chain
-    from mlp_xp.layers import Dense as Dense
-    from mlp_xp.layers import Dropout as Dropout
-    from mlp_xp.layers import Embedding as Embedding
-    from mlp_xp.layers import Identity as Identity
-    from mlp_xp.layers import LayerNorm as LayerNorm
-    from mlp_xp.layers import LeakyReLU as LeakyReLU
-    from mlp_xp.layers import ReLU as ReLU
-    from mlp_xp.layers import Rescale as Rescale
-    from mlp_xp.layers import Sigmoid as Sigmoid
-    from mlp_xp.layers import Softplus as Softplus
-    from mlp_xp.layers import Tanh as Tanh
-    from mlp_xp.losses import AbsoluteError as AbsoluteError
-    from mlp_xp.losses import BinaryCrossEntropy as BinaryCrossEntropy
-    from mlp_xp.losses import Huber as Huber
-    from mlp_xp.losses import Poisson as Poisson
-    from mlp_xp.losses import Quantile as Quantile
-    from mlp_xp.losses import SoftmaxCrossEntropy as SoftmaxCrossEntropy
-    from mlp_xp.losses import SquaredError as SquaredError
+    from mlp_xp.files.checkpoints import load as load
+    from mlp_xp.files.checkpoints import save as save
+    from mlp_xp.files.safetensors import FileError as FileError
     from mlp_xp.model import Model as Model
-    from mlp_xp.models import mlp as mlp
-    from mlp_xp.optimizers import SGD as SGD
-    from mlp_xp.optimizers import Adam as Adam
-    from mlp_xp.optimizers import AdamW as AdamW
-    from mlp_xp.optimizers import RMSprop as RMSprop
-    from mlp_xp.step import TrainState as TrainState
-    from mlp_xp.step import TrainStep as TrainStep
-    from mlp_xp.trainer import Trainer as Trainer
-    from mlp_xp.trainer import TrainingDivergedError as TrainingDivergedError
+    from mlp_xp.nn import metrics as metrics
+    from mlp_xp.nn import schedules as schedules
+    from mlp_xp.nn.gradient_check import check_gradients as check_gradients
+    from mlp_xp.nn.initializers import Constant as Constant
+    from mlp_xp.nn.initializers import Glorot as Glorot
+    from mlp_xp.nn.initializers import He as He
+    from mlp_xp.nn.initializers import LeCun as LeCun
+    from mlp_xp.nn.initializers import Normal as Normal
+    from mlp_xp.nn.initializers import Uniform as Uniform
+    from mlp_xp.nn.layers import GELU as GELU
+    from mlp_xp.nn.layers import BatchNorm as BatchNorm
+    from mlp_xp.nn.layers import Chain as Chain
+    from mlp_xp.nn.layers import Dense as Dense
+    from mlp_xp.nn.layers import Dropout as Dropout
+    from mlp_xp.nn.layers import Embedding as Embedding
+    from mlp_xp.nn.layers import Identity as Identity
+    from mlp_xp.nn.layers import LayerNorm as LayerNorm
+    from mlp_xp.nn.layers import LeakyReLU as LeakyReLU
+    from mlp_xp.nn.layers import ReLU as ReLU
+    from mlp_xp.nn.layers import Rescale as Rescale
+    from mlp_xp.nn.layers import Sigmoid as Sigmoid
+    from mlp_xp.nn.layers import Softplus as Softplus
+    from mlp_xp.nn.layers import Tanh as Tanh
+    from mlp_xp.nn.losses import AbsoluteError as AbsoluteError
+    from mlp_xp.nn.losses import BinaryCrossEntropy as BinaryCrossEntropy
+    from mlp_xp.nn.losses import Huber as Huber
+    from mlp_xp.nn.losses import Poisson as Poisson
+    from mlp_xp.nn.losses import Quantile as Quantile
+    from mlp_xp.nn.losses import SoftmaxCrossEntropy as SoftmaxCrossEntropy
+    from mlp_xp.nn.losses import SquaredError as SquaredError
+    from mlp_xp.nn.networks import mlp as mlp
+    from mlp_xp.nn.optimizers import SGD as SGD
+    from mlp_xp.nn.optimizers import Adam as Adam
+    from mlp_xp.nn.optimizers import AdamW as AdamW
+    from mlp_xp.nn.optimizers import RMSprop as RMSprop
+    from mlp_xp.nn.step import TrainState as TrainState
+    from mlp_xp.nn.step import TrainStep as TrainStep
+    from mlp_xp.training.callbacks import Callback as Callback
+    from mlp_xp.training.callbacks import Checkpoint as Checkpoint
+    from mlp_xp.training.callbacks import CSVLog as CSVLog
+    from mlp_xp.training.callbacks import Progress as Progress
+    from mlp_xp.training.early_stopping import EarlyStopping as EarlyStopping
+    from mlp_xp.training.trainer import Trainer as Trainer
+    from mlp_xp.training.trainer import TrainingDivergedError as TrainingDivergedError
     from mlp_xp_backends import BackendError as BackendError
     from mlp_xp_backends import available_backends as available_backends
     from mlp_xp_backends import get_backend as get_backend
 
 _HOMES = {
-    "callbacks": ("CSVLog", "Callback", "Checkpoint", "Progress"),
-    "checkpoints": ("load", "save"),
-    "early_stopping": ("EarlyStopping",),
-    "files": ("FileError",),
-    "gradcheck": ("check_gradients",),
-    "initializers": ("Constant", "Glorot", "He", "LeCun", "Normal", "Uniform"),
-    "layers": (
+    "training.callbacks": ("CSVLog", "Callback", "Checkpoint", "Progress"),
+    "files.checkpoints": ("load", "save"),
+    "training.early_stopping": ("EarlyStopping",),
+    "files.safetensors": ("FileError",),
+    "nn.gradient_check": ("check_gradients",),
+    "nn.initializers": ("Constant", "Glorot", "He", "LeCun", "Normal", "Uniform"),
+    "nn.layers": (
         "GELU",
         "BatchNorm",
         "Chain",
@@ -79,7 +81,7 @@ _HOMES = {
         "Softplus",
         "Tanh",
     ),
-    "losses": (
+    "nn.losses": (
         "AbsoluteError",
         "BinaryCrossEntropy",
         "Huber",
@@ -89,21 +91,23 @@ _HOMES = {
         "SquaredError",
     ),
     "model": ("Model",),
-    "models": ("mlp",),
-    "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
-    "step": ("TrainState", "TrainStep"),
-    "trainer": ("Trainer", "TrainingDivergedError"),
+    "nn.networks": ("mlp",),
+    "nn.optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
+    "nn.step": ("TrainState", "TrainStep"),
+    "training.trainer": ("Trainer", "TrainingDivergedError"),
 }
 _MODULE_OF = {name: f"mlp_xp.{module}" for module, names in _HOMES.items() for name in names} | dict.fromkeys(
     ("BackendError", "available_backends", "get_backend"), "mlp_xp_backends"
 )
 
-__all__ = sorted(_MODULE_OF)
+__all__ = sorted([*_MODULE_OF, "metrics", "schedules"])
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name where it lives, when it is first used: ``import mlp_xp`` alone costs next to nothing."""
+    if name in ("metrics", "schedules"):
+        return import_module(f"mlp_xp.nn.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'mlp_xp' has no attribute {name!r}")
     value = getattr(import_module(_MODULE_OF[name]), name)

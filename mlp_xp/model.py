@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np  # noqa: TID251  predictions come back to the host
 
-from mlp_xp.checks import check_kind
-from mlp_xp.data import Batch, Feed, check_inputs, check_targets, check_weights, gather, make_feed
-from mlp_xp.layers import Chain
-from mlp_xp.losses import Loss
-from mlp_xp.trees import leaves
+from mlp_xp._checks import check_kind
+from mlp_xp.data.feed import Batch, Feed, check_inputs, check_targets, check_weights, gather, make_feed
+from mlp_xp.nn.layers import Chain
+from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend, get_backend
+from mlp_xp_backends.trees import leaves
 
 Array = Any
 Tree = Any

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlp_xp.trees import tree_map
 from mlp_xp_backends import BackendError, get_backend
 from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.trees import tree_map
 
 
 class Variant:

@@ -42,10 +42,10 @@ from mlp_xp import (
     mlp,
     save,
 )
-from mlp_xp.config import KNOWN, Decoder, encode
-from mlp_xp.initializers import Constant, He, Normal
-from mlp_xp.schedules import LossRatio, OneCycle
-from mlp_xp.trees import leaves
+from mlp_xp.files.config import KNOWN, Decoder, encode
+from mlp_xp.nn.initializers import Constant, He, Normal
+from mlp_xp.nn.schedules import LossRatio, OneCycle
+from mlp_xp_backends.trees import leaves
 
 NETWORK = Chain(
     Rescale(1.0, 0.5),
@@ -137,14 +137,14 @@ RUN = """
     import sys
     import numpy as np
     from mlp_xp import *
-    from mlp_xp.schedules import OneCycle
+    from mlp_xp.nn.schedules import OneCycle
     from pathlib import Path
     path = Path(sys.argv[1])
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((3000, 4)), rng.integers(0, 3, 3000)
     network = Chain(Dense(4, 8), BatchNorm(8), LeakyReLU(0.2), Dropout(0.2), Dense(8, 3))
-    import mlp_xp.trainer
-    mlp_xp.trainer.CHUNK_WORK = 1e5
+    import mlp_xp.training.trainer
+    mlp_xp.training.trainer.CHUNK_WORK = 1e5
     if path.exists():
         trainer = Trainer.resume(path, device="cpu")
     else:
@@ -334,7 +334,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def test_a_layer_of_ones_own_needs_to_be_known(tmp_path: Path) -> None:
     from dataclasses import dataclass
 
-    from mlp_xp.layers import Layer
+    from mlp_xp.nn.layers import Layer
 
     @dataclass(frozen=True)
     class Square(Layer):

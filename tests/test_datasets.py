@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mlp_xp.datasets import (
+from example_data import (
     ELLIPSE_LEVEL,
     DataError,
     MissingDataError,
@@ -45,9 +45,9 @@ from mlp_xp.datasets import (
     split,
     tokenize,
 )
-from mlp_xp.datasets.locate import download
-from mlp_xp.datasets.mnist import MNIST_FILES
-from mlp_xp.datasets.vocabulary import sentences
+from example_data.locate import download
+from example_data.mnist import MNIST_FILES
+from example_data.vocabulary import sentences
 
 IDX_CODE = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}  # LeCun's table
 REAL = os.environ.get("MLP_XP_DATA")
@@ -300,7 +300,7 @@ def test_failed_download_leaves_nothing(mirrors, tmp_path, name):
 
 
 def test_a_mirror_that_never_answers_is_given_up(mirrors, monkeypatch):
-    monkeypatch.setattr("mlp_xp.datasets.locate.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("example_data.locate.CONNECT_SECONDS", 0.2)
     monkeypatch.setattr("requests.head", lambda *args, **kwargs: threading.Event().wait(5))
     with pytest.raises(MissingDataError, match="no answer"):
         download("letters", SUM, mirrors("good"))
@@ -775,6 +775,6 @@ def test_split_by_sizes_and_seed(rng):
 
 
 def test_import_brings_nothing_heavy():
-    code = "import sys, mlp_xp.datasets; print(sorted({m.partition('.')[0] for m in sys.modules}))"
+    code = "import sys, example_data; print(sorted({m.partition('.')[0] for m in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"pooch", "requests", "PIL", "sklearn", "matplotlib", "scipy"} & set(ast.literal_eval(loaded))

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from example_data import load_digits
 from mlp_xp import load
-from mlp_xp.datasets import load_digits
 from mlp_xp_backends import BackendError, get_backend
 
 pytest.importorskip("matplotlib")

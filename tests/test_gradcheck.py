@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlp_xp import check_gradients
-from mlp_xp.layers import (
+from mlp_xp.nn.layers import (
     GELU,
     BatchNorm,
     Chain,
@@ -22,7 +22,7 @@ from mlp_xp.layers import (
     Softplus,
     Tanh,
 )
-from mlp_xp.losses import (
+from mlp_xp.nn.losses import (
     AbsoluteError,
     BinaryCrossEntropy,
     Huber,
@@ -31,7 +31,7 @@ from mlp_xp.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
-from mlp_xp.models import mlp
+from mlp_xp.nn.networks import mlp
 
 ROWS, N_IN, N_OUT = 7, 6, 4
 MIDDLE = [

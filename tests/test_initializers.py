@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mlp_xp.initializers import Constant, Glorot, He, LeCun, Normal, Uniform
+from mlp_xp.nn.initializers import Constant, Glorot, He, LeCun, Normal, Uniform
 
 SHAPE, FANS = (400, 300), (400, 300)
 VARIANCES = {He: 2 / 400, Glorot: 2 / 700, LeCun: 1 / 400}

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import mlp_xp
-from mlp_xp.datasets import Vocabulary
+from example_data import Vocabulary
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")

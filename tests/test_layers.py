@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from mlp_xp.layers import (
+from mlp_xp.nn.layers import (
     GELU,
     BatchNorm,
     Chain,
@@ -24,8 +24,8 @@ from mlp_xp.layers import (
     Softplus,
     Tanh,
 )
-from mlp_xp.layers.dropout import Counter, hash32
-from mlp_xp.trees import leaves, tree_map
+from mlp_xp.nn.layers.dropout import Counter, hash32
+from mlp_xp_backends.trees import leaves, tree_map
 
 ACTIVATIONS = [Identity(), ReLU(), LeakyReLU(0.1), Sigmoid(), Tanh(), Softplus(), GELU()]
 LAYERS = [Dense(7, 5), *ACTIVATIONS, LayerNorm(7), BatchNorm(7), Dropout(0.4), Rescale(0.5, 2.0)]

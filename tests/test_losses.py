@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from mlp_xp.losses import (
+from mlp_xp.nn.losses import (
     AbsoluteError,
     BinaryCrossEntropy,
     Huber,
@@ -17,7 +17,7 @@ from mlp_xp.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
-from mlp_xp.metrics import accuracy, binary_accuracy
+from mlp_xp.nn.metrics import accuracy, binary_accuracy
 
 ROWS, N = 9, 6
 LOSSES = (SoftmaxCrossEntropy, BinaryCrossEntropy, SquaredError, Poisson, AbsoluteError, Huber, Quantile)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlp_xp.datasets import Dataset, Split
+from example_data import Dataset, Split
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("PIL")
@@ -33,7 +33,7 @@ def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.Fixtu
 @pytest.fixture
 def letters() -> Path:
     """A small file of letters, some of them several times."""
-    from mlp_xp.datasets import draw_letters
+    from example_data import draw_letters
 
     data = draw_letters(600, np.random.default_rng(0))
     again = np.arange(60)

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import PlainNumpy
-from mlp_xp.layers import Chain, Dense, Dropout, Embedding, ReLU, Sigmoid, Tanh
-from mlp_xp.losses import SoftmaxCrossEntropy
-from mlp_xp.optimizers import SGD, Adam, AdamW, Optimizer, Rates, RMSprop
-from mlp_xp.step import TrainStep
-from mlp_xp.trainer import Trainer
-from mlp_xp.trees import leaves, tree_map
+from mlp_xp.nn.layers import Chain, Dense, Dropout, Embedding, ReLU, Sigmoid, Tanh
+from mlp_xp.nn.losses import SoftmaxCrossEntropy
+from mlp_xp.nn.optimizers import SGD, Adam, AdamW, Optimizer, Rates, RMSprop
+from mlp_xp.nn.step import TrainStep
+from mlp_xp.training.trainer import Trainer
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_backend import CompiledLoop, NumpyBackend
 from mlp_xp_backends.numpy_engine.blas import Blas, openblas
 from mlp_xp_backends.numpy_engine.mkl import Mkl, blas, mkl
+from mlp_xp_backends.trees import leaves, tree_map
 
 Library = Callable[[], Blas | None]
 LIBRARIES = [

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from mlp_xp.optimizers import SGD, Adam, AdamW, Rates, RMSprop
-from mlp_xp.schedules import OneCycle
-from mlp_xp.trees import leaves, tree_map
+from mlp_xp.nn.optimizers import SGD, Adam, AdamW, Rates, RMSprop
+from mlp_xp.nn.schedules import OneCycle
+from mlp_xp_backends.trees import leaves, tree_map
 
 SHAPE = (5, 4)
 

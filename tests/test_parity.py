@@ -15,17 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlp_xp.__main__ import main
-from mlp_xp.layers import GELU, BatchNorm, Dense, Dropout, LayerNorm, LeakyReLU, Sigmoid, Softplus
-from mlp_xp.layers.base import Affine
-from mlp_xp.losses import Poisson, SoftmaxCrossEntropy
-from mlp_xp.optimizers import SGD, Adam, AdamW, RMSprop
+from mlp_xp.nn.layers import GELU, BatchNorm, Dense, Dropout, LayerNorm, LeakyReLU, Sigmoid, Softplus
+from mlp_xp.nn.layers.base import Affine
+from mlp_xp.nn.losses import Poisson, SoftmaxCrossEntropy
+from mlp_xp.nn.optimizers import SGD, Adam, AdamW, RMSprop
 from mlp_xp.parity import Bounds, cases, judge
 from mlp_xp.parity import report as report_module
 from mlp_xp.parity.cases import OPTIMIZERS, layer_case, loss_case, optimizer_case
 from mlp_xp.parity.judge import computed, expected, verdicts
-from mlp_xp.trees import leaves, tree_map
 from mlp_xp_backends import get_backend
 from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.trees import leaves, tree_map
 
 NUMPY = get_backend("numpy")
 CASES = {case.rows[0]: case for case in cases()}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mlp_xp.schedules import (
+from mlp_xp.nn.schedules import (
     ConstantRate,
     Cosine,
     ExponentialDecay,

@@ -26,8 +26,8 @@ from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mlp_xp import schedules
-from mlp_xp.optimizers import RMSprop
+from mlp_xp.nn import schedules
+from mlp_xp.nn.optimizers import RMSprop
 from mlp_xp.sklearn import MLPClassifier, MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

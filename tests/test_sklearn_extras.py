@@ -14,9 +14,9 @@ from sklearn.metrics import balanced_accuracy_score, get_scorer, mean_pinball_lo
 from sklearn.utils.class_weight import compute_sample_weight
 
 from mlp_xp import BackendError, get_backend, schedules
-from mlp_xp.layers import LeakyReLU
-from mlp_xp.losses import Huber, Poisson, Quantile, SquaredError
-from mlp_xp.optimizers import SGD, Adam, RMSprop
+from mlp_xp.nn.layers import LeakyReLU
+from mlp_xp.nn.losses import Huber, Poisson, Quantile, SquaredError
+from mlp_xp.nn.optimizers import SGD, Adam, RMSprop
 from mlp_xp.sklearn import MLPClassifier, MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

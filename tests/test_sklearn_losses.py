@@ -11,7 +11,7 @@ pytest.importorskip("sklearn", "1.9")
 from scipy.special import expit, huber, softmax
 from sklearn.metrics import log_loss, mean_absolute_error, mean_pinball_loss, mean_poisson_deviance, mean_squared_error
 
-from mlp_xp.losses import AbsoluteError, Huber, Quantile
+from mlp_xp.nn.losses import AbsoluteError, Huber, Quantile
 from mlp_xp.sklearn.losses import BinaryLogLoss, HalfSquaredError, LogLoss, PoissonDeviance
 
 RNG = np.random.default_rng(0)

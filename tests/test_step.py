@@ -7,17 +7,17 @@ from functools import cache, partial
 import numpy as np
 import pytest
 
-from mlp_xp.data import Batch, gather
-from mlp_xp.layers import Chain, Dense, Embedding, Rescale
-from mlp_xp.losses import Poisson, SoftmaxCrossEntropy
-from mlp_xp.models import mlp
-from mlp_xp.optimizers import SGD, Adam, AdamW, Rates, RMSprop
+from mlp_xp.data.feed import Batch, gather
+from mlp_xp.nn.layers import Chain, Dense, Embedding, Rescale
+from mlp_xp.nn.losses import Poisson, SoftmaxCrossEntropy
+from mlp_xp.nn.networks import mlp
+from mlp_xp.nn.optimizers import SGD, Adam, AdamW, Rates, RMSprop
+from mlp_xp.nn.schedules import LossRatio
+from mlp_xp.nn.step import TrainState, TrainStep, clip_by_global_norm, is_weight, shrink
 from mlp_xp.parity import cases
 from mlp_xp.parity.cases import rates_of
-from mlp_xp.schedules import LossRatio
-from mlp_xp.step import TrainState, TrainStep, clip_by_global_norm, is_weight, shrink
-from mlp_xp.trees import leaves, named_leaves, tree_map
 from mlp_xp_backends import get_backend
+from mlp_xp_backends.trees import leaves, named_leaves, tree_map
 
 N_IN, N_OUT, ROWS, BATCH = 8, 5, 48, 12
 SOFTMAX = SoftmaxCrossEntropy()

@@ -17,11 +17,11 @@ torch = pytest.importorskip("torch")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from mlp_xp import Adam, BatchNorm, Chain, Dense, Dropout, ReLU, SoftmaxCrossEntropy  # noqa: E402
-from mlp_xp.step import TrainStep  # noqa: E402
-from mlp_xp.trees import leaves, tree_map  # noqa: E402
+from mlp_xp.nn.step import TrainStep  # noqa: E402
 from mlp_xp_backends import BackendError, get_backend  # noqa: E402
 from mlp_xp_backends.loop import plain_loop  # noqa: E402
 from mlp_xp_backends.torch_graphs import EAGER, GRAPHS, GraphLoop, cuda_graph  # noqa: E402
+from mlp_xp_backends.trees import leaves, tree_map  # noqa: E402
 
 XP = get_backend("torch:cpu").xp
 

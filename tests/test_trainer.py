@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import mlp_xp.trainer
+import mlp_xp.training.trainer
 from mlp_xp import (
     SGD,
     Adam,
@@ -34,8 +34,8 @@ from mlp_xp import (
     mlp,
     save,
 )
-from mlp_xp.schedules import InverseScaling, LossRatio, OneCycle, ReduceOnPlateau
-from mlp_xp.trees import leaves, tree_map
+from mlp_xp.nn.schedules import InverseScaling, LossRatio, OneCycle, ReduceOnPlateau
+from mlp_xp_backends.trees import leaves, tree_map
 
 
 def blobs(rows: int = 210, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +112,7 @@ def test_training_learns_and_predictions_agree_with_evaluation(device: str) -> N
 
 
 def test_streamed_data_give_the_bits_of_resident_data(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlp_xp.data.WINDOW_BYTES", 2000)  # a few batches a window
+    monkeypatch.setattr("mlp_xp.data.feed.WINDOW_BYTES", 2000)  # a few batches a window
     x, y = blobs()
     runs = []
     for resident in (True, False):
@@ -137,7 +137,7 @@ def test_chunks_do_not_change_the_bits(device: str, monkeypatch: pytest.MonkeyPa
     x, y = blobs()
     runs = []
     for work in (1e10, 1.0, 5e4):
-        monkeypatch.setattr("mlp_xp.trainer.CHUNK_WORK", work)
+        monkeypatch.setattr("mlp_xp.training.trainer.CHUNK_WORK", work)
         trainer = Trainer(network(), optimizer=Adam(0.01), device=device)
         trainer.fit(x, y, epochs=2, batch_size=16)
         runs.append(bits(trainer))
@@ -201,7 +201,7 @@ def test_epochs_are_counted_over_calls() -> None:
 
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
 def test_ctrl_c_keeps_what_was_learned_and_the_run_can_be_finished(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlp_xp.trainer.CHUNK_WORK", 1.0)
+    monkeypatch.setattr("mlp_xp.training.trainer.CHUNK_WORK", 1.0)
     x, y = blobs()
     whole = Trainer(network(), optimizer=Adam(0.01), device="cpu")
     whole.fit(x, y, epochs=3, batch_size=32)
@@ -399,8 +399,8 @@ def test_arrays_of_the_engine_are_trained_on_without_a_copy(library: str, monkey
     xp = pytest.importorskip({"jax": "jax.numpy"}.get(library, library))
     x, y = blobs()
     feeds = []
-    make = mlp_xp.trainer.make_feed
-    monkeypatch.setattr("mlp_xp.trainer.make_feed", lambda *args: feeds.append(make(*args)) or feeds[-1])
+    make = mlp_xp.training.trainer.make_feed
+    monkeypatch.setattr("mlp_xp.training.trainer.make_feed", lambda *args: feeds.append(make(*args)) or feeds[-1])
     given = xp.asarray(x)
     runs = []
     for data in ((given, xp.asarray(y)), (x, y)):

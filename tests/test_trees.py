@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlp_xp.trees import leaves, named_leaves, tree_map, unflatten
+from mlp_xp_backends.trees import leaves, named_leaves, tree_map, unflatten
 
 
 class Pair(NamedTuple):

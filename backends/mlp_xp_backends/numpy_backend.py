@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable
 
 import numpy as np
 
-from mlp_xp.trees import leaves, tree_map
 from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import length, plain_loop
@@ -16,6 +15,7 @@ from mlp_xp_backends.numpy_engine.plan import Plan
 from mlp_xp_backends.numpy_engine.tape import NDArray, Untraceable
 from mlp_xp_backends.numpy_engine.trace import record
 from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Namespace, Tree
+from mlp_xp_backends.trees import leaves, tree_map
 
 PLANS = 8
 """How many sets of shapes a loop remembers: each holds scratch memory and the arrays that it last ran on."""

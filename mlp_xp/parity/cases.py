@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np  # noqa: TID251  inputs are drawn on the host
 
-from mlp_xp.data import Batch, gather
-from mlp_xp.initializers import Normal
-from mlp_xp.layers import (
+from mlp_xp.data.feed import Batch, gather
+from mlp_xp.nn.initializers import Normal
+from mlp_xp.nn.layers import (
     GELU,
     BatchNorm,
     Chain,
@@ -33,7 +33,7 @@ from mlp_xp.layers import (
     StatefulLayer,
     Tanh,
 )
-from mlp_xp.losses import (
+from mlp_xp.nn.losses import (
     AbsoluteError,
     BinaryCrossEntropy,
     Huber,
@@ -43,11 +43,11 @@ from mlp_xp.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
-from mlp_xp.models import mlp
-from mlp_xp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
-from mlp_xp.schedules import LossRatio, Moment, as_schedule
-from mlp_xp.step import TrainState, TrainStep
-from mlp_xp.trees import tree_map
+from mlp_xp.nn.networks import mlp
+from mlp_xp.nn.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from mlp_xp.nn.schedules import LossRatio, Moment, as_schedule
+from mlp_xp.nn.step import TrainState, TrainStep
+from mlp_xp_backends.trees import tree_map
 
 Array = Any
 Tree = Any

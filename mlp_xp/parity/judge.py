@@ -12,9 +12,9 @@ import numpy as np  # noqa: TID251  the reference is NumPy in float64
 from mlp_xp.parity.bounded import Bounded, Truth
 from mlp_xp.parity.bounds import Bounds
 from mlp_xp.parity.cases import Body, Case
-from mlp_xp.trees import leaves, tree_map, unflatten
 from mlp_xp_backends import Backend
 from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.trees import leaves, tree_map, unflatten
 
 Array = Any
 Tree = Any

@@ -14,10 +14,10 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from mlp_xp.checks import check_set, shown
-from mlp_xp.data import Batch
-from mlp_xp.layers import Chain
+from mlp_xp._checks import check_set, shown
+from mlp_xp.data.feed import Batch
 from mlp_xp.model import as_backend
+from mlp_xp.nn.layers import Chain
 from mlp_xp.sklearn.arrays import as_rows, home, to_host
 from mlp_xp.sklearn.forward import blocks, outputs
 from mlp_xp.sklearn.lbfgs import fit_lbfgs

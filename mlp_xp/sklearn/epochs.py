@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mlp_xp.data import Batch, Feed, gather
-from mlp_xp.interrupts import Interrupt
-from mlp_xp.layers import Chain
-from mlp_xp.losses import Loss, Reduction
-from mlp_xp.optimizers import Optimizer, Rates
-from mlp_xp.schedules import Schedule
-from mlp_xp.step import TrainState, TrainStep
-from mlp_xp.trainer import CHUNK_WORK
-from mlp_xp.trees import leaves, tree_map
+from mlp_xp.data.feed import Batch, Feed, gather
+from mlp_xp.nn.layers import Chain
+from mlp_xp.nn.losses import Loss, Reduction
+from mlp_xp.nn.optimizers import Optimizer, Rates
+from mlp_xp.nn.schedules import Schedule
+from mlp_xp.nn.step import TrainState, TrainStep
+from mlp_xp.training._interrupts import Interrupt
+from mlp_xp.training.trainer import CHUNK_WORK
+from mlp_xp_backends.trees import leaves, tree_map
 
 Array = Any
 Tree = Any

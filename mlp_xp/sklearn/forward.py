@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp.data import WINDOW_BYTES
-from mlp_xp.layers import Chain
+from mlp_xp.data.feed import WINDOW_BYTES
+from mlp_xp.nn.layers import Chain
 from mlp_xp_backends import Backend
 
 Array = Any

@@ -10,15 +10,15 @@ import numpy as np
 import scipy.optimize
 from sklearn.utils.optimize import _check_optimize_result
 
-from mlp_xp.data import WINDOW_BYTES, Batch
-from mlp_xp.layers import Chain
-from mlp_xp.losses import Loss
+from mlp_xp.data.feed import WINDOW_BYTES, Batch
+from mlp_xp.nn.layers import Chain
+from mlp_xp.nn.losses import Loss
 from mlp_xp.sklearn.arrays import SparseRows
 from mlp_xp.sklearn.network import lists, tree
 from mlp_xp.sklearn.stochastic import SMALL, Setting
 from mlp_xp.sklearn.tasks import Tasks
-from mlp_xp.trees import leaves, unflatten
 from mlp_xp_backends import Backend
+from mlp_xp_backends.trees import leaves, unflatten
 
 Array = Any
 Tree = Any

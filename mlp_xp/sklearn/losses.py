@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mlp_xp.losses import AbsoluteError, Huber, Loss, Poisson, Quantile, Reduction, SoftmaxCrossEntropy, Target
+from mlp_xp.nn.losses import AbsoluteError, Huber, Loss, Poisson, Quantile, Reduction, SoftmaxCrossEntropy, Target
 
 Array = Any
 Namespace = Any

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp.initializers import Uniform
-from mlp_xp.layers import Affine, Chain, Dense, Dropout, Layer, Sigmoid, StatefulLayer
-from mlp_xp.models import ACTIVATIONS
-from mlp_xp.trees import tree_map
+from mlp_xp.nn.initializers import Uniform
+from mlp_xp.nn.layers import Affine, Chain, Dense, Dropout, Layer, Sigmoid, StatefulLayer
+from mlp_xp.nn.networks import ACTIVATIONS
+from mlp_xp_backends.trees import tree_map
 
 Tree = Any
 HostArray = np.ndarray[Any, Any]

@@ -10,8 +10,8 @@ from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
 
-from mlp_xp.losses import Loss, Poisson
-from mlp_xp.schedules import Schedule
+from mlp_xp.nn.losses import Loss, Poisson
+from mlp_xp.nn.schedules import Schedule
 from mlp_xp.sklearn.arrays import origin, to_host
 from mlp_xp.sklearn.base import BaseMLP
 from mlp_xp.sklearn.losses import REGRESSION, PoissonDeviance
@@ -41,7 +41,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
         lbfgs, sgd, adam, adamw (``alpha`` is then the decoupled weight decay), or an optimizer of `mlp_xp` such as
         ``RMSprop(0.001)``, whose own rate or schedule holds.
     learning_rate
-        constant, invscaling, adaptive (both for sgd), or a schedule such as ``mlp_xp.schedules.Cosine(0.01)``.
+        constant, invscaling, adaptive (both for sgd), or a schedule such as ``mlp_xp.nn.schedules.Cosine(0.01)``.
     device
         Where to train and predict, as `mlp_xp.get_backend` takes it: ``cpu``, ``cuda``, ``cuda:1``, ``torch:cuda`` ...
         By default where ``X`` lies: on a GPU with the library of ``X``, else on the CPU with NumPy.

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp.checks import check_kind
-from mlp_xp.optimizers import SGD, Adam, AdamW, Optimizer, Rates
-from mlp_xp.schedules import ConstantRate, InverseScaling, Moment, Schedule, as_schedule
-from mlp_xp.trees import tree_map
+from mlp_xp._checks import check_kind
+from mlp_xp.nn.optimizers import SGD, Adam, AdamW, Optimizer, Rates
+from mlp_xp.nn.schedules import ConstantRate, InverseScaling, Moment, Schedule, as_schedule
+from mlp_xp_backends.trees import tree_map
 
 Tree = Any
 HostArray = np.ndarray[Any, Any]

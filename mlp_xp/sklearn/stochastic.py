@@ -10,20 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from mlp_xp.data import Batch, make_feed
-from mlp_xp.interrupts import Interrupt
-from mlp_xp.layers import Chain
-from mlp_xp.losses import Loss
-from mlp_xp.schedules import Moment
+from mlp_xp.data.feed import Batch, make_feed
+from mlp_xp.nn.layers import Chain
+from mlp_xp.nn.losses import Loss
+from mlp_xp.nn.schedules import Moment
+from mlp_xp.nn.step import TrainState
 from mlp_xp.sklearn.arrays import SparseRows
 from mlp_xp.sklearn.epochs import Epochs, Objective
 from mlp_xp.sklearn.network import draw_state, lists, tree
 from mlp_xp.sklearn.solver import Solver, make_solver
 from mlp_xp.sklearn.tasks import Tasks
 from mlp_xp.sklearn.validation import Validation, note_loss, note_score, params_on_host
-from mlp_xp.step import TrainState
-from mlp_xp.trees import tree_map
+from mlp_xp.training._interrupts import Interrupt
 from mlp_xp_backends import Backend
+from mlp_xp_backends.trees import tree_map
 
 HostArray = np.ndarray[Any, Any]
 

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.metrics import check_scoring
 
-from mlp_xp.layers import Chain
-from mlp_xp.losses import Loss
+from mlp_xp.nn.layers import Chain
+from mlp_xp.nn.losses import Loss
 from mlp_xp.sklearn.forward import blocks, outputs
 from mlp_xp.sklearn.network import lists
-from mlp_xp.trees import tree_map
 from mlp_xp_backends import Backend
+from mlp_xp_backends.trees import tree_map
 
 Tree = Any
 HostArray = np.ndarray[Any, Any]

@@ -12,7 +12,6 @@ from weakref import WeakSet
 
 import numpy as np
 
-from mlp_xp.trees import leaves, unflatten
 from mlp_xp_backends.numpy_engine.blas import Blas
 from mlp_xp_backends.numpy_engine.denormals import flushed
 from mlp_xp_backends.numpy_engine.emit import Source
@@ -23,6 +22,7 @@ from mlp_xp_backends.numpy_engine.onehot import find_one_hots
 from mlp_xp_backends.numpy_engine.pack import pack, part
 from mlp_xp_backends.numpy_engine.tape import NDArray, Program, Value
 from mlp_xp_backends.protocol import Tree
+from mlp_xp_backends.trees import leaves, unflatten
 
 CACHE_LINE = 64
 STACKABLE = {np.add, np.subtract, np.multiply, np.true_divide, np.negative, np.sqrt, np.square}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mlp_xp.layers.base import Array, Generator, Namespace, Spec, StatefulLayer, Tree, check_range
+from mlp_xp.nn.layers.base import Array, Generator, Namespace, Spec, StatefulLayer, Tree, check_range
 
 
 class Counter(NamedTuple):

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np  # noqa: TID251  initial weights and batch orders are drawn on the host
 
-from mlp_xp.callbacks import Callback, as_callbacks
-from mlp_xp.checks import check_count, check_kind, check_set, shown
-from mlp_xp.data import (
+from mlp_xp._checks import check_count, check_kind, check_set, shown
+from mlp_xp.data.feed import (
     Batch,
     Feed,
     check_inputs,
@@ -24,16 +23,17 @@ from mlp_xp.data import (
     gather,
     make_feed,
 )
-from mlp_xp.early_stopping import Best, EarlyStopping
-from mlp_xp.interrupts import Interrupt
-from mlp_xp.layers import Chain
-from mlp_xp.losses import Loss, SoftmaxCrossEntropy
 from mlp_xp.model import Evaluation, Model, as_backend
-from mlp_xp.optimizers import Adam, Optimizer, Rates
-from mlp_xp.schedules import Moment, Schedule, as_schedule
-from mlp_xp.step import TrainState, TrainStep
-from mlp_xp.trees import leaves, tree_map
+from mlp_xp.nn.layers import Chain
+from mlp_xp.nn.losses import Loss, SoftmaxCrossEntropy
+from mlp_xp.nn.optimizers import Adam, Optimizer, Rates
+from mlp_xp.nn.schedules import Moment, Schedule, as_schedule
+from mlp_xp.nn.step import TrainState, TrainStep
+from mlp_xp.training._interrupts import Interrupt
+from mlp_xp.training.callbacks import Callback, as_callbacks
+from mlp_xp.training.early_stopping import Best, EarlyStopping
 from mlp_xp_backends import Backend
+from mlp_xp_backends.trees import leaves, tree_map
 
 Array = Any
 Tree = Any
@@ -139,15 +139,15 @@ class Trainer:
         return self._model(self.state.params, self.state.layers).predict_proba(x)
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint: all that the rest of the run depends on. See `mlp_xp.checkpoints`."""
-        from mlp_xp.checkpoints import save_checkpoint
+        """Write a checkpoint: all that the rest of the run depends on. See `mlp_xp.files.checkpoints`."""
+        from mlp_xp.files.checkpoints import save_checkpoint
 
         save_checkpoint(path, self)
 
     @classmethod
     def resume(cls, path: str | Path, device: str | Backend = "auto") -> Self:
         """The trainer of a checkpoint, on any device; call `fit` as before and the run goes on where it was."""
-        from mlp_xp.checkpoints import load_checkpoint
+        from mlp_xp.files.checkpoints import load_checkpoint
 
         trainer: Self = load_checkpoint(cls, path, device)
         return trainer
@@ -183,8 +183,8 @@ class Trainer:
         early_stopping
             When to stop; the best weights are then restored.
         callbacks
-            See `mlp_xp.callbacks`; a function is called after each epoch with the trainer and the epoch's record, and
-            stops the training by returning True.
+            See `mlp_xp.training.callbacks`; a function is called after each epoch with the trainer and the epoch's
+            record, and stops the training by returning True.
         resident
             Whether the data move to the device once (True) or window by window (False); by default as they fit.
 

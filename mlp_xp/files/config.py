@@ -10,7 +10,7 @@ import types
 from collections.abc import Iterable
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from mlp_xp import initializers, layers, losses, optimizers, schedules
+from mlp_xp.nn import initializers, layers, losses, optimizers, schedules
 
 Json = Any
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from mlp_xp.initializers import Constant
-from mlp_xp.layers.base import (
+from mlp_xp.nn.initializers import Constant
+from mlp_xp.nn.layers.base import (
     Array,
     Generator,
     Input,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlp_xp.initializers import Constant, Glorot, Initializer
-from mlp_xp.layers.base import (
+from mlp_xp.nn.initializers import Constant, Glorot, Initializer
+from mlp_xp.nn.layers.base import (
     Affine,
     Array,
     Generator,

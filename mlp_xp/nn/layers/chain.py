@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeGuard, cast
 
-from mlp_xp.checks import check_kind
-from mlp_xp.layers.base import Array, Generator, Layer, Namespace, StatefulLayer, Tree
+from mlp_xp._checks import check_kind
+from mlp_xp.nn.layers.base import Array, Generator, Layer, Namespace, StatefulLayer, Tree
 
 
 @dataclass(frozen=True)

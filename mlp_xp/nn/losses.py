@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
-from mlp_xp.metrics import Metric, accuracy, binary_accuracy
+from mlp_xp.nn.metrics import Metric, accuracy, binary_accuracy
 
 Array = Any
 Tree = Any

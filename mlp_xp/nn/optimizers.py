@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from mlp_xp.schedules import Schedule, as_schedule
+from mlp_xp.nn.schedules import Schedule, as_schedule
 
 Array = Any
 Tree = Any

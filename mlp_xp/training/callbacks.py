@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, runtime_checkable
 
-from mlp_xp.checks import shown
-from mlp_xp.files import check_folder
+from mlp_xp._checks import shown
+from mlp_xp.files.safetensors import check_folder
 
 if TYPE_CHECKING:
-    from mlp_xp.trainer import Record, Trainer
+    from mlp_xp.training.trainer import Record, Trainer
 
 
 @runtime_checkable

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  data enter on the host
 
-from mlp_xp.layers import Chain, Embedding
-from mlp_xp.losses import Loss
+from mlp_xp.nn.layers import Chain, Embedding
+from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend
 
 Array = Any

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np  # noqa: TID251  files hold arrays of the host
 
-from mlp_xp import files
-from mlp_xp.checks import shown
-from mlp_xp.config import KNOWN, Decoder, encode
-from mlp_xp.early_stopping import Best
-from mlp_xp.files import FileError
-from mlp_xp.layers import Chain
-from mlp_xp.layers.base import Spec
+from mlp_xp._checks import shown
+from mlp_xp.files import safetensors as container
+from mlp_xp.files.config import KNOWN, Decoder, encode
+from mlp_xp.files.safetensors import FileError
 from mlp_xp.model import Model, as_backend
-from mlp_xp.step import TrainState, TrainStep
-from mlp_xp.trees import leaves, named_leaves, tree_map, unflatten
+from mlp_xp.nn.layers import Chain
+from mlp_xp.nn.layers.base import Spec
+from mlp_xp.nn.step import TrainState, TrainStep
+from mlp_xp.training.early_stopping import Best
 from mlp_xp_backends import Backend
+from mlp_xp_backends.trees import leaves, named_leaves, tree_map, unflatten
 
 if TYPE_CHECKING:
-    from mlp_xp.trainer import Trainer
+    from mlp_xp.training.trainer import Trainer
 
 Tree = Any
 HostArray = np.ndarray[Any, Any]
@@ -42,7 +42,7 @@ def save(path: str | Path, model: Model) -> None:
         "models": list(leaves(model.params)[0].shape[:-2]),
         "extra": model.extra,
     }
-    files.write(path, "model", _named(model.backend, {"params": model.params, "layers": model.state}), header)
+    container.write(path, "model", _named(model.backend, {"params": model.params, "layers": model.state}), header)
 
 
 def load(path: str | Path, device: str | Backend = "auto", known: tuple[type, ...] = ()) -> Model:
@@ -51,7 +51,7 @@ def load(path: str | Path, device: str | Backend = "auto", known: tuple[type, ..
     ``known`` are the classes of your own layers and losses, if the model has any. Raises `FileError` if the file is
     damaged, of another program or version, or its numbers do not fit its network.
     """
-    arrays, header = files.read(path, "model", "checkpoint")
+    arrays, header = container.read(path, "model", "checkpoint")
     backend = as_backend(device)
     with _explained(path):
         decode = Decoder((*KNOWN, *known))
@@ -86,14 +86,14 @@ def save_checkpoint(path: str | Path, trainer: Trainer) -> None:
     arrays = _named(trainer.backend, trees)
     if trainer.losses:
         arrays["losses"] = np.concatenate([trainer.backend.to_numpy(part) for part in trainer.losses])
-    files.write(path, "checkpoint", arrays, header)
+    container.write(path, "checkpoint", arrays, header)
 
 
 def load_checkpoint(cls: type[Any], path: str | Path, device: str | Backend, known: tuple[type, ...] = ()) -> Any:
     """A trainer of class ``cls`` in the state of the checkpoint; see `load` for ``known`` and the errors."""
-    from mlp_xp.trainer import Run
+    from mlp_xp.training.trainer import Run
 
-    arrays, header = files.read(path, "checkpoint")
+    arrays, header = container.read(path, "checkpoint")
     with _explained(path):
         decode = Decoder((*KNOWN, *known))
         network, loss, optimizer = (decode(header[key]) for key in ("network", "loss", "optimizer"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mlp_xp.layers.chain import Chain
-from mlp_xp.losses import Loss
-from mlp_xp.optimizers import Optimizer, Rates
-from mlp_xp.schedules import LossRatio
-from mlp_xp.trees import leaves, named_leaves, tree_map, unflatten
+from mlp_xp.nn.layers.chain import Chain
+from mlp_xp.nn.losses import Loss
+from mlp_xp.nn.optimizers import Optimizer, Rates
+from mlp_xp.nn.schedules import LossRatio
+from mlp_xp_backends.trees import leaves, named_leaves, tree_map, unflatten
 
 Array = Any
 Tree = Any

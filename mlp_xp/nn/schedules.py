@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from mlp_xp.checks import shown
+from mlp_xp._checks import shown
 
 Array = Any
 Namespace = Any

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
-from mlp_xp.initializers import Initializer, Normal
-from mlp_xp.layers.base import Array, Generator, Input, Layer, Namespace, Spec, check_positive, check_width
+from mlp_xp.nn.initializers import Initializer, Normal
+from mlp_xp.nn.layers.base import Array, Generator, Input, Layer, Namespace, Spec, check_positive, check_width
 
 
 class Table(NamedTuple):

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
 
-from mlp_xp.checks import check_kind
-from mlp_xp.initializers import Glorot, He, Initializer
-from mlp_xp.layers import (
+from mlp_xp._checks import check_kind
+from mlp_xp.nn.initializers import Glorot, He, Initializer
+from mlp_xp.nn.layers import (
     GELU,
     BatchNorm,
     Chain,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mlp_xp.layers.base import Array, Layer, Namespace, Tree, check_range
+from mlp_xp.nn.layers.base import Array, Layer, Namespace, Tree, check_range
 
 
 @dataclass(frozen=True)

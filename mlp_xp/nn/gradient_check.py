@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np  # noqa: TID251  the reference is NumPy in float64
 
-from mlp_xp.data import check_inputs, check_targets, check_weights
-from mlp_xp.layers import Chain
-from mlp_xp.losses import Loss
-from mlp_xp.trees import leaves, named_leaves, tree_map, unflatten
+from mlp_xp.data.feed import check_inputs, check_targets, check_weights
+from mlp_xp.nn.layers import Chain
+from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import get_backend
+from mlp_xp_backends.trees import leaves, named_leaves, tree_map, unflatten
 
 Tree = Any
 HostArray = np.ndarray[Any, Any]

@@ -1,0 +1,1 @@
+"""Data sets: checked once on the host, then fed to the device."""

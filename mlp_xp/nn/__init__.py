@@ -1,0 +1,1 @@
+"""The math: layers, losses, optimizers and the training step, written against ``xp`` alone."""

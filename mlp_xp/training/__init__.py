@@ -1,0 +1,1 @@
+"""The trainer: epochs of compiled steps on any device."""
