@@ -64,7 +64,7 @@ def reference() -> str:
     """The page of public names: signature, first paragraph of the docstring, and the file that has the rest."""
     import mlp_xp
 
-    names = {name: getattr(mlp_xp, name) for name in mlp_xp.__all__}
+    names = {name: getattr(mlp_xp, name) for name in mlp_xp.__all__ if name not in ("metrics", "schedules")}
     parts = [
         "# Public names\n",
         "Written by `python docs/renew.py` from the code. The docstring in the linked file says the rest: shapes, "
@@ -131,7 +131,8 @@ def _sentence(thing: Any) -> str:
 
 def _part(thing: Any) -> str:
     """The file or folder of its package that ``thing`` is from: ``layers`` for ``mlp_xp.nn.layers.dense``."""
-    return str(thing.__module__).split(".")[1]
+    folders = {"mlp_xp", "mlp_xp_backends", "nn", "data", "files", "training"}
+    return next(part for part in str(thing.__module__).split(".") if part not in folders)
 
 
 def pages() -> dict[Path, str]:
