@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlp_xp_backends.trees import leaves, named_leaves, tree_map, unflatten
+from mlp_xp_backends.trees import ABSENT, leaves, named_leaves, tree_map, unflatten
 
 
 class Pair(NamedTuple):
@@ -55,3 +57,11 @@ def test_names_are_fields_and_positions():
 def test_trees_of_different_structure_do_not_mix():
     with pytest.raises(ValueError, match="zip"):
         tree_map(lambda x, y: x, (1, 2), (1,))
+
+
+def test_absence_is_one_node_without_leaves_and_stays_itself():
+    assert leaves((1, ABSENT)) == [1]
+    assert tree_map(lambda x: x, (1, ABSENT))[1] is ABSENT
+    assert unflatten((1, ABSENT), iter([2]))[1] is ABSENT
+    assert pickle.loads(pickle.dumps(ABSENT)) is ABSENT
+    assert copy.deepcopy(ABSENT) is ABSENT

@@ -8,9 +8,27 @@ functions here serve every one of them. A tuple is a node (the empty tuple a nod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
-__all__ = ["leaves", "named_leaves", "tree_map", "unflatten"]
+__all__ = ["ABSENT", "Absent", "leaves", "named_leaves", "tree_map", "unflatten"]
+
+
+class Absent(tuple[Any, ...]):
+    """The type of `ABSENT`: a node without leaves, of which there is exactly one."""
+
+    __slots__ = ()
+    _fields = ()
+
+    def __new__(cls) -> Self:
+        """The only instance."""
+        return ABSENT if "ABSENT" in globals() else super().__new__(cls)
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT: Any = Absent()
+"""Stands where a tree could hold an array and holds none: no sample weights, no velocity. Test with ``is ABSENT``."""
 
 
 def _rebuild(node: tuple[Any, ...], children: Iterator[Any]) -> Any:
