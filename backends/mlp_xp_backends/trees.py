@@ -26,6 +26,9 @@ class Absent(tuple[Any, ...]):
     def __repr__(self) -> str:
         return "ABSENT"
 
+    def __reduce__(self) -> str:
+        return "ABSENT"
+
 
 ABSENT: Any = Absent()
 """Stands where a tree could hold an array and holds none: no sample weights, no velocity. Test with ``is ABSENT``."""
