@@ -112,6 +112,15 @@ def test_several_outputs_and_counts(loss: str, solver: str, targets: int) -> Non
     assert_same(*both("MLPRegressor", X, y, loss=loss, solver=solver))
 
 
+@pytest.mark.parametrize("n", [2, 3, "several"])
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_saturated_outputs(solver: str, n: Any) -> None:
+    """Their losses take the logarithm of rounded and clipped probabilities, and so do ours."""
+    X, y = labels() if n == "several" else classes(n)
+    with np.errstate(over="ignore"):  # of scikit-learn's softmax
+        assert_same(*both("MLPClassifier", 100.0 * X, y, solver=solver, learning_rate_init=0.05))
+
+
 @pytest.mark.parametrize(
     "settings",
     [
