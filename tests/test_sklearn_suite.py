@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn", "1.9")
+pytest.importorskip("sklearn", "1.7")
 from sklearn import neural_network
 
 import mlp_xp.sklearn as mlp_xp_sklearn
