@@ -55,5 +55,5 @@ def global_random_seed() -> int:
 
 
 def test_all_but_the_private_ones_are_here() -> None:
-    assert len(tests) == 42
+    assert len(tests) >= 41  # as many as scikit-learn 1.7 has
     assert module.MLPClassifier is mlp_xp_sklearn.MLPClassifier
