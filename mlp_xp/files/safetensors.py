@@ -111,7 +111,7 @@ class Content:
             raise ValueError(f"it is cut short or not a file of mlp_xp: {size} bytes, an index of {length}")
         if length > MAX_INDEX:
             raise ValueError(f"its index has {length} bytes, more than {MAX_INDEX}")
-        content = parse(file.read(length))
+        content = parse(file.read(length).decode())
         _check(isinstance(content, dict), "its index is not a JSON object")
         self.metadata = content.pop("__metadata__", {})
         _check(isinstance(self.metadata, dict), "its metadata are not a JSON object")
@@ -152,6 +152,11 @@ class Content:
             raise ValueError("its header is not a JSON object")
         return kind, header
 
+    def size_of(self, name: str) -> int:
+        """The number of elements of an array; `ValueError` if it is missing."""
+        _check(name in self.entries, f"the array {name} is missing")
+        return math.prod(self.entries[name].shape)
+
     def arrays(self, expected: dict[str, Entry]) -> dict[str, HostArray]:
         """All arrays; `ValueError` unless they are the expected ones."""
         check_entries(self.entries, expected)
@@ -184,7 +189,7 @@ def opened(path: str | Path) -> Iterator[Content]:
 
 def parse(text: Any) -> Json:
     """JSON; `ValueError` if it is malformed, nested too deeply, or has an object with the same key twice."""
-    _check(isinstance(text, (str, bytes)), "its header is missing")
+    _check(isinstance(text, str), "its header is missing")
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except RecursionError:

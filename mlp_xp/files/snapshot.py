@@ -1,15 +1,18 @@
-"""Everything that the rest of a training run depends on: produced and accepted by the trainer, stored by this package."""
+"""Snapshots: everything that the rest of a training run depends on, on the host.
+
+The trainer produces and accepts snapshots; the file layer reads and writes them.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp_backends.typing import HostArray, Tree
 
 
 class Plan(NamedTuple):
-    """What a run was asked to do."""
+    """The options of `Trainer.fit` that an epoch under way must be finished with."""
 
     max_epochs: int
     batch_size: int
@@ -18,33 +21,36 @@ class Plan(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The best epoch so far by the monitored quantity, and the network after it."""
+    """The best epoch so far by the monitored value, and the network after it."""
 
     epoch: int
     score: float
+    """The monitored value of that epoch; NaN while no epoch had another value."""
     monitor: str
-    mode: str
+    mode: Literal["min", "max"]
     params: Tree
     layers: Tree
 
 
 class Snapshot(NamedTuple):
-    """The state of a run between two steps, on the host."""
+    """A run between two steps."""
 
     step: TrainStep
     dtype: str
     state: TrainState
-    """Host arrays."""
+    """Arrays on the host."""
     history: list[dict[str, float]]
     generator: dict[str, Any]
-    """The bit generator's state at the start of the current epoch."""
+    """The state of the NumPy bit generator at the start of the epoch under way."""
     plan: Plan | None
     position: int
-    """Steps done in the current epoch."""
+    """Steps done of the epoch under way."""
     losses: HostArray
-    """Their losses, (position,)."""
+    """The losses of these steps, (position,)."""
     updates: int
+    """Steps done in all."""
     samples: int
+    """Rows seen before the epoch under way."""
     best: Best | None
     stopped: bool
     """Whether early stopping ended the run."""
