@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import partial
 from typing import Any
 
-import numpy as np  # noqa: TID251  predictions come back to the host
+import numpy as np  # noqa: TID251  predictions are host arrays
 
-from mlp_xp._checks import check_kind
-from mlp_xp.data.feed import Batch, Feed, check_inputs, check_targets, check_weights, gather, make_feed
+from mlp_xp._checks import check_count, check_kind
+from mlp_xp.data.checks import check_inputs, check_targets, check_weights
+from mlp_xp.data.feed import Batch, fits
+from mlp_xp.forward import BATCH, blocks, forward, outputs
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend, get_backend
-from mlp_xp_backends.trees import leaves
-
-Array = Any
-Tree = Any
-HostArray = np.ndarray[Any, Any]
-
-CHUNK = 256  # batches of a forward pass between two transfers to the host
+from mlp_xp_backends.trees import ABSENT, leaves
+from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 
 
 def as_backend(device: str | Backend) -> Backend:
@@ -48,15 +45,15 @@ class Model:
         """``float32`` or ``float64``."""
         return str(leaves(self.params)[0].dtype).rpartition(".")[2]
 
-    def outputs(self, x: Array, batch_size: int = 1024) -> HostArray:
+    def outputs(self, x: Array, batch_size: int = BATCH) -> HostArray:
         """Outputs of the last layer (logits), (rows, n_out), on the host."""
         return self._map(_logits, x, batch_size)
 
-    def predict_proba(self, x: Array, batch_size: int = 1024) -> HostArray:
+    def predict_proba(self, x: Array, batch_size: int = BATCH) -> HostArray:
         """What the loss takes the outputs for, (rows, n_out): probabilities, or expected values in a regression."""
         return self._map(self.loss.output, x, batch_size)
 
-    def predict(self, x: Array, batch_size: int = 1024) -> HostArray:
+    def predict(self, x: Array, batch_size: int = BATCH) -> HostArray:
         """Classes (rows,); 0 or 1 for each output (rows, n_out) with a binary loss; expected values otherwise."""
         if self.loss.target == "class":
             return self._map(_likeliest, x, batch_size).astype(np.int64)
@@ -65,22 +62,22 @@ class Model:
         return self.predict_proba(x, batch_size)
 
     def evaluate(
-        self, x: Array, y: Array, sample_weight: Array | None = None, batch_size: int = 1024
+        self, x: Array, y: Array, sample_weight: Array | None = None, batch_size: int = BATCH
     ) -> dict[str, float]:
         """The mean loss of a row and the mean of each metric of the loss, such as ``accuracy``."""
         evaluation = Evaluation(self.network, self.loss, self.backend, self.dtype, x, y, sample_weight, batch_size)
         return evaluation(self.params, self.state)
 
-    def _map(self, f: Callable[[Any, Array], Array], x: Array, batch_size: int) -> HostArray:
+    def _map(self, f: Callable[[Namespace, Array], Array], x: Array, batch_size: int) -> HostArray:
         """``f(xp, z)`` of the outputs of all rows."""
+        batch_size = check_count("batch_size", batch_size)
         x = check_inputs(self.backend, self.network, x)
-        feed = make_feed(self.backend, self.network, Batch(x, (), ()), self.dtype, None)
-        outs = _forward(feed, _OfOutput(f), self.params, self.state, x.shape[0], batch_size)
-        return np.concatenate([out.reshape(-1, *out.shape[2:]) for out in outs])
+        batches = blocks(self.backend, self.network, Batch(x, ABSENT, ABSENT), self.dtype, batch_size, pad=True)
+        return outputs(self.backend, self.network, self.params, self.state, batches, x.shape[0], f)
 
 
 class Evaluation:
-    """A data set to be measured on again and again: checked and sent once."""
+    """A data set to be measured on again and again: checked once, and sent once if it fits on the device."""
 
     def __init__(
         self,
@@ -91,55 +88,31 @@ class Evaluation:
         x: Array,
         y: Array,
         sample_weight: Array | None = None,
-        batch_size: int = 1024,
+        batch_size: int = BATCH,
     ) -> None:
+        batch_size = check_count("batch_size", batch_size)
         x = check_inputs(backend, network, x)
-        self.rows = x.shape[0]
-        y = check_targets(backend, loss, network.width(x.shape[1]), y, self.rows)
-        w = check_weights(backend, sample_weight, self.rows)
-        self.total = self.rows if isinstance(w, tuple) else float(np.sum(w, dtype=np.float64))
-        self.loss, self.batch_size = loss, batch_size
-        self.feed = make_feed(backend, network, Batch(x, y, w), dtype, None)
+        rows = x.shape[0]
+        y = check_targets(backend, loss, network.width(x.shape[1]), y, rows)
+        w = check_weights(backend, sample_weight, rows, dtype)
+        self.total = rows if w is ABSENT else float(np.sum(w, dtype=np.float64))
+        self.loss, self.backend, self.network = loss, backend, network
+        data = Batch(x, y, w)
+        self.batches: Callable[[], Iterator[Batch]] = partial(
+            blocks, backend, network, data, dtype, min(batch_size, rows)
+        )
+        if fits(backend, network, data, dtype):
+            sent = list(self.batches())
+            self.batches = lambda: iter(sent)
 
     def __call__(self, params: Tree, state: Tree) -> dict[str, float]:
         """The mean loss and metrics with these parameters. Waits for the device."""
         sums = [
             out.sum(axis=0, dtype=np.float64)
-            for out in _forward(self.feed, _Sums(self.loss), params, state, self.rows, self.batch_size)
+            for out in forward(self.backend, self.network, _Sums(self.loss), params, state, self.batches())
         ]
         names = ("loss", *(metric.__name__ for metric in self.loss.metrics))
         return {name: float(value) / self.total for name, value in zip(names, sum(sums), strict=True)}
-
-
-def _forward(feed: Feed, of_batch: Any, params: Tree, state: Tree, rows: int, batch_size: int) -> Iterator[HostArray]:
-    """``of_batch(xp, z, batch)`` for every batch, stacked, on the host, chunk by chunk."""
-    loop = _compiled(feed.backend, feed.network, of_batch)
-    for window, local, _ in feed.windows(np.arange(rows, dtype=np.int32), min(batch_size, rows), CHUNK):
-        _, outs = loop((), (params, state, window), local)
-        yield feed.backend.to_numpy(outs)
-
-
-@lru_cache(maxsize=16)
-def _compiled(backend: Any, network: Chain, of_batch: Any) -> Any:
-    """The loop over batches of a forward pass; cached, since some backends take long to compile it."""
-
-    def body(xp: Any, carry: Tree, consts: Tree, rows: Array) -> tuple[Tree, Array]:
-        params, state, data = consts
-        batch = gather(xp, data, rows)
-        z, _, _ = network.forward(xp, params, state, batch.x, False)
-        return carry, of_batch(xp, z, batch)
-
-    return backend.compile(body)
-
-
-@dataclass(frozen=True)
-class _OfOutput:
-    """A function of the outputs alone."""
-
-    f: Callable[[Any, Array], Array]
-
-    def __call__(self, xp: Any, z: Array, batch: Batch) -> Array:
-        return self.f(xp, z)
 
 
 @dataclass(frozen=True)
@@ -148,19 +121,19 @@ class _Sums:
 
     loss: Loss
 
-    def __call__(self, xp: Any, z: Array, batch: Batch) -> Array:
+    def __call__(self, xp: Namespace, z: Array, batch: Batch) -> Array:
         cost, _ = self.loss.rows(xp, z, batch.y)
         values = xp.stack([cost, *(metric(xp, z, batch.y) for metric in self.loss.metrics)])
-        return xp.sum(values if isinstance(batch.w, tuple) else values * batch.w, axis=-1)
+        return xp.sum(values if batch.w is ABSENT else values * batch.w, axis=-1)
 
 
-def _logits(xp: Any, z: Array) -> Array:
+def _logits(xp: Namespace, z: Array) -> Array:
     return z
 
 
-def _likeliest(xp: Any, z: Array) -> Array:
+def _likeliest(xp: Namespace, z: Array) -> Array:
     return xp.argmax(z, axis=-1)
 
 
-def _positive(xp: Any, z: Array) -> Array:
+def _positive(xp: Namespace, z: Array) -> Array:
     return xp.astype(z > 0.0, xp.int32)

@@ -143,8 +143,9 @@ RUN = """
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((3000, 4)), rng.integers(0, 3, 3000)
     network = Chain(Dense(4, 8), BatchNorm(8), LeakyReLU(0.2), Dropout(0.2), Dense(8, 3))
+    import mlp_xp.training.epoch
     import mlp_xp.training.trainer
-    mlp_xp.training.trainer.CHUNK_WORK = 1e5
+    mlp_xp.training.epoch.CHUNK_WORK = 1e5
     if path.exists():
         trainer = Trainer.resume(path, device="cpu")
     else:

@@ -137,7 +137,7 @@ def test_chunks_do_not_change_the_bits(device: str, monkeypatch: pytest.MonkeyPa
     x, y = blobs()
     runs = []
     for work in (1e10, 1.0, 5e4):
-        monkeypatch.setattr("mlp_xp.training.trainer.CHUNK_WORK", work)
+        monkeypatch.setattr("mlp_xp.training.epoch.CHUNK_WORK", work)
         trainer = Trainer(network(), optimizer=Adam(0.01), device=device)
         trainer.fit(x, y, epochs=2, batch_size=16)
         runs.append(bits(trainer))
@@ -201,7 +201,7 @@ def test_epochs_are_counted_over_calls() -> None:
 
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
 def test_ctrl_c_keeps_what_was_learned_and_the_run_can_be_finished(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlp_xp.training.trainer.CHUNK_WORK", 1.0)
+    monkeypatch.setattr("mlp_xp.training.epoch.CHUNK_WORK", 1.0)
     x, y = blobs()
     whole = Trainer(network(), optimizer=Adam(0.01), device="cpu")
     whole.fit(x, y, epochs=3, batch_size=32)

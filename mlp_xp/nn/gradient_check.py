@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np  # noqa: TID251  the reference is NumPy in float64
 
-from mlp_xp.data.feed import check_inputs, check_targets, check_weights
+from mlp_xp.data.checks import check_inputs, check_targets, check_weights
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import get_backend
@@ -86,7 +86,7 @@ def check_gradients(
     host = get_backend("cpu")
     x = np.asarray(check_inputs(host, network, x))
     y = check_targets(host, loss, network.width(x.shape[1]), y, len(x))
-    w = check_weights(host, sample_weight, len(x))
+    w = check_weights(host, sample_weight, len(x), "float64")
     x = x.astype(np.float64) if network.first.takes == "floats" else x
     if params is None:
         params = tree_map(lambda p: p + 0.1 * rng.standard_normal(p.shape), network.init(rng))

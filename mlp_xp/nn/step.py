@@ -9,7 +9,7 @@ from mlp_xp.nn.layers.chain import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp.nn.optimizers import Optimizer, Rates
 from mlp_xp.nn.schedules import LossRatio
-from mlp_xp_backends.trees import leaves, named_leaves, tree_map, unflatten
+from mlp_xp_backends.trees import ABSENT, leaves, named_leaves, tree_map, unflatten
 
 Array = Any
 Tree = Any
@@ -60,18 +60,28 @@ class TrainStep:
         return TrainState(params, layers, slots, ratio)
 
     def __call__(
-        self, xp: Namespace, state: TrainState, x: Array, y: Array, w: Array | tuple[()], rates: Rates
+        self,
+        xp: Namespace,
+        state: TrainState,
+        x: Array,
+        y: Array,
+        w: Array | tuple[()],
+        rates: Rates,
+        l2: Array = ABSENT,
     ) -> tuple[TrainState, Array]:
         """The state after a step on the batch and the loss before it; consumes ``state``.
 
-        ``x`` is (rows, n_in), ``y`` and the weights ``w`` as `Loss` takes them, ``rates`` from the optimizer. The loss
-        is 0-d, or (models,) if the parameters have an axis of models in front.
+        ``x`` is (rows, n_in), ``y`` and the weights ``w`` as `Loss` takes them, ``rates`` from the optimizer. ``l2``,
+        0-d or (models, 1, 1), replaces the penalty of the configuration. The loss is 0-d, or (models,) if the
+        parameters have an axis of models in front.
         """
         z, caches, layers = self.network.forward(xp, state.params, state.layers, x, True)
         loss, cache = self.loss.forward(xp, z, y, w)
         grads = self.network.gradient(xp, state.params, caches, self.loss.backward(xp, cache))
-        if self.l2:
-            loss, grads = self._penalize(xp, state.params, loss, grads)
+        if l2 is not ABSENT:
+            loss, grads = _penalize(xp, state.params, loss, grads, l2, xp.reshape(l2, loss.shape))
+        elif self.l2:
+            loss, grads = _penalize(xp, state.params, loss, grads, self.l2, self.l2)
         if self.clip_norm is not None:
             grads = clip_by_global_norm(xp, grads, self.clip_norm)
         ratio = state.ratio
@@ -84,16 +94,6 @@ class TrainStep:
         params, slots = self._update(xp, state, grads, rates)
         return TrainState(params, layers, slots, ratio), loss
 
-    def _penalize(self, xp: Namespace, params: Tree, loss: Array, grads: Tree) -> tuple[Array, Tree]:
-        """Add ``l2 |W|^2 / 2`` to the loss and ``l2 W`` to the gradient."""
-        penalized = []
-        for (name, p), g in zip(named_leaves(params).items(), leaves(grads), strict=True):
-            if is_weight(name):
-                loss = loss + 0.5 * self.l2 * xp.sum(p * p, axis=(-2, -1))
-                g = g + self.l2 * p
-            penalized.append(g)
-        return loss, unflatten(grads, iter(penalized))
-
     def _update(self, xp: Namespace, state: TrainState, grads: Tree, rates: Rates) -> tuple[Tree, Tree]:
         """The optimizer's rule on every parameter."""
         params, slots = [], []
@@ -104,6 +104,17 @@ class TrainStep:
             params.append(w)
             slots.append(s)
         return unflatten(state.params, iter(params)), tuple(slots)
+
+
+def _penalize(xp: Namespace, params: Tree, loss: Array, grads: Tree, l2: Any, of_loss: Any) -> tuple[Array, Tree]:
+    """Add ``l2 |W|^2 / 2`` to the loss and ``l2 W`` to the gradient; ``of_loss`` is ``l2`` in the shape of the loss."""
+    penalized = []
+    for (name, p), g in zip(named_leaves(params).items(), leaves(grads), strict=True):
+        if is_weight(name):
+            loss = loss + 0.5 * of_loss * xp.sum(p * p, axis=(-2, -1))
+            g = g + l2 * p
+        penalized.append(g)
+    return loss, unflatten(grads, iter(penalized))
 
 
 def is_weight(name: str) -> bool:

@@ -6,41 +6,31 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np  # noqa: TID251  initial weights and batch orders are drawn on the host
 
 from mlp_xp._checks import check_count, check_kind, check_set, shown
-from mlp_xp.data.feed import (
-    Batch,
-    Feed,
-    check_inputs,
-    check_targets,
-    check_weights,
-    first_not_finite,
-    gather,
-    make_feed,
-)
+from mlp_xp.data.checks import check_inputs, check_targets, check_weights, first_not_finite
+from mlp_xp.data.feed import Batch, Feed, make_feed
 from mlp_xp.model import Evaluation, Model, as_backend
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss, SoftmaxCrossEntropy
-from mlp_xp.nn.optimizers import Adam, Optimizer, Rates
+from mlp_xp.nn.optimizers import Adam, Optimizer
 from mlp_xp.nn.schedules import Moment, Schedule, as_schedule
 from mlp_xp.nn.step import TrainState, TrainStep
+from mlp_xp.training import epoch
 from mlp_xp.training._interrupts import Interrupt
 from mlp_xp.training.callbacks import Callback, as_callbacks
 from mlp_xp.training.early_stopping import Best, EarlyStopping
 from mlp_xp_backends import Backend
-from mlp_xp_backends.trees import leaves, tree_map
+from mlp_xp_backends.trees import tree_map
 
 Array = Any
 Tree = Any
 HostArray = np.ndarray[Any, Any]
 Record = dict[str, float]
-
-CHUNK_WORK = 1e10  # multiply-adds between two looks at Ctrl-C: a quarter of a second on two cores
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -207,7 +197,7 @@ class Trainer:
         data = Batch(
             x,
             check_targets(self.backend, loss, network.width(x.shape[1]), y, rows),
-            check_weights(self.backend, sample_weight, rows),
+            check_weights(self.backend, sample_weight, rows, self.dtype),
         )
         self._begin(Run(epochs, min(batch_size or rows, rows), shuffle, rows))
         feed = make_feed(self.backend, network, data, self.dtype, resident)
@@ -258,15 +248,15 @@ class Trainer:
         rows, batch_size = self.run.rows, self.run.batch_size
         order = self.rng.permutation(rows) if self.run.shuffle else np.arange(rows)
         order = order.astype(np.int32)
-        rates = self._rates(-(-rows // batch_size))
-        most = max(1, int(CHUNK_WORK / (3 * batch_size * sum(math.prod(p.shape) for p in leaves(self.state.params)))))
-        loop = epoch_loop(self.backend, self.step)
-        for window, local, end in feed.windows(order, batch_size, most, self.position):
-            part = tree_map(lambda r, a=self.position, b=end: r[a:b], rates)
-            self.state, losses = loop(self.state, window, (local, part))
-            self.losses.append(losses)
-            self.updates += end - self.position
-            self.position = end
+        rates = epoch.rate_table(
+            self.step.optimizer, self._schedule, self._moment(0), epoch.step_count(rows, batch_size)
+        )
+        loop = epoch.epoch_loop(self.backend, self.step)
+        for chunk in epoch.run_epoch(loop, feed, self.state, order, batch_size, rates, start=self.position):
+            self.state = chunk.state
+            self.losses.append(chunk.losses)
+            self.updates += chunk.end - chunk.start
+            self.position = chunk.end
             for hook in hooks:
                 hook.chunk(self)
             if interrupt.requested:
@@ -304,27 +294,12 @@ class Trainer:
             losses=[record[key] for record in self.history],
         )
 
-    def _rates(self, steps: int) -> Rates:
-        """The optimizer's numbers for all steps of the epoch, (steps,) each, in float64 until they are sent."""
-        moment, schedule = self._moment(0), self._schedule
-        times = range(moment.step, moment.step + steps)
-        if getattr(schedule, "by_epoch", False):  # a schedule of your own may be without it
-            lrs = [schedule.rate(moment)] * steps
-        else:
-            lrs = [schedule.rate(moment._replace(step=t)) for t in times]
-        table = [self.step.optimizer.rates(lr, t + 1) for lr, t in zip(lrs, times, strict=True)]
-        columns = tree_map(lambda *column: np.array(column), table[0], *table[1:])
-        return Rates(*tree_map(lambda column: self.backend.asarray(column, self.dtype), columns))
-
     def _mean_loss(self, order: HostArray, w: Any) -> float:
         """The epoch's loss per row: the mean of the losses of all batches, each by its weight. Waits for the device."""
         assert self.run is not None
-        losses = np.concatenate([self.backend.to_numpy(part) for part in self.losses]).astype(np.float64)
-        weights = np.ones(len(order)) if isinstance(w, tuple) else w[order].astype(np.float64)
-        sums = np.add.reduceat(weights, np.arange(0, len(order), self.run.batch_size))
-        if self.step.loss.reduction == "mean":
-            losses *= sums
-        return float(losses.sum() / sums.sum())
+        losses = epoch.losses_on_host(self.backend, self.losses)
+        weights = epoch.batch_weights(order, self.run.batch_size, w)
+        return float(epoch.mean_loss(losses, weights, self.step.loss.reduction))
 
     def _is_over(self, rule: EarlyStopping | None) -> bool:
         """Keep the network if this epoch is the best; whether the patience is at its end."""
@@ -353,14 +328,3 @@ def _named_sets(validation: Any) -> Mapping[str, tuple[Array, ...]]:
     for arrays in sets.values():
         check_set(arrays, "validation must be (x, y) or (x, y, sample_weight), or several of these by name")
     return sets
-
-
-@lru_cache(maxsize=8)
-def epoch_loop(backend: Backend, step: TrainStep) -> Any:
-    """The compiled epoch: gather a batch and take a step on it, for all items; the same for all trainers alike."""
-
-    def body(xp: Any, state: TrainState, data: Batch, item: tuple[Array, Rates]) -> tuple[TrainState, Array]:
-        rows, rates = item
-        return step(xp, state, *gather(xp, data, rows), rates)
-
-    return backend.compile(body)
