@@ -18,9 +18,7 @@ from mlp_xp_backends.typing import Array, HostArray
 def on_host(backend: Backend, a: Any) -> HostArray:
     """``a``, an array of any library and device, a list or a data frame, on the host."""
     if isinstance(a, np.ma.MaskedArray):
-        raise ValueError(
-            "masked arrays are not supported: fill in the masked entries, a.filled(value), or drop the rows"
-        )
+        raise ValueError("masked arrays are not supported: fill them in with a.filled(value), or drop the masked rows")
     if hasattr(a, "__dlpack__") and not isinstance(a, np.ndarray):
         return backend.to_numpy(backend.asarray(a))
     return np.asarray(a)
@@ -29,9 +27,7 @@ def on_host(backend: Backend, a: Any) -> HostArray:
 def check_inputs(backend: Backend, network: Chain, x: Any, name: str = "x") -> Array:
     """``x`` if the network can take it, with two axes; `ValueError` if not."""
     if isinstance(x, Iterator) or callable(x):
-        raise TypeError(
-            f"{name} must be an array of shape (rows, features), not {shown(x)}: collect its rows with np.stack"
-        )
+        raise TypeError(f"{name} must be an array of shape (rows, features), not {shown(x)}: stack its rows first")
     if isinstance(x, np.ma.MaskedArray) or not hasattr(x, "shape") or not hasattr(x, "dtype"):
         x = on_host(backend, x)
     if hasattr(x, "toarray"):

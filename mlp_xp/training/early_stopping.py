@@ -16,7 +16,7 @@ MODES = {"loss": "min", "error": "min", "accuracy": "max"}
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop after ``patience`` epochs in which ``monitor`` improved by no more than ``min_delta``; restore the best epoch.
+    """Stop after ``patience`` epochs without an improvement of ``monitor`` above ``min_delta``; restore the best one.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class EarlyStopping:
 
     _: KW_ONLY
     monitor: str = "valid_loss"
-    mode: Literal["min", "max"] | None = None
+    mode: Literal["min", "max"] = None  # type: ignore[assignment]  # set below
     patience: int = 10
     min_delta: float = 0.0
 
