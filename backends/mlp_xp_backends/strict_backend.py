@@ -10,6 +10,8 @@ import numpy as np
 from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.namespace import derived
+from mlp_xp_backends.namespace_extras import extras
 from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Tree
 
 
@@ -18,10 +20,15 @@ class StrictBackend:
 
     name = "array_api_strict"
     device = "cpu"
-    xp = array_api_strict
 
     def __init__(self) -> None:
         array_api_strict.set_array_api_strict_flags(api_version="2024.12")
+        self.xp = derived(
+            array_api_strict,
+            linalg=array_api_strict.linalg,  # which `dir` does not list
+            fft=array_api_strict.fft,
+            **extras(array_api_strict),
+        )
 
     def asarray(self, x: Array, dtype: str | None = None) -> Array:
         """``x`` as an array of the standard; shares memory with ``x`` where NumPy does."""
