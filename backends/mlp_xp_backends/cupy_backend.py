@@ -15,7 +15,8 @@ from mlp_xp_backends.host import as_host
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.namespace import CREATION, derived, mapped
 from mlp_xp_backends.namespace_extras import extras
-from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Tree
+from mlp_xp_backends.protocol import Body, Loop, Memory
+from mlp_xp_backends.typing import Array, Tree
 
 
 class CupyBackend:

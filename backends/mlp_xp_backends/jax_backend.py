@@ -17,7 +17,8 @@ from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import length, plain_loop
 from mlp_xp_backends.namespace import derived, mapped, names
 from mlp_xp_backends.namespace_extras import extras, over_models
-from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Tree
+from mlp_xp_backends.protocol import Body, Loop, Memory
+from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
 class JaxBackend:
@@ -50,7 +51,7 @@ class JaxBackend:
             host = np.asarray(as_host(x), dtype=dtype)
             return jax.device_put(host.copy() if host.flags.writeable else host, self._device)
 
-    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+    def to_numpy(self, x: Array) -> HostArray:
         """``x`` on the host, read-only. Waits for the device."""
         return np.asarray(x)
 

@@ -15,8 +15,9 @@ from mlp_xp_backends.numpy_engine.plan import Plan
 from mlp_xp_backends.numpy_engine.tape import NDArray, Untraceable
 from mlp_xp_backends.numpy_engine.trace import record
 from mlp_xp_backends.numpy_namespace import xp
-from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Namespace, Tree
+from mlp_xp_backends.protocol import Body, Loop, Memory
 from mlp_xp_backends.trees import leaves, tree_map
+from mlp_xp_backends.typing import Array, Namespace, Tree
 
 PLANS = 8
 """How many sets of shapes a loop remembers: each holds scratch memory and the arrays that it last ran on."""

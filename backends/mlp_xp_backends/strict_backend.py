@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import array_api_strict
 import numpy as np
 
@@ -12,7 +10,8 @@ from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.namespace import derived
 from mlp_xp_backends.namespace_extras import extras
-from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Tree
+from mlp_xp_backends.protocol import Body, Loop, Memory
+from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
 class StrictBackend:
@@ -37,7 +36,7 @@ class StrictBackend:
                 return x
             return array_api_strict.asarray(np.asarray(as_host(x), dtype=dtype))
 
-    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+    def to_numpy(self, x: Array) -> HostArray:
         """``x`` as a NumPy array."""
         return as_host(x)
 

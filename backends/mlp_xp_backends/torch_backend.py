@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import array_api_compat.torch as compat
 import numpy as np
@@ -15,8 +14,9 @@ from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.namespace import CREATION, derived, mapped
 from mlp_xp_backends.namespace_extras import over_models
-from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Tree
+from mlp_xp_backends.protocol import Body, Loop, Memory
 from mlp_xp_backends.torch_graphs import GraphLoop, cuda_graph
+from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
 class TorchBackend:
@@ -36,7 +36,7 @@ class TorchBackend:
         with memory_guard(self.device, self.memory):
             return _tensor(x).to(self._device, None if dtype is None else getattr(torch, dtype))
 
-    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+    def to_numpy(self, x: Array) -> HostArray:
         """``x`` on the host, sharing memory on the CPU. Waits for the device."""
         return np.asarray(x.numpy(force=True))
 

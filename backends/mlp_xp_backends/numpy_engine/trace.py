@@ -12,8 +12,9 @@ import numpy as np
 from mlp_xp_backends.numpy_engine.proxy import Number, Proxy, elementwise_of, matrix_transpose, value_of
 from mlp_xp_backends.numpy_engine.tape import NDArray, Program, Tape, Untraceable, Value, blank
 from mlp_xp_backends.numpy_namespace import xp
-from mlp_xp_backends.protocol import Body, Tree
+from mlp_xp_backends.protocol import Body
 from mlp_xp_backends.trees import leaves, unflatten
+from mlp_xp_backends.typing import Tree
 
 REDUCTIONS = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
 REDUCTIONS |= {"any": np.logical_or, "all": np.logical_and}
