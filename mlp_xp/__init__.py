@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlp_xp.files.checkpoints import load as load
-    from mlp_xp.files.checkpoints import save as save
-    from mlp_xp.files.safetensors import FileError as FileError
+    from mlp_xp.files.bridge import load as load
+    from mlp_xp.files.bridge import save as save
+    from mlp_xp.files.paths import FileError as FileError
     from mlp_xp.model import Model as Model
     from mlp_xp.nn import metrics as metrics
     from mlp_xp.nn import schedules as schedules
@@ -60,9 +60,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "training.callbacks": ("CSVLog", "Callback", "Checkpoint", "Progress"),
-    "files.checkpoints": ("load", "save"),
+    "files.bridge": ("load", "save"),
     "training.early_stopping": ("EarlyStopping",),
-    "files.safetensors": ("FileError",),
+    "files.paths": ("FileError",),
     "nn.gradient_check": ("check_gradients",),
     "nn.initializers": ("Constant", "Glorot", "He", "LeCun", "Normal", "Uniform"),
     "nn.layers": (

@@ -16,6 +16,7 @@ import numpy as np  # noqa: TID251  NumPy scalars among the options
 
 from mlp_xp._checks import shown
 from mlp_xp.nn import initializers, layers, losses, optimizers, schedules
+from mlp_xp.nn.layers.base import Spec
 from mlp_xp.nn.step import TrainStep
 
 Json = Any
@@ -24,7 +25,7 @@ KNOWN: dict[str, type] = {
     name: value
     for module in (layers, initializers, losses, optimizers, schedules)
     for name, value in vars(module).items()
-    if isinstance(value, type) and dataclasses.is_dataclass(value) and value is not layers.Spec
+    if isinstance(value, type) and dataclasses.is_dataclass(value) and value is not Spec
 } | {"TrainStep": TrainStep}
 """Every configuration of this library."""
 CUSTOM = "custom:"  # before the names of all other classes

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, runtime_checkable
 
 from mlp_xp._checks import shown
-from mlp_xp.files.safetensors import check_folder
+from mlp_xp.files.paths import check_folder
 
 if TYPE_CHECKING:
     from mlp_xp.training.trainer import Record, Trainer

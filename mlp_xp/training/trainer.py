@@ -130,14 +130,14 @@ class Trainer:
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint: all that the rest of the run depends on. See `mlp_xp.files.checkpoints`."""
-        from mlp_xp.files.checkpoints import save_checkpoint
+        from mlp_xp.files.bridge import save_checkpoint
 
         save_checkpoint(path, self)
 
     @classmethod
     def resume(cls, path: str | Path, device: str | Backend = "auto") -> Self:
         """The trainer of a checkpoint, on any device; call `fit` as before and the run goes on where it was."""
-        from mlp_xp.files.checkpoints import load_checkpoint
+        from mlp_xp.files.bridge import load_checkpoint
 
         trainer: Self = load_checkpoint(cls, path, device)
         return trainer
