@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 from surgery import parts, with_header
 from test_files_golden import same
 
-from mlp_xp.files import models, safetensors
-from mlp_xp.files.config import Decoder, custom_types, encode
+from mlp_xp.files import safetensors
+from mlp_xp.files.config import Decoder, encode, encode_checked
 from mlp_xp.files.models import SavedModel, read_model, write_model
 from mlp_xp.files.paths import FileError
 from mlp_xp.nn.layers import Chain, Dense, Dropout, Layer, LayerNorm, ReLU
@@ -69,7 +69,7 @@ def test_the_container_is_safetensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(), (0,), (2, 3), (2, 0, 1)])
 def test_arrays_of_every_dtype_and_shape_survive(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
     a = (np.arange(math.prod(shape)) % 2).astype(dtype).reshape(shape)
-    arrays = {"a": a, "swapped": a.astype(a.dtype.newbyteorder(">")), "fortran": np.asfortranarray(a)}
+    arrays = {"a": a, "swapped": a.astype(a.dtype.newbyteorder(">")), "fortran": a.copy(order="F")}
     safetensors.write(tmp_path / "f", "model", arrays, {})
     with safetensors.opened(tmp_path / "f") as content:
         again = content.arrays(safetensors.entries(arrays))
@@ -159,13 +159,37 @@ def test_two_known_classes_of_one_name_are_refused() -> None:
         Decoder((Square, dataclass(frozen=True)(type("Square", (Layer,), {}))))
 
 
-def test_a_layer_that_is_not_a_dataclass_is_refused(tmp_path: Path) -> None:
-    class Plain(Square):
-        pass
+def test_a_layer_that_could_not_be_read_is_refused() -> None:
+    class Loose(Layer):
+        def __init__(self) -> None:
+            self.scale = 1.0
+
+        forward, backward = Square.forward, Square.backward
+
+    @dataclass(frozen=True)
+    class Hidden(Square):
+        other: float = field(default=0.0, init=False)
+
+    @dataclass(frozen=True)
+    class Mistyped(Square):
+        scale: str = ""
 
     with pytest.raises(TypeError, match="must be frozen dataclasses"):
-        encode(Chain(type("Loose", (), {**vars(Layer), "forward": Square.forward, "backward": Square.backward})()))
-    assert custom_types(Chain(Plain(), ReLU())) == {Plain}
+        encode(Chain(Dense(3, 2), Loose()))
+    odd = Hidden()
+    object.__setattr__(odd, "other", 1.0)
+    with pytest.raises(ValueError, match="do not describe it completely"):
+        encode_checked(Chain(Dense(3, 2), odd))
+    with pytest.raises(ValueError, match=r"Mistyped\.scale cannot be 3\.0"):
+        encode_checked(Chain(Dense(3, 2), Mistyped(3.0)))
+
+
+def test_arrays_that_do_not_fit_the_network_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"params\.0\.W must be float64 of shape \(4, 2\)"):
+        write_model(tmp_path / "m", model(network=Chain(Dense(4, 2))))
+    with pytest.raises(ValueError, match="must be float32"):
+        write_model(tmp_path / "m", model(dtype="float32"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_network_without_parameters_is_refused(tmp_path: Path) -> None:
@@ -209,7 +233,7 @@ def test_a_stack_of_models_survives(tmp_path: Path) -> None:
     assert same(read_model(tmp_path / "m"), saved)
 
 
-@pytest.mark.parametrize("value", [SGD(0.5, momentum=0.25), Chain(Dense(3, 2), Chain(ReLU())), Huber(delta=math.inf)][:2])
+@pytest.mark.parametrize("value", [SGD(0.5, momentum=0.25), Chain(Dense(3, 2), Chain(ReLU()))])
 def test_a_configuration_survives_json(value: object) -> None:
     assert Decoder()(json.loads(json.dumps(encode(value)))) == value
 
@@ -222,4 +246,3 @@ def test_a_configuration_that_could_not_be_read_is_not_written() -> None:
         encode(deep)
     with pytest.raises(ValueError, match="values"):
         encode(Chain(*[ReLU()] * 100_000))
-    assert models.MAX_DEPTH > 64

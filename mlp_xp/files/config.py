@@ -43,6 +43,14 @@ def encode(value: Any) -> Json:
     return result
 
 
+def encode_checked(value: Any) -> Json:
+    """`encode`; `ValueError` unless the result describes ``value`` completely."""
+    result = encode(value)
+    if Decoder(custom_types(value))(result) != value:
+        raise ValueError(f"cannot save {shown(value)}: its fields do not describe it completely")
+    return result
+
+
 def _encode(value: Any, depth: int) -> Json:
     if depth > MAX_DEPTH:
         raise ValueError(f"a configuration that can be saved has at most {MAX_DEPTH} levels")
