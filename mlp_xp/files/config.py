@@ -29,7 +29,7 @@ KNOWN: dict[str, type] = {
 } | {"TrainStep": TrainStep}
 """Every configuration of this library."""
 CUSTOM = "custom:"  # before the names of all other classes
-MAX_VALUES = 100_000  # numbers, strings and objects in a configuration; a dense layer has about ten
+MAX_VALUES = 50_000  # numbers, strings and objects in a configuration; a dense layer has about ten
 MAX_DEPTH = 64
 
 
