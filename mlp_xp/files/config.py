@@ -16,6 +16,7 @@ import numpy as np  # noqa: TID251  NumPy scalars among the options
 
 from mlp_xp._checks import shown
 from mlp_xp.nn import initializers, layers, losses, optimizers, schedules
+from mlp_xp.nn.layers.base import Spec
 from mlp_xp.nn.step import TrainStep
 
 Json = Any
@@ -24,11 +25,11 @@ KNOWN: dict[str, type] = {
     name: value
     for module in (layers, initializers, losses, optimizers, schedules)
     for name, value in vars(module).items()
-    if isinstance(value, type) and dataclasses.is_dataclass(value) and value is not layers.Spec
+    if isinstance(value, type) and dataclasses.is_dataclass(value) and value is not Spec
 } | {"TrainStep": TrainStep}
 """Every configuration of this library."""
 CUSTOM = "custom:"  # before the names of all other classes
-MAX_VALUES = 100_000  # numbers, strings and objects in a configuration; a dense layer has about ten
+MAX_VALUES = 50_000  # numbers, strings and objects in a configuration; a dense layer has about ten
 MAX_DEPTH = 64
 
 
@@ -39,6 +40,14 @@ def encode(value: Any) -> Json:
     """
     result = _encode(value, 0)
     check_size(result)
+    return result
+
+
+def encode_checked(value: Any) -> Json:
+    """`encode`; `ValueError` unless the result describes ``value`` completely."""
+    result = encode(value)
+    if Decoder(custom_types(value))(result) != value:
+        raise ValueError(f"cannot save {shown(value)}: its fields do not describe it completely")
     return result
 
 

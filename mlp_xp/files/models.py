@@ -14,9 +14,9 @@ import numpy as np  # noqa: TID251  files hold arrays of the host
 
 from mlp_xp._checks import shown
 from mlp_xp.files import checkpoints, fields, safetensors
-from mlp_xp.files.config import Decoder, check_known, encode
+from mlp_xp.files.config import Decoder, check_known, encode_checked
 from mlp_xp.files.networks import check_network, fill_network, named, of_network, stack_of
-from mlp_xp.files.safetensors import Content, Entry
+from mlp_xp.files.safetensors import Content, Entry, check_entries, entries
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends.typing import HostArray, Tree
@@ -41,13 +41,18 @@ def write_model(path: str | Path, model: SavedModel) -> None:
 
     `TypeError` or `ValueError` if it cannot be saved, before anything is written; `FileError` if writing fails.
     """
+    stack = stack_of(model.params)
+    check_network(model.network, model.loss)
     header = {
-        "network": encode(model.network),
-        "loss": encode(model.loss),
-        "models": list(stack_of(model.params)),
+        "network": encode_checked(model.network),
+        "loss": encode_checked(model.loss),
+        "models": list(stack),
         "dtype": model.dtype,
     }
     arrays = named(params=model.params, layers=model.state)
+    check_entries(entries(arrays), of_network(model.network, stack, model.dtype))
+    if not isinstance(model.extra, dict):
+        raise TypeError(f"extra must be a dict, such as {{'classes': ['cat', 'dog']}}, not {shown(model.extra)}")
     if model.extra:
         text = json.dumps(plain("extra", model.extra), separators=(",", ":"))
         arrays["extra"] = np.frombuffer(text.encode(), np.uint8)

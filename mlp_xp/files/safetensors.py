@@ -24,7 +24,8 @@ from mlp_xp_backends.typing import HostArray
 Json = Any
 
 FORMAT = 1
-MAX_INDEX = 8 * 2**20  # bytes; that of a network of some layers has a few thousand
+MAX_INDEX = 4 * 2**20  # bytes; the index of a network of five layers has a few thousand
+MAX_MESSAGE = 400  # characters of a message, which may quote the file
 DTYPES = {
     code: np.dtype(name).newbyteorder("<")
     for code, name in {
@@ -184,7 +185,8 @@ def opened(path: str | Path) -> Iterator[Content]:
     except OSError as error:
         raise failed("read", path, error) from error
     except Exception as error:  # also from constructors of classes that the user passes as known
-        raise FileError(f"{path} is damaged or not a file of mlp_xp: {error}") from error
+        text = str(error) if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: {error}"
+        raise FileError(f"cannot read {path}: {text[:MAX_MESSAGE]}") from error
 
 
 def parse(text: Any) -> Json:
@@ -193,12 +195,14 @@ def parse(text: Any) -> Json:
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except RecursionError:
-        raise ValueError("its JSON is nested too deeply") from None
+        raise ValueError("it is damaged: its JSON is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is damaged: its JSON is malformed ({error})") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
-    _check(len(content) == len(pairs), "a key occurs twice in its JSON")
+    _check(len(content) == len(pairs), "it is damaged: a key occurs twice in its JSON")
     return content
 
 
