@@ -60,6 +60,7 @@ def check_savable(snapshot: Snapshot) -> None:
 def pack(snapshot: Snapshot) -> tuple[Json, dict[str, HostArray]]:
     """The header and the arrays of a file."""
     best = snapshot.best
+    check_position(snapshot.plan, snapshot.position, snapshot.updates)
     columns, arrays = history.encode(snapshot.history)
     arrays |= named(**snapshot.state._asdict())
     if snapshot.position:

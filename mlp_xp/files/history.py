@@ -28,7 +28,10 @@ def encode(history: list[Record]) -> tuple[dict[str, str], dict[str, HostArray]]
             values = [_number(name, value) for value in values]
         if set(map(type, values)) == {int} and max(map(abs, values)) <= _MAX_INT:
             columns[name] = "int"
-        table[:, i] = values
+        try:
+            table[:, i] = values
+        except OverflowError:
+            raise ValueError(f"the history holds an integer in {name!r} that is too large for a file") from None
     present = np.array([[name in record for name in columns] for record in history]) if _is_ragged(history) else None
     _check_required(columns, present, len(history))
     arrays = {} if not history else {"history": table}
