@@ -37,7 +37,8 @@ def _build(units: tuple[int, ...], hidden: tuple[Layer, ...], dropout: float) ->
     for i, (n_in, n_out) in enumerate(pairwise(units)):
         following = hidden[min(i, len(hidden) - 1)] if hidden else None
         bound = math.sqrt((2.0 if isinstance(following, Sigmoid) else 6.0) / (n_in + n_out))
-        layers.append(Dense(n_in, n_out, Uniform(-bound, bound), Uniform(-bound, bound)))
+        init = Uniform(low=-bound, high=bound)
+        layers.append(Dense(n_in, n_out, init_W=init, init_b=init))
         if i < len(hidden):
             layers += [hidden[i], *([Dropout(dropout)] if dropout else [])]
     return Chain(*layers)
