@@ -13,6 +13,7 @@ from sklearn.metrics import log_loss, mean_absolute_error, mean_pinball_loss, me
 
 from mlp_xp.nn.losses import AbsoluteError, Huber, Quantile
 from mlp_xp.sklearn.losses import BinaryLogLoss, HalfSquaredError, LogLoss, PoissonDeviance
+from mlp_xp_backends.trees import ABSENT
 
 RNG = np.random.default_rng(0)
 z, t = RNG.normal(size=(2, 40, 3))
@@ -44,7 +45,7 @@ CASES: dict[str, tuple[Any, Any, Any]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_value(name: str, weights: Any) -> None:
     loss, y, expected = CASES[name]
-    value, _ = loss.forward(np, z, y, () if weights is None else weights)
+    value, _ = loss.forward(np, z, y, ABSENT if weights is None else weights)
     assert float(value) == pytest.approx(expected(weights), rel=1e-12)
 
 
@@ -96,7 +97,7 @@ def test_at_the_target_nothing_pulls() -> None:
 
 def test_parameters_are_checked() -> None:
     for delta in (0.0, -1.0, np.inf, np.nan):
-        with pytest.raises(ValueError, match="delta must be a number above 0"):
+        with pytest.raises(ValueError, match="delta must be a finite number above 0"):
             Huber(delta=delta)
     for q in (0.0, 1.0, np.nan):
         with pytest.raises(ValueError, match="q must lie between 0 and 1"):
