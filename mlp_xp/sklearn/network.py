@@ -12,7 +12,7 @@ import numpy as np
 from mlp_xp.nn.initializers import Uniform
 from mlp_xp.nn.layers import Affine, Chain, Dense, Dropout, Layer, Sigmoid, StatefulLayer
 from mlp_xp.nn.networks import ACTIVATIONS
-from mlp_xp_backends.trees import tree_map
+from mlp_xp_backends.trees import ABSENT, tree_map
 
 Tree = Any
 HostArray = np.ndarray[Any, Any]
@@ -61,7 +61,7 @@ def draw(network: Chain, random_state: np.random.RandomState, dtype: str) -> tup
 def draw_state(network: Chain, random_state: np.random.RandomState) -> Tree:
     """What stateful layers carry into the first step; nothing is drawn where there are none."""
     if not any(layer.stateful for layer in network.layers):
-        return ((),) * len(network.layers)
+        return (ABSENT,) * len(network.layers)
     return network.init_state(np.random.default_rng(random_state.randint(2**31 - 1)))
 
 
@@ -72,7 +72,7 @@ def tree(network: Chain, coefs: Sequence[HostArray], intercepts: Sequence[HostAr
     def affine(W: HostArray, b: HostArray) -> Affine:
         return Affine(of(W), of(b.reshape(1, -1)))
 
-    return tuple(affine(*next(pairs)) if isinstance(layer, Dense) else () for layer in network.layers)
+    return tuple(affine(*next(pairs)) if isinstance(layer, Dense) else ABSENT for layer in network.layers)
 
 
 def lists(params: Tree) -> tuple[list[HostArray], list[HostArray]]:
