@@ -395,13 +395,13 @@ def test_a_new_head_replaces_the_last_layer():
 def test_print_shows_a_table_of_all_layers():
     chain = Chain(Embedding(10, 4, ids_per_row=3), Chain(Dense(12, 5), ReLU()), BatchNorm(5), Dense(5, 2, bias=False))
     assert str(chain).splitlines() == [
-        "position  layer      output     parameters",
-        "0         Embedding  (rows, 12)         40",
-        "1.0       Dense      (rows, 5)          65",
-        "1.1       ReLU       (rows, 5)           0",
-        "2         BatchNorm  (rows, 5)          10",
-        "3         Dense      (rows, 2)          10",
-        "total                                  125",
+        "position  layer      output      parameters",
+        "0         Embedding  (rows, 12)          40",
+        "1.0       Dense      (rows, 5)           65",
+        "1.1       ReLU       (rows, 5)            0",
+        "2         BatchNorm  (rows, 5)           10",
+        "3         Dense      (rows, 2)           10",
+        "total                                   125",
     ]
     assert repr(Chain(ReLU())) == "Chain(layers=(ReLU(),))"
     assert "(rows, any)" in str(Chain(ReLU()))

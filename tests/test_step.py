@@ -300,7 +300,7 @@ def test_no_step_without_weight():
     step = TrainStep(network(norm="layer"), SOFTMAX, SGD(0.1, momentum=0.9))
     state, batch = begun(step), data()
     after, loss = step(
-        np, state, batch.x, batch.y, np.zeros(ROWS), tree_map(lambda r: r[0], rates_of(step.optimizer, 1))
+        XP, state, batch.x, batch.y, np.zeros(ROWS), tree_map(lambda r: r[0], rates_of(step.optimizer, 1))
     )
     assert loss == 0.0
     close(after.params, begun(step).params, rtol=0.0)
@@ -363,11 +363,9 @@ def test_frozen_parameters_stay_and_the_others_move_as_before(backend, frozen, m
     state = begun(step)
     assert len(state.slots) == len(moving)
     before, expected = named_leaves(begun(step).params), named_leaves(trained(free, begun(free), data(), 1)[0].params)
-    after, losses = trained(step, state, data(), 1, backend=backend)
+    after, _ = trained(step, state, data(), 1, backend=backend)
     for name, w in named_leaves(after.params).items():
         close(w, expected[name] if name in moving else before[name], rtol=1e-11 if name in moving else 0.0)
-    _, many = trained(step, begun(step), data(), 60, backend=backend)
-    assert many[-10:].mean() < many[:10].mean()
 
 
 def test_no_gradient_of_frozen_layers_is_computed():
@@ -378,9 +376,8 @@ def test_no_gradient_of_frozen_layers_is_computed():
     chain = Chain(Costly(N_IN, 7), Dense(7, 7), Costly(7, 7), Dense(7, N_OUT))
     step = TrainStep(chain, SOFTMAX, SGD(0.1), frozen=(0, 2), l2=0.1, clip_norm=1.0)
     before, after, _ = one(step)
-    changed = {
-        n for n, w in named_leaves(after.params).items() if not np.array_equal(w, named_leaves(before.params)[n])
-    }
+    pairs = zip(named_leaves(before.params).items(), leaves(after.params), strict=True)
+    changed = {name for (name, old), new in pairs if not np.array_equal(old, new)}
     assert changed == {"1.W", "1.b", "3.W", "3.b"}
 
 
