@@ -15,7 +15,7 @@ from mlp_xp.nn.optimizers import Optimizer, Rates
 from mlp_xp.nn.schedules import Schedule
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.training._interrupts import Interrupt
-from mlp_xp.training.trainer import CHUNK_WORK
+from mlp_xp.training.epoch import CHUNK_WORK
 from mlp_xp_backends.trees import leaves, tree_map
 
 Array = Any
