@@ -167,7 +167,7 @@ def story(run: Run) -> None:
 
     published = options.recipe == "published"
     optimizer = SGD(LossRatio(0.1, window=100)) if published else Adam(OneCycle(0.2))
-    network = mlp(2, 3, 2, activation="sigmoid", init=Normal(1.0))
+    network = mlp(2, 3, 2, activation="sigmoid", init=Normal(std=1.0))
     trainer = Trainer(network, optimizer=optimizer, device=run.backend, dtype=options.dtype, seed=options.seed)
     first, _, last = trainer.state.params
     weights = as_lists(run, first, last)  # both start from the same
@@ -175,10 +175,10 @@ def story(run: Run) -> None:
     with run.timed("train"):
         trainer.fit(
             *data,
-            epochs=options.epochs,
+            max_epochs=options.epochs,
             batch_size=1 if published else 32,
             shuffle=not published,
-            validation={"valid": valid},
+            validation_data={"valid": valid},
             callbacks=[Progress()],
         )
     with run.timed("loops"):

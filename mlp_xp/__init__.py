@@ -6,10 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlp_xp.files.bridge import load as load
-    from mlp_xp.files.bridge import save as save
     from mlp_xp.files.paths import FileError as FileError
     from mlp_xp.model import Model as Model
+    from mlp_xp.model import load as load
     from mlp_xp.nn import metrics as metrics
     from mlp_xp.nn import schedules as schedules
     from mlp_xp.nn.gradient_check import check_gradients as check_gradients
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from mlp_xp.training.callbacks import CSVLog as CSVLog
     from mlp_xp.training.callbacks import Progress as Progress
     from mlp_xp.training.early_stopping import EarlyStopping as EarlyStopping
+    from mlp_xp.training.history import History as History
     from mlp_xp.training.trainer import Trainer as Trainer
     from mlp_xp.training.trainer import TrainingDivergedError as TrainingDivergedError
     from mlp_xp_backends import BackendError as BackendError
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "training.callbacks": ("CSVLog", "Callback", "Checkpoint", "Progress"),
-    "files.bridge": ("load", "save"),
     "training.early_stopping": ("EarlyStopping",),
     "files.paths": ("FileError",),
     "nn.gradient_check": ("check_gradients",),
@@ -90,10 +89,11 @@ _HOMES = {
         "SoftmaxCrossEntropy",
         "SquaredError",
     ),
-    "model": ("Model",),
+    "model": ("Model", "load"),
     "nn.networks": ("mlp",),
     "nn.optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
     "nn.step": ("TrainState", "TrainStep"),
+    "training.history": ("History",),
     "training.trainer": ("Trainer", "TrainingDivergedError"),
 }
 _MODULE_OF = {name: f"mlp_xp.{module}" for module, names in _HOMES.items() for name in names} | dict.fromkeys(

@@ -32,11 +32,12 @@ from mlp_xp.nn.losses import (
     SquaredError,
 )
 from mlp_xp.nn.networks import mlp
+from mlp_xp_backends.trees import ABSENT
 
 ROWS, N_IN, N_OUT = 7, 6, 4
 MIDDLE = [
     *(Identity(), ReLU(), LeakyReLU(0.1), Sigmoid(), Tanh(), Softplus(), GELU()),
-    *(LayerNorm(5), BatchNorm(5), Dropout(0.3), Rescale(0.2, 3.0)),
+    *(LayerNorm(5), BatchNorm(5), Dropout(0.3), Rescale(shift=0.2, scale=3.0)),
 ]
 
 
@@ -62,7 +63,9 @@ def test_layer_between_dense_layers(layer, x, classes):
     assert set(report.errors) >= {"0.W", "0.b", "2.W", "2.b", "x"}
 
 
-@pytest.mark.parametrize("layer", [*MIDDLE[:7], LayerNorm(N_IN), BatchNorm(N_IN), Dropout(0.3), Rescale(0.2, 3.0)])
+@pytest.mark.parametrize(
+    "layer", [*MIDDLE[:7], LayerNorm(N_IN), BatchNorm(N_IN), Dropout(0.3), Rescale(shift=0.2, scale=3.0)]
+)
 def test_layer_alone_at_the_input(layer, x, rng):
     chain = Chain(layer, Dense(N_IN, N_OUT))
     if layer.takes == "numbers":
@@ -73,7 +76,7 @@ def test_layer_alone_at_the_input(layer, x, rng):
 
 @pytest.mark.parametrize("combine", ["concat", "sum"])
 def test_embedding(combine, rng, classes):
-    first = Embedding(8, 3, 2, combine)
+    first = Embedding(8, 3, ids_per_row=2, combine=combine)
     chain = Chain(first, Dense(first.width(2), N_OUT))
     report = check_gradients(chain, SoftmaxCrossEntropy(), rng.integers(0, 8, (ROWS, 2)), classes)
     assert report.ok, report
@@ -93,7 +96,7 @@ def test_loss(make, reduction, weighted, x, classes, rng):
         BinaryCrossEntropy: rng.integers(0, 2, (ROWS, N_OUT)),
         Poisson: rng.poisson(2.0, (ROWS, N_OUT)),
     }.get(make, rng.standard_normal((ROWS, N_OUT)))
-    loss = (SoftmaxCrossEntropy if make == "soft" else make)(reduction)
+    loss = (SoftmaxCrossEntropy if make == "soft" else make)(reduction=reduction)
     report = check_gradients(mlp(N_IN, 5, N_OUT), loss, x, y, sample_weight=rng.random(ROWS) if weighted else None)
     assert report.ok, report
 
@@ -107,7 +110,7 @@ def test_deep_network_with_everything(norm, x, classes):
 
 class WrongTanh(Tanh):
     def backward(self, xp, params, y, dy):
-        return dy * (1.0 - y * y * 1.001), ()
+        return dy * (1.0 - y * y * 1.001), ABSENT
 
 
 class WrongBias(Dense):

@@ -25,7 +25,7 @@ from mlp_xp.parity.cases import OPTIMIZERS, layer_case, loss_case, optimizer_cas
 from mlp_xp.parity.judge import computed, expected, verdicts
 from mlp_xp_backends import get_backend
 from mlp_xp_backends.loop import plain_loop
-from mlp_xp_backends.trees import leaves, tree_map
+from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 
 NUMPY = get_backend("numpy")
 CASES = {case.rows[0]: case for case in cases()}
@@ -143,12 +143,12 @@ class BiasOfMean(Dense):
 class GELUWithoutCubeInSlope(GELU):
     def backward(self, xp, params, cache, dy):
         x, t = cache
-        return dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * math.sqrt(2.0 / math.pi)), ()
+        return dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * math.sqrt(2.0 / math.pi)), ABSENT
 
 
 class SigmoidWithoutSquare(Sigmoid):
     def backward(self, xp, params, y, dy):
-        return dy * y, ()
+        return dy * y, ABSENT
 
 
 class SoftplusWithoutGuard(Softplus):
@@ -219,7 +219,7 @@ class PoissonWithoutCounts(Poisson):
 class UnweightedMean(SoftmaxCrossEntropy):
     def forward(self, xp, z, y, w):
         cost, (cache, share) = super().forward(xp, z, y, w)
-        if not isinstance(w, tuple) and self.reduction == "mean":
+        if w is not ABSENT and self.reduction == "mean":
             share = share * xp.sum(w, axis=-1) / w.shape[-1]
         return cost, (cache, share)
 

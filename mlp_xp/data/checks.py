@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np  # noqa: TID251  data enter on the host
 
+from mlp_xp._checks import shown
 from mlp_xp.nn.layers import Chain, Embedding
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend
@@ -15,6 +17,8 @@ from mlp_xp_backends.typing import Array, HostArray
 
 def on_host(backend: Backend, a: Any) -> HostArray:
     """``a``, an array of any library and device, a list or a data frame, on the host."""
+    if isinstance(a, np.ma.MaskedArray):
+        raise ValueError("masked arrays are not supported: fill them in with a.filled(value), or drop the masked rows")
     if hasattr(a, "__dlpack__") and not isinstance(a, np.ndarray):
         return backend.to_numpy(backend.asarray(a))
     return np.asarray(a)
@@ -22,8 +26,10 @@ def on_host(backend: Backend, a: Any) -> HostArray:
 
 def check_inputs(backend: Backend, network: Chain, x: Any, name: str = "x") -> Array:
     """``x`` if the network can take it, with two axes; `ValueError` if not."""
-    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
-        x = np.asarray(x)
+    if isinstance(x, Iterator) or callable(x):
+        raise TypeError(f"{name} must be an array of shape (rows, features), not {shown(x)}: stack its rows first")
+    if isinstance(x, np.ma.MaskedArray) or not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        x = on_host(backend, x)
     if hasattr(x, "toarray"):
         raise ValueError(f"{name} is a sparse matrix, and dense rows are needed: {name}.toarray() makes them")
     if len(x.shape) != 2:
@@ -71,7 +77,7 @@ def check_targets(
         labels = f"; integer labels have shape ({rows},): {name}.ravel()" if loss.target == "class" else ""
         raise ValueError(f"{name} must have shape ({rows}, {n_out}) for {type(loss).__name__}, not {y.shape}{labels}")
     _check_values(loss, y, name)
-    return y
+    return y.astype(np.float32) if loss.target == "class" and y.dtype.kind != "f" else y
 
 
 def check_weights(backend: Backend, w: Any, rows: int, dtype: str) -> Any:
@@ -87,10 +93,10 @@ def check_weights(backend: Backend, w: Any, rows: int, dtype: str) -> Any:
     if not (np.all(np.isfinite(w)) and np.all(w >= 0) and np.any(w > 0)):
         raise ValueError("sample_weight must be finite, not negative, and above 0 somewhere")
     info = np.finfo(dtype)
-    low, high = float(w[w > 0].min()), float(w.max())
-    if low < float(info.tiny) or float(np.sum(w, dtype=np.float64)) > float(info.max):
+    high, total = float(w.max()), float(np.sum(w, dtype=np.float64))
+    if high < float(info.tiny) or total > float(info.max):
         raise ValueError(
-            f"sample_weight holds {low:g} ... {high:g}, which {dtype} cannot represent or add up: "
+            f"sample_weight has the largest value {high:g} and the sum {total:g}, out of the range of {dtype}: "
             "divide the weights by their mean"
         )
     return w

@@ -12,7 +12,7 @@ import numpy as np  # noqa: TID251  data enter on the host
 
 from mlp_xp.nn.layers import Chain
 from mlp_xp_backends import Backend
-from mlp_xp_backends.trees import ABSENT, leaves, tree_map
+from mlp_xp_backends.trees import leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Namespace
 
 RESIDENT_SHARE = 0.5
@@ -107,8 +107,8 @@ def send(backend: Backend, network: Chain, data: Batch, dtype: str) -> Batch:
     x, y, w = data
     return Batch(
         place(backend, network, x, dtype),
-        ABSENT if y is ABSENT else _sent(backend, y, dtype if y.dtype.kind == "f" else None),
-        ABSENT if w is ABSENT else _sent(backend, w, dtype),
+        tree_map(lambda y: _sent(backend, y, dtype if y.dtype.kind == "f" else None), y),
+        tree_map(lambda w: _sent(backend, w, dtype), w),
     )
 
 

@@ -79,26 +79,30 @@ def pack(snapshot: Snapshot) -> tuple[Json, dict[str, HostArray]]:
         "samples": snapshot.samples,
         "best": None if best is None else {key: getattr(best, key) for key in ("epoch", "score", "monitor", "mode")},
         "stopped": snapshot.stopped,
+        "class_weight": _class_weight_to_json(snapshot.class_weight),
     }
     return header, arrays
 
 
 def unpack(content: Content, header: Json, decode: Decoder) -> Snapshot:
     """The snapshot in an open file; `ValueError` if there is none."""
-    step, dtype, models, columns, generator, plan, position, updates, samples, best, stopped = fields.take(
-        header,
-        "its header",
-        step=(fields.anything, fields.REQUIRED),
-        dtype=(fields.DTYPE, "float32"),
-        models=(fields.axes, ()),
-        history=(_columns, {}),
-        generator=(fields.anything, fields.REQUIRED),
-        plan=(_plan, None),
-        position=(fields.COUNT, 0),
-        updates=(fields.COUNT, 0),
-        samples=(fields.COUNT, 0),
-        best=(_best, None),
-        stopped=(fields.flag, False),
+    step, dtype, models, columns, generator, plan, position, updates, samples, best, stopped, class_weight = (
+        fields.take(
+            header,
+            "its header",
+            step=(fields.anything, fields.REQUIRED),
+            dtype=(fields.DTYPE, "float32"),
+            models=(fields.axes, ()),
+            history=(_columns, {}),
+            generator=(fields.anything, fields.REQUIRED),
+            plan=(_plan, None),
+            position=(fields.COUNT, 0),
+            updates=(fields.COUNT, 0),
+            samples=(fields.COUNT, 0),
+            best=(_best, None),
+            stopped=(fields.flag, False),
+            class_weight=(_class_weight, None),
+        )
     )
     step, generator = decode(step), generators.decode(generator)
     if not isinstance(step, TrainStep):
@@ -122,7 +126,7 @@ def unpack(content: Content, header: Json, decode: Decoder) -> Snapshot:
         params, layers = fill_network(step.network, arrays, "best.")
         best = Best(*best, params=params, layers=layers)
     return Snapshot(
-        step, dtype, state, records, generator, plan, position, losses, updates, samples, best, stopped
+        step, dtype, state, records, generator, plan, position, losses, updates, samples, best, stopped, class_weight
     )  # fmt: skip
 
 
@@ -179,3 +183,28 @@ def _best(name: str, value: Json) -> list[Any] | None:
         monitor=(fields.text, "valid_loss"),
         mode=(fields.one_of("min", "max"), "min"),
     )
+
+
+def _class_weight_to_json(value: Any) -> Json:
+    """A dict becomes pairs: keys of JSON are strings."""
+    return {"pairs": [[c, weight] for c, weight in value.items()]} if isinstance(value, dict) else value
+
+
+def _class_weight(name: str, value: Json) -> Any:
+    """The class weights, if there are any."""
+    if value is None or value == "balanced":
+        return value
+    if isinstance(value, list):
+        return [_weight(name, weight) for weight in value]
+    if isinstance(value, dict) and isinstance(value.get("pairs"), list):
+        pairs = value["pairs"]
+        if all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            return {fields.COUNT(name, c): _weight(name, weight) for c, weight in pairs}
+    raise ValueError(f"{name} must be 'balanced', a list, or pairs of class and weight")
+
+
+def _weight(name: str, value: Json) -> float:
+    weight: float = fields.number(name, value)
+    if not 0.0 < weight < float("inf"):
+        raise ValueError(f"{name} must hold finite numbers above 0")
+    return weight

@@ -54,3 +54,5 @@ class Snapshot(NamedTuple):
     best: Best | None
     stopped: bool
     """Whether early stopping ended the run."""
+    class_weight: str | list[float] | dict[int, float] | None = None
+    """The class weights of the trainer."""

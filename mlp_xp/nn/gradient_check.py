@@ -12,9 +12,7 @@ from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import get_backend
 from mlp_xp_backends.trees import leaves, named_leaves, tree_map, unflatten
-
-Tree = Any
-HostArray = np.ndarray[Any, Any]
+from mlp_xp_backends.typing import HostArray, Tree
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np  # noqa: TID251  the reference is NumPy in float64
 
+from mlp_xp_backends.typing import HostArray
+
 if TYPE_CHECKING:
     from mlp_xp.parity.bounds import Bounds
-
-HostArray = np.ndarray[Any, Any]
 
 
 class Truth:

@@ -35,8 +35,7 @@ from typing import Any
 import numpy as np  # noqa: TID251  the reference is NumPy in float64
 
 from mlp_xp.parity.bounded import Bounded, Truth
-
-HostArray = np.ndarray[Any, Any]
+from mlp_xp_backends.typing import HostArray
 
 FUNCTION_ULPS = 4
 """Units in the last place, 2 u each, by which a library's exp, log or tanh may be off: the best are within 1, CUDA's

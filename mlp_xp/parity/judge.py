@@ -15,10 +15,7 @@ from mlp_xp.parity.cases import Body, Case
 from mlp_xp_backends import Backend
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.trees import leaves, tree_map, unflatten
-
-Array = Any
-Tree = Any
-HostArray = np.ndarray[Any, Any]
+from mlp_xp_backends.typing import HostArray, Tree
 
 RUN_TOLERANCE = 1e-5
 """Relative error (Frobenius) of each parameter after the run in float32; in float64 as much smaller as the unit

@@ -32,7 +32,9 @@ def build_network(units: Sequence[int], activation: Activation, dropout: float) 
     for i, (n_in, n_out) in enumerate(pairwise(units)):
         beside = hidden[min(i, len(hidden) - 1)] if hidden else None
         bound = math.sqrt((2.0 if isinstance(beside, Sigmoid) else 6.0) / (n_in + n_out))
-        layers.append(Dense(n_in, n_out, Uniform(-bound, bound), Uniform(-bound, bound)))
+        layers.append(
+            Dense(n_in, n_out, init_W=Uniform(low=-bound, high=bound), init_b=Uniform(low=-bound, high=bound))
+        )
         if i < len(hidden):
             layers.append(hidden[i])
             if dropout:

@@ -114,12 +114,19 @@ def step_count(rows: int, batch_size: int) -> int:
 
 def rate_table(optimizer: Optimizer, schedule: Schedule, at: Moment, steps: int) -> Rates:
     """The optimizer's numbers for ``steps`` steps from ``at`` on: leaves of shape (steps,), float64."""
-    times = range(at.step, at.step + steps)
+    return rates_of(optimizer, learning_rates(schedule, at, steps), at.step)
+
+
+def learning_rates(schedule: Schedule, at: Moment, steps: int) -> list[float]:
+    """The learning rates of ``steps`` steps from ``at`` on."""
     if getattr(schedule, "by_epoch", False):  # a schedule of your own may not declare it
-        lrs = [schedule.rate(at)] * steps
-    else:
-        lrs = [schedule.rate(at._replace(step=t)) for t in times]
-    table = [optimizer.rates(lr, t + 1) for lr, t in zip(lrs, times, strict=True)]
+        return [float(schedule.rate(at))] * steps
+    return [float(schedule.rate(at._replace(step=t))) for t in range(at.step, at.step + steps)]
+
+
+def rates_of(optimizer: Optimizer, lrs: list[float], first: int) -> Rates:
+    """The optimizer's numbers for steps with these learning rates, the first of them after ``first`` steps."""
+    table = [optimizer.rates(lr, first + i + 1) for i, lr in enumerate(lrs)]
     columns: Rates = tree_map(lambda *column: np.array(column, np.float64), *table)
     return columns
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Literal, NamedTuple
 
-from mlp_xp.nn.initializers import Initializer, Normal
-from mlp_xp.nn.layers.base import Array, Generator, Input, Layer, Namespace, Spec, check_positive, check_width
+from mlp_xp._checks import Count, OneOf, conform
+from mlp_xp.nn.initializers import INITIALIZER, Initializer, Normal
+from mlp_xp.nn.layers.base import Generator, Input, Layer, Spec, check_width
+from mlp_xp_backends.typing import Array, Namespace
 
 
 class Table(NamedTuple):
@@ -27,14 +29,15 @@ class Embedding(Layer):
 
     n_ids: int
     dim: int
+    _: KW_ONLY
     ids_per_row: int = 1
     combine: Literal["concat", "sum"] = "concat"
-    init_E: Initializer = Normal(1.0)
+    init_E: Initializer = Normal(std=1.0)
 
     def __post_init__(self) -> None:
-        check_positive(self, n_ids=self.n_ids, dim=self.dim, ids_per_row=self.ids_per_row)
-        if self.combine not in ("concat", "sum"):
-            raise ValueError(f"Embedding: combine must be 'concat' or 'sum', not {self.combine!r}")
+        conform(
+            self, n_ids=Count(), dim=Count(), ids_per_row=Count(), combine=OneOf("concat", "sum"), init_E=INITIALIZER
+        )
 
     def width(self, n_in: int | None) -> int:
         """Features of a row."""
