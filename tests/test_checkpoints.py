@@ -40,7 +40,6 @@ from mlp_xp import (
     Trainer,
     load,
     mlp,
-
 )
 from mlp_xp.files.config import KNOWN, Decoder, encode
 from mlp_xp.nn.initializers import Constant, He, Normal
