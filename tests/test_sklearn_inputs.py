@@ -22,7 +22,7 @@ QUICK: dict[str, Any] = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_stat
 
 @pytest.mark.parametrize("words", [["no", "yes"] * 60, np.array(["1.5", "2"] * 60), np.array(["a", 1] * 60, object)])
 def test_a_regressor_refuses_strings(words: Any) -> None:
-    with pytest.raises(ValueError, match="y must hold numbers, but holds .*: use MLPClassifier"):
+    with pytest.raises(ValueError, match=r"y must hold numbers, but holds .*: use MLPClassifier"):
         MLPRegressor(**QUICK).fit(X, words)
 
 
