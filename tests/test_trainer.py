@@ -22,6 +22,7 @@ from mlp_xp import (
     Dropout,
     EarlyStopping,
     Embedding,
+    FileError,
     He,
     Progress,
     ReLU,
@@ -32,7 +33,6 @@ from mlp_xp import (
     TrainingDivergedError,
     TrainStep,
     mlp,
-
 )
 from mlp_xp.nn.schedules import InverseScaling, LossRatio, OneCycle, ReduceOnPlateau
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
@@ -176,7 +176,12 @@ def test_early_stopping_restores_the_best_epoch() -> None:
 
     trainer = Trainer(mlp(4, 8, 3), optimizer=Adam(0.01), device="cpu")
     history = trainer.fit(
-        x, y, max_epochs=50, validation_data=(x, (y + 1) % 3), early_stopping=EarlyStopping(patience=3), callbacks=[keep]
+        x,
+        y,
+        max_epochs=50,
+        validation_data=(x, (y + 1) % 3),
+        early_stopping=EarlyStopping(patience=3),
+        callbacks=[keep],
     )
     losses = [record["valid_loss"] for record in history]
     assert len(history) == int(np.argmin(losses)) + 1 + 3 < 50
@@ -304,13 +309,20 @@ def test_bad_data_are_refused_where_they_enter(case: str) -> None:
         ({"max_epochs": 1, "callbacks": [3]}, "callback"),
         ({"max_epochs": 1, "callbacks": [Checkpoint("/nowhere/run.safetensors")]}, "no folder /nowhere"),
         ({"max_epochs": 1, "callbacks": [CSVLog("/nowhere/run.csv")]}, "no folder /nowhere"),
-        ({"max_epochs": 1, "validation_data": blobs(), "early_stopping": EarlyStopping(monitor="val_loss")}, "monitor one of these"),
+        (
+            {"max_epochs": 1, "validation_data": blobs(), "early_stopping": EarlyStopping(monitor="val_loss")},
+            "monitor one of these",
+        ),
+        ({"max_epochs": 1, "shuffle": "no"}, "shuffle must be True or False, not 'no'"),
+        ({"max_epochs": 1, "resident": "auto"}, "resident must be True or False"),
+        ({"max_epochs": 1, "sample_weight": np.full(210, 1e-60)}, "out of the range of float32"),
+        ({"max_epochs": 1, "sample_weight": np.full(210, 1e37)}, "out of the range of float32"),
         ({"max_epochs": 1, "early_stopping": EarlyStopping()}, "monitors 'valid_loss'"),
         ({"max_epochs": 1, "validation_data": (np.zeros((5, 4)), np.full(5, 7))}, r"0 \.\.\. 2"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises((ValueError, TypeError, FileError), match=message):
         Trainer(mlp(4, 3), device="cpu").fit(*blobs(), **options)
 
 
