@@ -63,6 +63,11 @@ def test_a_snapshot_between_epochs_survives(tmp_path: Path) -> None:
     assert same(again(tmp_path / "c", begin), begin)
 
 
+@pytest.mark.parametrize("weights", [None, "balanced", [1.0, 0.5], {0: 0.5, 3: 2.0}])
+def test_class_weights_survive(tmp_path: Path, weights: object) -> None:
+    assert again(tmp_path / "c", run(class_weight=weights)).class_weight == weights
+
+
 def test_a_stack_of_models_survives(tmp_path: Path) -> None:
     def stacked(tree: object) -> object:
         return make.tree_map(lambda a: np.stack([a, 2 * a]), tree)

@@ -77,7 +77,7 @@ def edited(rng: random.Random, content: bytes) -> bytes:
             other, name = rng.choice(places(header))
             container[key] = json.loads(json.dumps(other[name]))
         elif action == 4 and isinstance(container[key], (int, float)):
-            container[key] *= rng.choice([0.5, 0.75, 2, 3])
+            container[key] = rng.choice([container[key] * 2, container[key] // 2, container[key] + 1])
         else:
             container[key] = rng.choice(NASTY)
     return assembled({"__metadata__": {}} | index, header, data) if _has_metadata(index) else json.dumps(index).encode()

@@ -262,6 +262,12 @@ BEST = {"epoch": 2, "score": 0.5, "monitor": "valid_loss", "mode": "min"}
         ({"best": {**BEST, "monitor": 3}}, "monitor must be a string"),
         ({"best": {**BEST, "color": 3}}, "best has no field 'color'"),
         ({"best": None}, "unknown array 'best"),
+        ({"class_weight": "equal"}, "class_weight must be"),
+        ({"class_weight": [1, 0]}, "finite numbers above 0"),
+        ({"class_weight": [10**400]}, "out of range"),
+        ({"class_weight": {"pairs": [[0, float("nan")]]}}, "finite numbers above 0"),
+        ({"class_weight": {"pairs": [[-1, 1]]}}, "class_weight must be an integer from 0"),
+        ({"class_weight": {"pairs": [[1]]}}, "pairs of class and weight"),
         ({"stopped": 1}, "stopped must be true or false"),
         ({"history": [{}]}, "history must be a JSON object"),
         ({"history": {}}, "unknown array 'history'"),
@@ -282,10 +288,10 @@ def test_fields_that_are_missing_in_a_checkpoint_have_defaults(tmp_path: Path) -
         content = without_array(content, name)
     for name in ("best.layers.1.mean", "best.layers.1.var", "history", "history.present"):
         content = without_array(content, name)
-    missing = ("plan", "position", "updates", "samples", "best", "stopped", "history", "models", "dtype")
+    missing = ("plan", "position", "updates", "samples", "best", "stopped", "history", "models", "dtype", "class_weight")
     (tmp_path / "c").write_bytes(with_header(content, **dict.fromkeys(missing, ...)))
     run = read_snapshot(tmp_path / "c")
-    assert run[3:4] + run[5:7] + run[8:] == ([], None, 0, 0, 0, None, False)
+    assert run[3:4] + run[5:7] + run[8:] == ([], None, 0, 0, 0, None, False, None)
 
 
 def state(kind: str) -> dict:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np  # noqa: TID251  files hold arrays of the host
 
-from mlp_xp.files import config, fields, generators, history, safetensors
+from mlp_xp.files import config, entries, fields, generators, history, safetensors
 from mlp_xp.files.config import Decoder, check_known
 from mlp_xp.files.networks import (
     check_network,
@@ -21,7 +21,7 @@ from mlp_xp.files.networks import (
     stack_of,
 )
 from mlp_xp.files.safetensors import Content, Entry
-from mlp_xp.files.snapshot import Best, Plan, Snapshot
+from mlp_xp.files.snapshot import Best, Snapshot
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp_backends.typing import HostArray
 
@@ -60,7 +60,7 @@ def check_savable(snapshot: Snapshot) -> None:
 def pack(snapshot: Snapshot) -> tuple[Json, dict[str, HostArray]]:
     """The header and the arrays of a file."""
     best = snapshot.best
-    check_position(snapshot.plan, snapshot.position, snapshot.updates)
+    entries.check_position(snapshot.plan, snapshot.position, snapshot.updates)
     columns, arrays = history.encode(snapshot.history)
     arrays |= named(**snapshot.state._asdict())
     if snapshot.position:
@@ -79,7 +79,7 @@ def pack(snapshot: Snapshot) -> tuple[Json, dict[str, HostArray]]:
         "samples": snapshot.samples,
         "best": None if best is None else {key: getattr(best, key) for key in ("epoch", "score", "monitor", "mode")},
         "stopped": snapshot.stopped,
-        "class_weight": _class_weight_to_json(snapshot.class_weight),
+        "class_weight": entries.class_weight_to_json(snapshot.class_weight),
     }
     return header, arrays
 
@@ -93,22 +93,22 @@ def unpack(content: Content, header: Json, decode: Decoder) -> Snapshot:
             step=(fields.anything, fields.REQUIRED),
             dtype=(fields.DTYPE, "float32"),
             models=(fields.axes, ()),
-            history=(_columns, {}),
+            history=(entries.columns, {}),
             generator=(fields.anything, fields.REQUIRED),
-            plan=(_plan, None),
+            plan=(entries.plan, None),
             position=(fields.COUNT, 0),
             updates=(fields.COUNT, 0),
             samples=(fields.COUNT, 0),
-            best=(_best, None),
+            best=(entries.best, None),
             stopped=(fields.flag, False),
-            class_weight=(_class_weight, None),
+            class_weight=(entries.class_weight, None),
         )
     )
     step, generator = decode(step), generators.decode(generator)
     if not isinstance(step, TrainStep):
         raise ValueError("its step is not a TrainStep")
     check_network(step.network, step.loss)
-    check_position(plan, position, updates)
+    entries.check_position(plan, position, updates)
     like = initial_state(step, models, dtype)
     expected = of_network(step.network, models, dtype) | of_arrays(named(slots=like.slots, ratio=like.ratio))
     expected |= _of_history(content, columns)
@@ -130,81 +130,10 @@ def unpack(content: Content, header: Json, decode: Decoder) -> Snapshot:
     )  # fmt: skip
 
 
-def check_position(plan: Plan | None, position: int, updates: int) -> None:
-    """Raise `ValueError` unless a run with this plan can be there."""
-    if position > updates:
-        raise ValueError(f"it has {position} steps in the current epoch, but {updates} in all")
-    if position and (plan is None or position > -(-plan.rows // plan.batch_size)):
-        raise ValueError(f"it has {position} steps in the current epoch of a run with the plan {plan}")
-
-
 def _of_history(content: Content, columns: dict[str, str]) -> dict[str, Entry]:
     """The entries of the history, as long as the file has it."""
     if not columns:
         return {}
     shape = (content.size_of("history") // len(columns), len(columns))
-    entries = {"history": Entry("float64", shape)}
-    return entries | ({"history.present": Entry("bool", shape)} if "history.present" in content.entries else {})
-
-
-def _columns(name: str, value: Json) -> dict[str, str]:
-    """The columns of the history."""
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} must be a JSON object")
-    return {key: fields.one_of("int", "float")(key, kind) for key, kind in value.items()}
-
-
-def _plan(name: str, value: Json) -> Plan | None:
-    """The plan, if there is one."""
-    if value is None:
-        return None
-    plan = Plan(
-        *fields.take(
-            value,
-            name,
-            max_epochs=(fields.POSITIVE, fields.REQUIRED),
-            batch_size=(fields.POSITIVE, fields.REQUIRED),
-            shuffle=(fields.flag, True),
-            rows=(fields.POSITIVE, fields.REQUIRED),
-        )
-    )
-    return plan
-
-
-def _best(name: str, value: Json) -> list[Any] | None:
-    """The fields of the best epoch except its network, if there is one."""
-    if value is None:
-        return None
-    return fields.take(
-        value,
-        name,
-        epoch=(fields.COUNT, fields.REQUIRED),
-        score=(fields.number, fields.REQUIRED),
-        monitor=(fields.text, "valid_loss"),
-        mode=(fields.one_of("min", "max"), "min"),
-    )
-
-
-def _class_weight_to_json(value: Any) -> Json:
-    """A dict becomes pairs: keys of JSON are strings."""
-    return {"pairs": [[c, weight] for c, weight in value.items()]} if isinstance(value, dict) else value
-
-
-def _class_weight(name: str, value: Json) -> Any:
-    """The class weights, if there are any."""
-    if value is None or value == "balanced":
-        return value
-    if isinstance(value, list):
-        return [_weight(name, weight) for weight in value]
-    if isinstance(value, dict) and isinstance(value.get("pairs"), list):
-        pairs = value["pairs"]
-        if all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-            return {fields.COUNT(name, c): _weight(name, weight) for c, weight in pairs}
-    raise ValueError(f"{name} must be 'balanced', a list, or pairs of class and weight")
-
-
-def _weight(name: str, value: Json) -> float:
-    weight: float = fields.number(name, value)
-    if not 0.0 < weight < float("inf"):
-        raise ValueError(f"{name} must hold finite numbers above 0")
-    return weight
+    present = {"history.present": Entry("bool", shape)} if "history.present" in content.entries else {}
+    return {"history": Entry("float64", shape), **present}

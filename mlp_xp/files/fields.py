@@ -48,7 +48,10 @@ def number(name: str, value: Json) -> float:
     """A number, infinite ones and NaN included."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name} must be a number, not {shown(value)}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is out of range") from None
 
 
 def text(name: str, value: Json) -> str:

@@ -27,7 +27,7 @@ SQUARES = losses.SquaredError(reduction="sum")
 LAYERS: dict[str, Any] = {
     "BatchNorm": layers.BatchNorm(3, momentum=0.2, eps=1e-3),
     "Chain": Chain(layers.Tanh(), Chain(layers.ReLU(), layers.Identity())),
-    "Dense": HEAD,
+    "Dense": Dense(3, 3, bias=False, init_W=initializers.He(), init_b=initializers.Constant(0.5)),
     "Dropout": layers.Dropout(0.25),
     "Embedding": layers.Embedding(
         5, 3, ids_per_row=2, combine="sum", init_E=initializers.Normal(std=0.5, mean=0.125)
@@ -79,7 +79,7 @@ SCHEDULES: dict[str, Any] = {
 
 def network(layer: Any) -> Chain:
     """A network that contains ``layer`` and has parameters."""
-    return Chain(layer) if layer is HEAD else Chain(layer, HEAD)
+    return Chain(layer, HEAD)
 
 
 def step(optimizer: Any, **options: Any) -> TrainStep:
@@ -93,7 +93,7 @@ def steps() -> dict[str, TrainStep]:
         {name: step(optimizer) for name, optimizer in OPTIMIZERS.items()}
         | {name: step(optimizers.SGD(schedule)) for name, schedule in SCHEDULES.items()}
         | {f"generator.{name}": step(optimizers.SGD(0.1)) for name in KINDS}
-        | {"TrainStep": step(optimizers.SGD(0.1), l2=0.01, clip_norm=1.0, max_norm=2.0)}
+        | {"TrainStep": step(optimizers.SGD(0.1), l2=0.01, clip_norm=1.0, max_norm=2.0, frozen=(0,))}
     )
 
 
@@ -120,9 +120,7 @@ def snapshot(train: TrainStep, kind: str = "PCG64", dtype: str = "float32") -> S
     bits = KINDS[kind](3)
     np.random.Generator(bits).random(3)
     rng = np.random.default_rng(1)
-    params, layers_ = tree_map(
-        lambda a: _cast(a, dtype), (train.network.init(rng), train.network.init_state(rng))
-    )
+    params, layers_ = tree_map(lambda a: _cast(a, dtype), (train.network.init(rng), train.network.init_state(rng)))
     first = train.init(np, params, layers_)
     state = tree_map(lambda a: np.asarray(a + rng.random(a.shape), a.dtype), first)
     history = [
@@ -142,6 +140,7 @@ def snapshot(train: TrainStep, kind: str = "PCG64", dtype: str = "float32") -> S
         samples=36,
         best=Best(2, 0.625, "valid_loss", "min", state.params, state.layers),
         stopped=True,
+        class_weight={0: 0.5, 1: 2.0},
     )
 
 
