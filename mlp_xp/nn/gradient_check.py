@@ -79,6 +79,13 @@ def check_gradients(
     -----
     Where a ReLU's input changes sign between ``w - h`` and ``w + h`` the difference is no derivative. Such a kink makes
     the second difference of order h, where it is of order h^2 otherwise: beyond h^1.5 another entry is tried.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.standard_normal((6, 4)), rng.integers(0, 3, 6)
+    >>> check_gradients(mlp(4, 5, 3), SoftmaxCrossEntropy(), x, y).ok
+    True
     """
     rng = np.random.default_rng(0) if rng is None else rng
     x, y, w = _checked(network, loss, x, y, sample_weight)

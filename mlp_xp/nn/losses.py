@@ -21,6 +21,24 @@ class Loss(Protocol):
 
     ``z`` is the output of the network, (..., rows, n_out); ``y`` the target, the same for all models; ``w`` one weight
     for each row, or ``()`` for equal ones. The mean is that of the weights: ``sum(w l) / sum(w)``.
+
+    Write a loss of your own as a frozen dataclass that inherits from this class and defines ``rows``, ``slope`` and
+    ``output``:
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class LogCosh(Loss):
+    ...     reduction: str = "mean"
+    ...     def rows(self, xp, z, y):
+    ...         d = z - y
+    ...         return xp.sum(xp.log(xp.cosh(d)), axis=-1), d
+    ...     def slope(self, xp, d):
+    ...         return xp.tanh(d)
+    ...     def output(self, xp, z):
+    ...         return z
+    >>> x, y = np.random.default_rng(0).standard_normal((2, 6, 3))
+    >>> check_gradients(mlp(3, 4, 3), LogCosh(), x, y).ok
+    True
     """
 
     reduction: Reduction
@@ -71,6 +89,14 @@ class SoftmaxCrossEntropy(Loss):
 
     ``p = softmax(z)`` (Bishop 2006, eqs. 4.104 and 4.108). ``y`` is (rows,) integers, or (rows, n_out) floats that are
     not negative and sum to one in every row.
+
+    >>> z = np.asarray([[0.0, 0.0], [0.0, np.log(3.0)]])
+    >>> loss, _ = SoftmaxCrossEntropy().forward(xp, z, np.asarray([0, 1]), ABSENT)
+    >>> round(float(loss), 4)  # the mean of log 2 and log 4/3
+    0.4904
+    >>> SoftmaxCrossEntropy().output(xp, z)
+    array([[0.5 , 0.5 ],
+           [0.25, 0.75]])
     """
 
     reduction: Reduction = "mean"
@@ -107,6 +133,10 @@ class BinaryCrossEntropy(Loss):
     """``l = sum_k log(1 + exp z_k) - y_k z_k``: one yes or no for each output (Bishop 2006, eq. 4.90).
 
     ``y`` is (rows, n_out) with entries in [0, 1]; several may be 1 in a row (multilabel).
+
+    >>> loss, _ = BinaryCrossEntropy().forward(xp, np.zeros((1, 2)), np.asarray([[0, 1]]), ABSENT)
+    >>> round(float(loss), 4)  # twice log 2
+    1.3863
     """
 
     reduction: Reduction = "mean"
@@ -134,7 +164,14 @@ class BinaryCrossEntropy(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class SquaredError(Loss):
-    """``l = |z - y|^2 / 2`` for ``y`` of shape (rows, n_out) (Bishop 2006, eq. 5.11)."""
+    """``l = |z - y|^2 / 2`` for ``y`` of shape (rows, n_out) (Bishop 2006, eq. 5.11).
+
+    >>> z, y = np.asarray([[3.0], [0.0]]), np.asarray([[1.0], [0.0]])
+    >>> float(SquaredError().forward(xp, z, y, ABSENT)[0])
+    1.0
+    >>> float(SquaredError(reduction="sum").forward(xp, z, y, ABSENT)[0])
+    2.0
+    """
 
     reduction: Reduction = "mean"
     target: ClassVar[Target] = "real"
@@ -161,6 +198,10 @@ class Poisson(Loss):
     """``l = sum_k exp(z_k) - y_k z_k`` for counts ``y`` of shape (rows, n_out) with rate ``exp(z)``.
 
     The negative log-likelihood without ``log y!``, which no weight can change (McCullagh and Nelder 1989, ch. 6).
+
+    >>> loss, _ = Poisson().forward(xp, np.log(np.asarray([[2.0]])), np.asarray([[3]]), ABSENT)
+    >>> round(float(loss), 4)  # 2 - 3 log 2
+    -0.0794
     """
 
     reduction: Reduction = "mean"
@@ -190,6 +231,9 @@ class AbsoluteError(Loss):
     """``l = sum_k |z_k - y_k|`` for ``y`` of shape (rows, n_out): its minimum is the conditional median.
 
     The likelihood of Laplace's distribution (Bishop 2006, exercise 1.25).
+
+    >>> float(AbsoluteError().forward(xp, np.asarray([[3.0], [0.0]]), np.zeros((2, 1)), ABSENT)[0])
+    1.5
     """
 
     reduction: Reduction = "mean"
@@ -218,6 +262,9 @@ class Huber(Loss):
 
     Squares near the target and straight lines beyond, so that outliers pull no harder than ``delta`` (Huber 1964,
     sec. 1). ``y`` is (rows, n_out).
+
+    >>> float(Huber(delta=2.0).forward(xp, np.asarray([[1.0], [10.0]]), np.zeros((2, 1)), ABSENT)[0])
+    9.25
     """
 
     reduction: Reduction = "mean"
@@ -247,6 +294,9 @@ class Quantile(Loss):
     """``l = sum_k max(q (y_k - z_k), (1 - q) (z_k - y_k))``: its minimum is the conditional quantile ``q``.
 
     The pinball loss of Koenker and Bassett 1978, sec. 3, for ``y`` of shape (rows, n_out).
+
+    >>> float(Quantile(q=0.9).forward(xp, np.asarray([[0.0]]), np.asarray([[10.0]]), ABSENT)[0])
+    9.0
     """
 
     reduction: Reduction = "mean"

@@ -64,6 +64,15 @@ def mlp(
         How weights are drawn. By default He for the ReLU family, Glorot for the others; the last layer is Glorot's.
     first
         A layer in front of all, such as ``Rescale(scale=1 / 255)`` for pixels or an `Embedding` for ids.
+
+    Examples
+    --------
+    >>> print(mlp(784, 300, 10))
+    position  layer  output       parameters
+    0         Dense  (rows, 300)     235,500
+    1         ReLU   (rows, 300)           0
+    2         Dense  (rows, 10)        3,010
+    total                            238,510
     """
     if len(widths) < 2:
         given = ", ".join(map(repr, widths))

@@ -27,7 +27,25 @@ class Rates(NamedTuple):
 
 
 class Optimizer(Protocol):
-    """A rule for one array."""
+    """A rule for one array.
+
+    Write an optimizer of your own as a frozen dataclass that inherits from this class:
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class SignDescent(Optimizer):
+    ...     lr: float = 0.01
+    ...     def rates(self, lr, t):
+    ...         return Rates((lr,))
+    ...     def init(self, xp, w):
+    ...         return ABSENT
+    ...     def update(self, xp, w, slots, g, rates):
+    ...         w -= rates.scaled[0] * xp.sign(g)
+    ...         return w, slots
+    >>> rule = SignDescent(0.5)
+    >>> rule.update(xp, np.asarray([1.0, 1.0]), ABSENT, np.asarray([3.0, -2.0]), rule.rates(0.5, 1))[0]
+    array([0.5, 1.5])
+    """
 
     @property
     def lr(self) -> float | Schedule:
@@ -53,6 +71,11 @@ class SGD(Optimizer):
 
     The velocity holds the rate, as in Polyak 1964 and Sutskever et al. 2013, eqs. 1 to 4. (PyTorch keeps the rate
     outside; at a constant rate both are the same.)
+
+    >>> rule, w = SGD(0.1, momentum=0.9), np.asarray([1.0])
+    >>> w, v = rule.update(xp, w, rule.init(xp, w), np.asarray([2.0]), rule.rates(0.1, 1))
+    >>> w, v
+    (array([0.8]), array([-0.2]))
     """
 
     lr: float | Schedule = 0.01
@@ -105,6 +128,11 @@ class Adam(Optimizer):
     ``m <- b1 m + (1 - b1) g`` and ``v <- b2 v + (1 - b2) g^2``; the hats divide by ``1 - b1^t`` and ``1 - b2^t``.
     With ``eps_hat`` the epsilon is added to ``sqrt(v)`` before that division (end of their section 2), as
     scikit-learn does.
+
+    >>> rule, w = Adam(0.1), np.asarray([1.0, 1.0])
+    >>> w, slots = rule.update(xp, w, rule.init(xp, w), np.asarray([5.0, -0.01]), rule.rates(0.1, 1))
+    >>> w.round(3)  # the first step has the size of the rate
+    array([0.9, 1.1])
     """
 
     lr: float | Schedule = 0.001
@@ -140,7 +168,12 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Optimizer):
-    """`Adam` after ``w <- w - lr weight_decay w`` on every parameter (Loshchilov and Hutter 2019, algorithm 2)."""
+    """`Adam` after ``w <- w - lr weight_decay w`` on every parameter (Loshchilov and Hutter 2019, algorithm 2).
+
+    >>> rule, w = AdamW(0.1, weight_decay=0.5), np.asarray([1.0])
+    >>> rule.update(xp, w, rule.init(xp, w), np.asarray([0.0]), rule.rates(0.1, 1))[0]
+    array([0.95])
+    """
 
     lr: float | Schedule = 0.001
     _: KW_ONLY
@@ -173,7 +206,12 @@ class AdamW(Optimizer):
 
 @dataclass(frozen=True)
 class RMSprop(Optimizer):
-    """``w <- w - lr g / (sqrt(v) + eps)`` with ``v <- decay v + (1 - decay) g^2`` (Hinton 2012, lecture 6e)."""
+    """``w <- w - lr g / (sqrt(v) + eps)`` with ``v <- decay v + (1 - decay) g^2`` (Hinton 2012, lecture 6e).
+
+    >>> rule, w = RMSprop(0.1, decay=0.75), np.asarray([1.0])
+    >>> rule.update(xp, w, rule.init(xp, w), np.asarray([4.0]), rule.rates(0.1, 1))[0].round(6)  # 4 / sqrt(4)
+    array([0.8])
+    """
 
     lr: float | Schedule = 0.001
     _: KW_ONLY

@@ -33,7 +33,19 @@ class Moment(NamedTuple):
 
 
 class Schedule(Protocol):
-    """A rate for every moment."""
+    """A rate for every moment.
+
+    Write a schedule of your own as a frozen dataclass that inherits from this class and defines ``rate``:
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Halving(Schedule):
+    ...     lr: float
+    ...     def rate(self, at):
+    ...         return self.lr * 0.5**at.epoch
+    >>> Adam(Halving(0.1)).lr.rate(Moment(step=0, steps=100, epoch=2, samples=0))
+    0.025
+    """
 
     by_epoch: ClassVar[bool] = False
     """Whether all steps of an epoch have one rate, which is then asked for once."""
@@ -45,7 +57,11 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class ConstantRate(Schedule):
-    """``lr``."""
+    """``lr``.
+
+    >>> ConstantRate(0.1).rate(Moment(step=7, steps=100, epoch=0, samples=0))
+    0.1
+    """
 
     by_epoch: ClassVar[bool] = True
 
@@ -61,7 +77,12 @@ class ConstantRate(Schedule):
 
 @dataclass(frozen=True)
 class StepDecay(Schedule):
-    """``lr factor^floor(epoch / every)``."""
+    """``lr factor^floor(epoch / every)``.
+
+    >>> at = [Moment(step=0, steps=0, epoch=epoch, samples=0) for epoch in range(5)]
+    >>> [StepDecay(0.8, every=2, factor=0.5).rate(moment) for moment in at]
+    [0.8, 0.8, 0.4, 0.4, 0.2]
+    """
 
     by_epoch: ClassVar[bool] = True
 
@@ -80,7 +101,12 @@ class StepDecay(Schedule):
 
 @dataclass(frozen=True)
 class ExponentialDecay(Schedule):
-    """``lr decay^epoch``."""
+    """``lr decay^epoch``.
+
+    >>> at = [Moment(step=0, steps=0, epoch=epoch, samples=0) for epoch in range(4)]
+    >>> [ExponentialDecay(0.8, decay=0.5).rate(moment) for moment in at]
+    [0.8, 0.4, 0.2, 0.1]
+    """
 
     by_epoch: ClassVar[bool] = True
 
@@ -98,7 +124,11 @@ class ExponentialDecay(Schedule):
 
 @dataclass(frozen=True)
 class InverseScaling(Schedule):
-    """``lr / (samples + 1)^power``, set once an epoch, as scikit-learn's ``invscaling``."""
+    """``lr / (samples + 1)^power``, set once an epoch, as scikit-learn's ``invscaling``.
+
+    >>> InverseScaling(0.8).rate(Moment(step=0, steps=0, epoch=1, samples=63))
+    0.1
+    """
 
     by_epoch: ClassVar[bool] = True
 
@@ -116,7 +146,11 @@ class InverseScaling(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """``end + (lr - end) (1 + cos(pi step / steps)) / 2`` (Loshchilov and Hutter 2017, eq. 5, without restarts)."""
+    """``end + (lr - end) (1 + cos(pi step / steps)) / 2`` (Loshchilov and Hutter 2017, eq. 5, without restarts).
+
+    >>> [round(Cosine(0.8).rate(Moment(step, 4, 0, 0)), 3) for step in range(5)]
+    [0.8, 0.683, 0.4, 0.117, 0.0]
+    """
 
     lr: float
     _: KW_ONLY
@@ -135,6 +169,10 @@ class OneCycle(Schedule):
     """Up from ``lr / start`` to ``lr`` in the first ``warmup`` of the steps, then down to ``lr / start / end``.
 
     Both along a cosine (Smith and Topin 2018); the numbers are those of PyTorch's ``OneCycleLR``.
+
+    >>> rates = [OneCycle(0.25).rate(Moment(step, 100, 0, 0)) for step in range(100)]
+    >>> round(rates[0], 6), max(rates), rates[-1] < 1e-5
+    (0.01, 0.25, True)
     """
 
     lr: float
@@ -162,6 +200,10 @@ class ReduceOnPlateau(Schedule):
     """``lr factor^k`` after ``k`` stalls: more than ``patience`` epochs without a loss below ``best (1 - threshold)``.
 
     The loss is the one that the training monitors.
+
+    >>> stalled = Moment(step=0, steps=0, epoch=4, samples=0, losses=[1.0, 1.0, 1.0, 1.0])
+    >>> ReduceOnPlateau(0.8, factor=0.5, patience=2).rate(stalled)
+    0.4
     """
 
     by_epoch: ClassVar[bool] = True
@@ -199,7 +241,15 @@ class Ratio(NamedTuple):
 
 @dataclass(frozen=True)
 class LossRatio(Schedule):
-    """``rate *= (mean loss of the last window steps) / (mean loss of the window before)``, once a window."""
+    """``rate *= (mean loss of the last window steps) / (mean loss of the window before)``, once a window.
+
+    >>> rule = LossRatio(0.1, window=1)
+    >>> state = rule.init(xp, (), xp.float64)
+    >>> for loss in (2.0, 1.0, 0.25):
+    ...     state = rule.observe(xp, state, np.asarray(loss))
+    >>> float(state.factor)  # 1 / 2, then a quarter of that
+    0.125
+    """
 
     by_epoch: ClassVar[bool] = True
 

@@ -37,6 +37,12 @@ class Dropout(StatefulLayer):
 
     Inverted dropout (Srivastava et al. 2014, sec. 10). The mask of a place is a hash of the layer's key, the step
     and the place, so the same seed drops the same units on every device.
+
+    >>> layer = Dropout(0.5)
+    >>> state = layer.init_state(np.random.default_rng(0))
+    >>> y, _, state = layer.forward(xp, ABSENT, state, np.ones((4, 1000)), True)
+    >>> sorted(set(y.ravel().tolist())), 0.95 < float(y.mean()) < 1.05
+    ([0.0, 2.0], True)
     """
 
     rate: float = 0.5

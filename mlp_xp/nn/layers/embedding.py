@@ -23,6 +23,11 @@ class Embedding(Layer):
 
     Takes integers of shape (rows, ids per row), the same for all models, and gives (..., rows, width) with a width
     of ``ids_per_row * dim`` when concatenated and ``dim`` when summed (Bengio et al. 2003, eq. 1).
+
+    >>> layer = Embedding(1000, 16, ids_per_row=3)  # three words as 48 features
+    >>> params = layer.init(np.random.default_rng(0))
+    >>> layer.forward(xp, params, np.asarray([[1, 2, 3], [7, 7, 0]]))[0].shape
+    (2, 48)
     """
 
     takes: ClassVar[Input] = "ids"

@@ -50,7 +50,13 @@ def _normalize_backward(xp: Namespace, z: Array, r: Array, dz: Array, axis: int)
 
 @dataclass(frozen=True)
 class LayerNorm(Layer):
-    """``y = gamma z + beta`` with ``z = (x - mean(x)) / sqrt(var(x) + eps)`` over each row (Ba et al. 2016, eq. 4)."""
+    """``y = gamma z + beta`` with ``z = (x - mean(x)) / sqrt(var(x) + eps)`` over each row (Ba et al. 2016, eq. 4).
+
+    >>> layer, x = LayerNorm(8), np.random.default_rng(0).normal(5.0, 3.0, (4, 8))
+    >>> y, _ = layer.forward(xp, layer.init(np.random.default_rng(0)), x)
+    >>> bool(np.allclose(y.mean(axis=1), 0.0)), bool(np.allclose(y.std(axis=1), 1.0))
+    (True, True)
+    """
 
     n: int
     _: KW_ONLY
@@ -99,6 +105,12 @@ class BatchNorm(StatefulLayer):
 
     In training the moments are those of the batch, and ``running += momentum (batch - running)``, where the running
     variance is the unbiased one, as in PyTorch; in prediction they are the running ones.
+
+    >>> rng, layer = np.random.default_rng(0), BatchNorm(8)
+    >>> x = rng.normal(5.0, 3.0, (100, 8))
+    >>> y, _, state = layer.forward(xp, layer.init(rng), layer.init_state(rng), x, True)
+    >>> bool(np.allclose(y.mean(axis=0), 0.0)), bool(np.allclose(state.mean, 0.1 * x.mean(axis=0)))
+    (True, True)
     """
 
     n: int
@@ -170,6 +182,11 @@ class Rescale(StatefulLayer):
     """``y = (x - shift) scale`` with fixed numbers, for instance ``Rescale(0.0, 1 / 255)`` for pixels in bytes.
 
     The first layer of a network that is fed integers: they stay small in memory and become floats batch by batch.
+
+    >>> layer = Rescale(scale=1 / 255)
+    >>> pixels, state = np.asarray([[0, 51, 255]], dtype=np.uint8), layer.init_state(np.random.default_rng(0))
+    >>> layer.forward(xp, ABSENT, state, pixels, False)[0]
+    array([[0. , 0.2, 1. ]])
     """
 
     takes: ClassVar[Input] = "numbers"
