@@ -1,8 +1,8 @@
 """Optimizers: the update of one array, written once and lifted to all parameters by the training step.
 
-``update`` consumes the parameter ``w`` and its slots by augmented assignment (in place on NumPy, CuPy and torch, a
-rebinding on JAX) and returns what to go on with. The numbers that change from step to step, the rate and what follows
-from it, are computed on the host in float64 by ``rates`` and arrive as 0-d arrays.
+``update`` consumes the parameter ``w`` and its slots by augmented assignment (in place in NumPy, CuPy and torch, a
+rebinding in JAX) and returns the new ones. ``rates`` computes the numbers that change from step to step, the learning
+rate and its multiples, on the host in float64; they reach ``update`` as 0-d arrays.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Rates(NamedTuple):
     """The numbers of one step."""
 
     scaled: tuple[Any, ...]
-    """Those proportional to the learning rate."""
+    """Those proportional to the learning rate, which `LossRatio` scales."""
     fixed: tuple[Any, ...] = ()
     """The others."""
 
@@ -53,7 +53,7 @@ class Optimizer(Protocol):
         ...
 
     def rates(self, lr: float, t: int) -> Rates:
-        """The numbers that `update` needs at step ``t`` = 1, 2, ... with rate ``lr``."""
+        """The numbers for `update` at step ``t`` = 1, 2, ... and learning rate ``lr``."""
         ...
 
     def init(self, xp: Namespace, w: Array) -> Tree:
@@ -61,7 +61,7 @@ class Optimizer(Protocol):
         ...
 
     def update(self, xp: Namespace, w: Array, slots: Tree, g: Array, rates: Rates) -> tuple[Array, Tree]:
-        """``w`` and its slots after a step against the gradient ``g``; consumes both."""
+        """``w`` and its slots after a step along ``-g``, where ``g`` is the gradient; consumes ``w`` and its slots."""
         ...
 
 
@@ -69,8 +69,8 @@ class Optimizer(Protocol):
 class SGD(Optimizer):
     """``w <- w - lr g``; with momentum ``v <- mu v - lr g`` and ``w <- w + v``; Nesterov's ``w <- w + mu v - lr g``.
 
-    The velocity holds the rate, as in Polyak 1964 and Sutskever et al. 2013, eqs. 1 to 4. (PyTorch keeps the rate
-    outside; at a constant rate both are the same.)
+    The velocity includes the learning rate, as in Polyak 1964 and Sutskever et al. 2013, eqs. 1 to 4. (PyTorch multiplies
+    by the rate afterwards; at a constant rate both are the same.)
 
     >>> rule, w = SGD(0.1, momentum=0.9), np.asarray([1.0])
     >>> w, v = rule.update(xp, w, rule.init(xp, w), np.asarray([2.0]), rule.rates(0.1, 1))
@@ -93,7 +93,7 @@ class SGD(Optimizer):
         return Rates((lr,))
 
     def init(self, xp: Namespace, w: Array) -> Tree:
-        """The velocity, if there is momentum."""
+        """The velocity, or ``ABSENT`` without momentum."""
         return xp.zeros_like(w) if self.momentum else ABSENT
 
     def update(self, xp: Namespace, w: Array, v: Tree, g: Array, rates: Rates) -> tuple[Array, Tree]:
@@ -146,7 +146,7 @@ class Adam(Optimizer):
         conform(self, lr=rate_or_schedule, b1=SHARE, b2=SHARE, eps=NOT_NEGATIVE, eps_hat=Flag())
 
     def rates(self, lr: float, t: int) -> Rates:
-        """``lr sqrt(1 - b2^t) / (1 - b1^t)`` and the epsilon that then stands beside ``sqrt(v)``."""
+        """``lr sqrt(1 - b2^t) / (1 - b1^t)`` and the epsilon to add to ``sqrt(v)``."""
         root = math.sqrt(1.0 - self.b2**t)
         return Rates((lr * root / (1.0 - self.b1**t),), (self.eps if self.eps_hat else self.eps * root,))
 
@@ -155,7 +155,7 @@ class Adam(Optimizer):
         return AdamSlots(xp.zeros_like(w), xp.zeros_like(w))
 
     def update(self, xp: Namespace, w: Array, slots: AdamSlots, g: Array, rates: Rates) -> tuple[Array, AdamSlots]:
-        """``w <- w - lr_t m / (sqrt(v) + eps_t)``, the class's formula with the hats moved into two numbers."""
+        """``w <- w - lr_t m / (sqrt(v) + eps_t)``, the formula of the class with both bias corrections moved into two numbers."""
         m, v = slots
         lr, eps = rates.scaled[0], rates.fixed[0]
         m *= self.b1
@@ -190,7 +190,7 @@ class AdamW(Optimizer):
         return Adam(self.lr, b1=self.b1, b2=self.b2, eps=self.eps)
 
     def rates(self, lr: float, t: int) -> Rates:
-        """Those of `Adam` and ``1 - lr weight_decay``'s second term."""
+        """Those of `Adam`, and ``lr weight_decay``."""
         adam = self._adam.rates(lr, t)
         return Rates((*adam.scaled, lr * self.weight_decay), adam.fixed)
 

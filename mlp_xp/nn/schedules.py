@@ -1,8 +1,7 @@
 """Learning-rate schedules: the rate of each step, computed on the host.
 
-An optimizer takes a schedule wherever it takes a rate. The rates of a whole epoch travel to the device together, so
-a schedule costs nothing in the step. Only `LossRatio` depends on the losses inside an epoch; its state stays on the
-device.
+An optimizer accepts a schedule in place of a number. The rates of a whole epoch are sent to the device together, so a
+schedule adds nothing to a step. Only `LossRatio` depends on the losses within an epoch; its state stays on the device.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ RATE = NOT_NEGATIVE
 
 
 class Moment(NamedTuple):
-    """Where in the training a step lies; counts start at 0."""
+    """The position of a step in the training; counts start at 0."""
 
     step: int
     steps: int
@@ -33,7 +32,7 @@ class Moment(NamedTuple):
 
 
 class Schedule(Protocol):
-    """A rate for every moment.
+    """A learning rate for every step.
 
     Write a schedule of your own as a frozen dataclass that inherits from this class and defines ``rate``:
 
@@ -48,7 +47,7 @@ class Schedule(Protocol):
     """
 
     by_epoch: ClassVar[bool] = False
-    """Whether all steps of an epoch have one rate, which is then asked for once."""
+    """Whether the rate is constant within an epoch, so that one call serves all its steps."""
 
     def rate(self, at: Moment) -> float:
         """The rate of the step at ``at``."""
@@ -168,7 +167,7 @@ class Cosine(Schedule):
 class OneCycle(Schedule):
     """Up from ``lr / start`` to ``lr`` in the first ``warmup`` of the steps, then down to ``lr / start / end``.
 
-    Both along a cosine (Smith and Topin 2018); the numbers are those of PyTorch's ``OneCycleLR``.
+    Both along half a cosine (Smith and Topin 2018); the defaults and the rates are those of PyTorch's ``OneCycleLR``.
 
     >>> rates = [OneCycle(0.25).rate(Moment(step, 100, 0, 0)) for step in range(100)]
     >>> round(rates[0], 6), max(rates), rates[-1] < 1e-5
@@ -197,9 +196,9 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class ReduceOnPlateau(Schedule):
-    """``lr factor^k`` after ``k`` stalls: more than ``patience`` epochs without a loss below ``best (1 - threshold)``.
+    """``lr factor^k`` after ``k`` plateaus of more than ``patience`` epochs without a loss below ``best (1 - threshold)``.
 
-    The loss is the one that the training monitors.
+    The loss is the monitored loss of the training.
 
     >>> stalled = Moment(step=0, steps=0, epoch=4, samples=0, losses=[1.0, 1.0, 1.0, 1.0])
     >>> ReduceOnPlateau(0.8, factor=0.5, patience=2).rate(stalled)
@@ -261,7 +260,7 @@ class LossRatio(Schedule):
         conform(self, lr=RATE, window=Count())
 
     def rate(self, at: Moment) -> float:
-        """``lr``; the factor of the state comes on top of it."""
+        """``lr``; the step multiplies it by the factor in the state."""
         return self.lr
 
     def init(self, xp: Namespace, losses: tuple[int, ...], dtype: object) -> Ratio:

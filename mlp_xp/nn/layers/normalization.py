@@ -1,4 +1,4 @@
-"""Layers that centre and scale their input: over a row, over a batch, and by fixed numbers."""
+"""Layers that center and scale their input: over a row, over a batch, or by fixed numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlp_xp_backends.typing import Array, Namespace, Tree
 
 
 class Scale(NamedTuple):
-    """What a normalizing layer learns."""
+    """The parameters of a normalizing layer."""
 
     gamma: Array  # (..., 1, n)
     beta: Array  # (..., 1, n)
@@ -27,7 +27,7 @@ class Moments(NamedTuple):
 
 
 class Units(NamedTuple):
-    """Where a feature's zero lies and how long its unit is."""
+    """The fixed numbers of `Rescale`."""
 
     shift: Array  # (..., 1, 1)
     scale: Array  # (..., 1, 1)
@@ -179,9 +179,9 @@ class BatchNorm(StatefulLayer):
 
 @dataclass(frozen=True, kw_only=True)
 class Rescale(StatefulLayer):
-    """``y = (x - shift) scale`` with fixed numbers, for instance ``Rescale(0.0, 1 / 255)`` for pixels in bytes.
+    """``y = (x - shift) scale`` with fixed numbers, for instance ``Rescale(scale=1 / 255)`` for pixels in bytes.
 
-    The first layer of a network that is fed integers: they stay small in memory and become floats batch by batch.
+    Use it as the first layer of a network on integer data: the data stay small and become floats batch by batch.
 
     >>> layer = Rescale(scale=1 / 255)
     >>> pixels, state = np.asarray([[0, 51, 255]], dtype=np.uint8), layer.init_state(np.random.default_rng(0))
