@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mlp_xp._checks import check_set, shown
 from mlp_xp.data.feed import Batch
-from mlp_xp.forward import blocks, outputs
+from mlp_xp.forward import predictions
 from mlp_xp.model import Model, as_backend
 from mlp_xp.nn.layers import Chain
 from mlp_xp.sklearn.arrays import as_rows, home, to_host
@@ -28,9 +28,6 @@ from mlp_xp.sklearn.weights import row_weights
 from mlp_xp_backends import Backend
 from mlp_xp_backends.trees import ABSENT, tree_map
 from mlp_xp_backends.typing import HostArray
-
-FEW = 2048
-"""Rows up to which NumPy predicts without a compiled loop, whose bookkeeping would take longer than the products."""
 
 
 class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -235,15 +232,9 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def _predictions(self, X: Any) -> HostArray:
         """The output of the loss, such as probabilities, (rows, outputs), on the host."""
         check_is_fitted(self)
-        x, network, backend, dtype = self._rows(X), self._network(), self._backend(X), self.coefs_[0].dtype
-        state = no_state(network)
-        if backend.name == "numpy" and len(x) <= FEW:
-            params = tree(network, self.coefs_, self.intercepts_, lambda a: a)
-            z, _, _ = network.forward(backend.xp, params, state, x[:].astype(dtype, copy=False), False)
-        else:
-            params = tree(network, self.coefs_, self.intercepts_, lambda a: backend.asarray(a, str(dtype)))
-            batches = blocks(backend, network, Batch(x, ABSENT, ABSENT), str(dtype), pad=True)
-            z = outputs(backend, network, params, state, batches, len(x))
+        x, network, backend, dtype = self._rows(X), self._network(), self._backend(X), str(self.coefs_[0].dtype)
+        params = tree(network, self.coefs_, self.intercepts_, lambda a: backend.asarray(a, dtype))
+        z = predictions(backend, network, params, no_state(network), x, dtype)
         return self._loss().output(np, z)  # type: ignore[no-any-return]
 
     def _weights(self, sample_weight: Any, y: HostArray, x: Any, incremental: bool) -> Any:
