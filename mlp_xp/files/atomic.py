@@ -31,7 +31,9 @@ def write(path: str | Path, fill: Callable[[BinaryIO], Any]) -> None:
     try:
         _remove_stale(target)
         mode = target.stat().st_mode & 0o7777 if target.exists() else None
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666 if mode is None else 0o600)
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666 if mode is None else 0o600
+        )
         with open(descriptor, "wb") as file:  # noqa: PTH123  a descriptor
             if mode is not None:
                 temporary.chmod(mode)

@@ -56,8 +56,8 @@ def _encode(value: Any, depth: int) -> Json:
         raise ValueError(f"a configuration that can be saved has at most {MAX_DEPTH} levels")
     if isinstance(value, np.generic):
         value = value.item()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        cls = type(value)
+    cls: type = type(value)
+    if dataclasses.is_dataclass(cls):
         name = cls.__name__ if KNOWN.get(cls.__name__) is cls else CUSTOM + cls.__name__
         return {"type": name} | {f.name: _encode(getattr(value, f.name), depth + 1) for f in _fields(cls)}
     if isinstance(value, tuple):
@@ -88,9 +88,9 @@ def custom_types(value: Any) -> set[type]:
     """The classes in a configuration that are not of this library."""
     if isinstance(value, tuple):
         return set().union(*map(custom_types, value))
-    if not dataclasses.is_dataclass(value):
+    cls: type = type(value)
+    if not dataclasses.is_dataclass(cls):
         return set()
-    cls = type(value)
     own = set() if KNOWN.get(cls.__name__) is cls else {cls}
     return own.union(*(custom_types(getattr(value, f.name)) for f in _fields(cls)))
 
@@ -132,11 +132,11 @@ class Decoder:
 
 def check_known(known: Iterable[type]) -> tuple[type, ...]:
     """``known`` as a tuple; `TypeError` unless it holds dataclasses."""
-    classes = tuple(known) if isinstance(known, (tuple, list, set, frozenset)) else (None,)
+    classes: tuple[Any, ...] = tuple(known) if isinstance(known, (tuple, list, set, frozenset)) else (None,)
     for cls in classes:
         if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
             raise TypeError(f"known must be a tuple of dataclasses, such as (MyLayer,), not {shown(known)}")
-    return classes  # type: ignore[return-value]  # just checked
+    return classes
 
 
 @cache

@@ -38,7 +38,7 @@ def stack_of(params: Tree) -> tuple[int, ...]:
     return tuple(map(int, flat[0].shape[:-2]))
 
 
-def named(**trees: Tree) -> dict[str, HostArray]:
+def named(**trees: Tree) -> dict[str, Any]:
     """The leaves of several trees by name, such as ``params.0.W``."""
     return {name: leaf for key, tree in trees.items() for name, leaf in named_leaves(tree, key).items()}
 

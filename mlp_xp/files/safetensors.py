@@ -97,7 +97,8 @@ def write(path: str | Path, kind: str, arrays: dict[str, HostArray], header: Jso
         file.write(start)
         for name in _order(found):
             a = arrays[name]
-            file.write(a.astype(a.dtype.newbyteorder("<"), order="C", copy=False).reshape(-1).view(np.uint8))
+            flat = a.astype(a.dtype.newbyteorder("<"), order="C", copy=False).reshape(-1)
+            file.write(flat.view(np.uint8).data)
 
     atomic.write(path, fill)
 

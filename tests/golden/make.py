@@ -120,9 +120,7 @@ def snapshot(train: TrainStep, kind: str = "PCG64", dtype: str = "float32") -> S
     bits = KINDS[kind](3)
     np.random.Generator(bits).random(3)
     rng = np.random.default_rng(1)
-    params, layers_ = tree_map(
-        lambda a: _cast(a, dtype), (train.network.init(rng), train.network.init_state(rng))
-    )
+    params, layers_ = tree_map(lambda a: _cast(a, dtype), (train.network.init(rng), train.network.init_state(rng)))
     first = train.init(np, params, layers_)
     state = tree_map(lambda a: np.asarray(a + rng.random(a.shape), a.dtype), first)
     history = [
