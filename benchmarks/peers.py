@@ -14,14 +14,13 @@ import numpy as np
 from benchmarks.networks import SEED, Array, Task, as_batches
 from mlp_xp import Trainer
 from mlp_xp.data.feed import Batch
-from mlp_xp.nn.optimizers import Rates
 from mlp_xp.training.epoch import Item, epoch_loop, rate_table
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_backend import NumpyBackend
 from mlp_xp_backends.numpy_engine.blas import Blas
 from mlp_xp_backends.numpy_engine.mkl import mkl
 from mlp_xp_backends.protocol import Body, Loop
-from mlp_xp_backends.trees import tree_map
+from mlp_xp_backends.trees import ABSENT, tree_map
 
 
 class NotComparableError(Exception):

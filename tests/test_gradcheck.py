@@ -130,6 +130,39 @@ def test_a_wrong_derivative_is_found_and_named(x, classes):
     assert wrong == {"0.W", "0.b", "x"}
 
 
+class Greedy(Tanh):
+    def forward(self, xp, params, x):
+        x *= 2.0
+        return super().forward(xp, params, x)
+
+
+class GreedyBack(Tanh):
+    def backward(self, xp, params, y, dy):
+        dy *= 1.0 - y * y
+        return dy, ABSENT
+
+
+@pytest.mark.parametrize("layer", [Greedy(), GreedyBack()])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_layer_that_writes_to_its_arguments_is_named(layer, place, x, rng):
+    chain = Chain(*[Dense(N_IN, N_IN)] * place, Chain(layer), Dense(N_IN, 2))
+    before = x.copy()
+    with pytest.raises(ValueError, match=rf"{type(layer).__name__}.(for|back)ward writes to its arguments"):
+        check_gradients(chain, SquaredError(), x, rng.standard_normal((ROWS, 2)))
+    np.testing.assert_array_equal(x, before)
+    x[0, 0] = 1.0  # still writable
+
+
+def test_a_loss_without_any_derivative_is_refused():
+    class Noise(Tanh):
+        def forward(self, xp, params, x):
+            y, cache = super().forward(xp, params, x)
+            return y + np.random.default_rng().random(y.shape), cache
+
+    with pytest.raises(ValueError, match="no derivative at any entry that was tried"):
+        check_gradients(Chain(Noise(), Dense(3, 2)), SquaredError(), np.ones((4, 3)), np.ones((4, 2)))
+
+
 def test_a_kink_is_stepped_around():
     """Inputs closer to 0 than the step of the differences, on both sides of it."""
     x = np.array([[1e-6, -1e-6, 0.5, -0.5]] * 3)

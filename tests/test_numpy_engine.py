@@ -24,7 +24,7 @@ from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_backend import CompiledLoop, NumpyBackend
 from mlp_xp_backends.numpy_engine.blas import Blas, openblas
 from mlp_xp_backends.numpy_engine.mkl import Mkl, blas, mkl
-from mlp_xp_backends.trees import leaves, tree_map
+from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 
 Library = Callable[[], Blas | None]
 LIBRARIES = [
@@ -346,7 +346,7 @@ def training(
     def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
         rows, rates = item
         x, y = (xp.take(a, rows, axis=0) for a in consts)
-        return step(xp, carry, x, y, (), Rates(*rates))
+        return step(xp, carry, x, y, ABSENT, Rates(*rates))
 
     return body, state, (X, Y), (rows, stacked)
 

@@ -25,6 +25,7 @@ from mlp_xp.parity.cases import OPTIMIZERS, layer_case, loss_case, optimizer_cas
 from mlp_xp.parity.judge import computed, expected, verdicts
 from mlp_xp_backends import get_backend
 from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.numpy_namespace import xp as XP
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 
 NUMPY = get_backend("numpy")
@@ -41,7 +42,7 @@ def test_backend_computes_what_numpy_computes(backend, case, dtype):
 @pytest.mark.parametrize("case", [case for case in cases() if not case.run], ids=lambda case: case.rows[0])
 def test_the_value_beside_the_bound_is_float64_numpy(case):
     inputs = tree_map(np.array, (case.carry, case.consts, case.items))
-    result = case.result(*plain_loop(np, case.body, np.stack)(*inputs))
+    result = case.result(*plain_loop(XP, case.body, np.stack)(*inputs))
     for a, e in zip(leaves(result), leaves(expected(case, "float64")), strict=True):
         np.testing.assert_allclose(np.asarray(a, e.value.dtype), e.value, rtol=1e-15, atol=0.0)
 
@@ -295,8 +296,7 @@ def rounded(x, bits):
 
 def numpy_with(matmul):
     """NumPy with another product."""
-    xp = SimpleNamespace(**{name: getattr(np, name) for name in dir(np) if not name.startswith("_")})
-    xp.matmul = matmul
+    xp = SimpleNamespace(**{**vars(XP), "matmul": matmul})
     return Variant(NUMPY, xp=xp, compile=lambda body: plain_loop(xp, body, np.stack))
 
 

@@ -32,7 +32,6 @@ from mlp_xp import (
     TrainingDivergedError,
     TrainStep,
     mlp,
-
 )
 from mlp_xp.nn.schedules import InverseScaling, LossRatio, OneCycle, ReduceOnPlateau
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
@@ -176,7 +175,12 @@ def test_early_stopping_restores_the_best_epoch() -> None:
 
     trainer = Trainer(mlp(4, 8, 3), optimizer=Adam(0.01), device="cpu")
     history = trainer.fit(
-        x, y, max_epochs=50, validation_data=(x, (y + 1) % 3), early_stopping=EarlyStopping(patience=3), callbacks=[keep]
+        x,
+        y,
+        max_epochs=50,
+        validation_data=(x, (y + 1) % 3),
+        early_stopping=EarlyStopping(patience=3),
+        callbacks=[keep],
     )
     losses = [record["valid_loss"] for record in history]
     assert len(history) == int(np.argmin(losses)) + 1 + 3 < 50
@@ -304,7 +308,10 @@ def test_bad_data_are_refused_where_they_enter(case: str) -> None:
         ({"max_epochs": 1, "callbacks": [3]}, "callback"),
         ({"max_epochs": 1, "callbacks": [Checkpoint("/nowhere/run.safetensors")]}, "no folder /nowhere"),
         ({"max_epochs": 1, "callbacks": [CSVLog("/nowhere/run.csv")]}, "no folder /nowhere"),
-        ({"max_epochs": 1, "validation_data": blobs(), "early_stopping": EarlyStopping(monitor="val_loss")}, "monitor one of these"),
+        (
+            {"max_epochs": 1, "validation_data": blobs(), "early_stopping": EarlyStopping(monitor="val_loss")},
+            "monitor one of these",
+        ),
         ({"max_epochs": 1, "early_stopping": EarlyStopping()}, "monitors 'valid_loss'"),
         ({"max_epochs": 1, "validation_data": (np.zeros((5, 4)), np.full(5, 7))}, r"0 \.\.\. 2"),
     ],

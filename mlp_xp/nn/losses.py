@@ -83,8 +83,7 @@ class SoftmaxCrossEntropy(Loss):
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
         """The cost, with z shifted by its largest entry, so that nothing overflows; the cache is ``(p, y)``."""
         if xp.isdtype(y.dtype, "integral"):
-            y = xp.astype(y, xp.int32, copy=False)  # bytes would not do for as many numbers
-            y = xp.expand_dims(y, axis=-1) == xp.arange(z.shape[-1], dtype=y.dtype)
+            y = xp.one_hot(y, z.shape[-1], dtype=z.dtype)
         y = xp.astype(y, z.dtype, copy=False)
         z = z - xp.max(z, axis=-1, keepdims=True)
         e = xp.exp(z)

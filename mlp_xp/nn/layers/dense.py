@@ -59,7 +59,8 @@ class Dense(Layer):
     def gradient(self, xp: Namespace, params: Affine, x: Array, dy: Array) -> Affine:
         """``dW = x' dy`` and ``db``, the sum of ``dy`` over the rows."""
         dW = xp.matmul(xp.matrix_transpose(x), dy)
-        return Affine(dW, xp.sum(dy, axis=-2, keepdims=True) if self.bias else ABSENT)
+        db = xp.sum(dy, axis=-2, keepdims=True) if self.bias else ABSENT
+        return Affine(dW, db)
 
     def input_gradient(self, xp: Namespace, params: Affine, x: Array, dy: Array) -> Array:
         """``dx = dy W'``."""

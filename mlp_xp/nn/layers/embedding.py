@@ -66,19 +66,10 @@ class Embedding(Layer):
         return None, self.gradient(xp, params, ids, dy)
 
     def gradient(self, xp: Namespace, params: Table, ids: Array, dy: Array) -> Table:
-        """``dE[i] =`` the sum of ``dy`` over the places that hold the id i.
-
-        Written as the product ``onehot' dy``, which adds in a fixed order on every device.
-        """
-        models, rows = dy.shape[:-2], ids.shape[0]
-        if self.combine == "concat":
-            hot = self._one_hot(xp, xp.reshape(ids, (-1,)), dy.dtype)  # (rows * ids, n_ids)
-            dy = xp.reshape(dy, (*models, rows * self.ids_per_row, self.dim))
+        """``dE[i] =`` the sum of ``dy`` over the places with the id i, added in a fixed order on every device."""
+        if self.combine == "sum":
+            dy = xp.broadcast_to(xp.expand_dims(dy, axis=-2), (*dy.shape[:-1], self.ids_per_row, self.dim))
+            dy = xp.reshape(dy, (*dy.shape[:-3], -1, self.dim))
         else:
-            hot = xp.sum(self._one_hot(xp, ids, dy.dtype), axis=-2)  # (rows, n_ids): how often an id occurs
-        return Table(xp.matmul(xp.matrix_transpose(hot), dy))
-
-    def _one_hot(self, xp: Namespace, ids: Array, dtype: object) -> Array:
-        """``[ids == i]`` for every i, along a new last axis."""
-        ids = xp.astype(ids, xp.int32, copy=False)  # bytes would not do for as many numbers
-        return xp.astype(xp.expand_dims(ids, axis=-1) == xp.arange(self.n_ids, dtype=ids.dtype), dtype)
+            dy = xp.reshape(dy, (*dy.shape[:-2], -1, self.dim))
+        return Table(xp.segment_sum(dy, xp.reshape(ids, (-1,)), self.n_ids))  # dy: (..., rows * ids, dim)
