@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from mlp_xp.files.paths import as_path, check_folder, failed
 
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # O_BINARY exists on Windows
 _written: set[Path] = set()  # the temporary files of this process
 
 
@@ -31,9 +32,7 @@ def write(path: str | Path, fill: Callable[[BinaryIO], Any]) -> None:
     try:
         _remove_stale(target)
         mode = target.stat().st_mode & 0o7777 if target.exists() else None
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666 if mode is None else 0o600
-        )
+        descriptor = os.open(temporary, _CREATE, 0o666 if mode is None else 0o600)
         with open(descriptor, "wb") as file:  # noqa: PTH123  a descriptor
             if mode is not None:
                 temporary.chmod(mode)
@@ -50,9 +49,6 @@ def write(path: str | Path, fill: Callable[[BinaryIO], Any]) -> None:
     _flush_folder(target.parent)
 
 
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows
-
-
 def _prefix(target: Path) -> str:
     """The first part of the names of temporary files for ``target``: short, whatever the length of its own name."""
     return f".mlp_xp-{hashlib.sha256(target.name.encode(errors='surrogateescape')).hexdigest()[:16]}."
@@ -63,9 +59,8 @@ def _remove_stale(target: Path) -> None:
     if os.name == "nt":
         return  # there os.kill(pid, 0) is not a mere question
     name = re.compile(re.escape(_prefix(target)) + r"([0-9]{1,9})\.[0-9a-f]{16}\.tmp")
-    for entry in os.listdir(target.parent):
-        match = name.fullmatch(entry)
-        path = target.with_name(entry)
+    for path in target.parent.iterdir():
+        match = name.fullmatch(path.name)
         if match and path not in _written and not _is_running(int(match[1])):
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -155,7 +155,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _check_fields(cls: type, fields: dict[str, Any]) -> None:
-    """Raise `ValueError` unless ``fields`` are some of those of ``cls``, of the right types, and the rest have defaults."""
+    """Raise `ValueError` unless all ``fields`` exist in ``cls``, have the right types, and the others have defaults."""
     expected = {f.name: f for f in _fields(cls)}
     if unknown := fields.keys() - expected.keys():
         raise ValueError(f"{cls.__name__} has no field {min(unknown)!r}: update mlp_xp if a newer one wrote the file")
