@@ -133,7 +133,7 @@ def test_numpy_scalars_in_options_are_converted(tmp_path: Path) -> None:
 def test_classes_of_ones_own_must_be_known(tmp_path: Path) -> None:
     saved = make.model(Chain(Dense(3, 2), Square(0.5)), Cubic())
     write_model(tmp_path / "m", saved)
-    with pytest.raises(FileError, match=r"Square is not a class of mlp_xp: pass your own class as known=\(Square,\)"):
+    with pytest.raises(FileError, match=r"Square is not a class of mlp_xp: pass your class as known=\(Square,\)"):
         read_model(tmp_path / "m")
     with pytest.raises(FileError, match="Cubic"):
         read_model(tmp_path / "m", known=[Square])

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: TID251  files hold arrays of the host
+import numpy as np  # noqa: TID251  files hold host arrays
 
 from mlp_xp.files import config, entries, fields, generators, history, safetensors
 from mlp_xp.files.config import Decoder, check_known

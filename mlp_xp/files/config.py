@@ -65,7 +65,7 @@ def _encode(value: Any, depth: int) -> Json:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(
-        f"cannot save {shown(value)}: layers, losses, optimizers and schedules of your own must be frozen dataclasses "
+        f"cannot save {shown(value)}: custom layers, losses, optimizers and schedules must be frozen dataclasses "
         "whose fields hold numbers, strings, None, tuples and dataclasses"
     )
 
@@ -126,7 +126,7 @@ class Decoder:
             return cls
         if isinstance(name, str) and name.startswith(CUSTOM):
             name = name.removeprefix(CUSTOM)
-            raise ValueError(f"{name} is not a class of mlp_xp: pass your own class as known=({name},)")
+            raise ValueError(f"{name} is not a class of mlp_xp: pass your class as known=({name},)")
         raise ValueError(f"it holds an unknown type {shown(name)}: update mlp_xp if a newer one wrote the file")
 
 
@@ -147,7 +147,7 @@ def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    """The declared types of the fields; none if a class of the user names types that only a function can see."""
+    """The declared types of the fields; empty for a custom class with type names that are local to a function."""
     try:
         return get_type_hints(cls)
     except NameError:

@@ -14,7 +14,7 @@ Json = Any
 
 
 def check_position(plan: Plan | None, position: int, updates: int) -> None:
-    """Raise `ValueError` unless a run with this plan can be there."""
+    """Raise `ValueError` unless a run with this plan can have this position."""
     if position > updates:
         raise ValueError(f"it has {position} steps in the current epoch, but {updates} in all")
     if position and (plan is None or position > -(-plan.rows // plan.batch_size)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np  # noqa: TID251  the generators of the host
+import numpy as np  # noqa: TID251  bit generators run on the host
 
 from mlp_xp._checks import shown
 
