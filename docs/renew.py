@@ -23,7 +23,7 @@ SECTIONS = {  # and where the objects of each are defined: parts of the package,
     "Losses": ("losses",),
     "Optimizers": ("optimizers",),
     "Initial weights": ("initializers",),
-    "Training": ("trainer", "early_stopping", "callbacks", "step", "gradient_check"),
+    "Training": ("trainer", "history", "early_stopping", "callbacks", "step", "gradient_check"),
     "Trained models and files": ("model", "paths"),
     "Devices": ("registry", "protocol"),
 }

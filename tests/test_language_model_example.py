@@ -154,8 +154,8 @@ def test_a_batch_grows_with_the_text_and_the_rate_with_its_root(rows: int) -> No
 
 def test_labels_overlap_neither_each_other_nor_the_frame() -> None:
     rng = np.random.default_rng(0)
-    words = [f"word{i}" for i in range(120)]
-    figure = module("word_plots").word_map(rng.uniform(size=(120, 2)), words, "a map")
+    words = [f"word{i}" for i in range(40)]
+    figure = module("word_plots").word_map(rng.uniform(size=(40, 2)), words, "a map")
     figure.canvas.draw()
     (ax,) = figure.axes
     boxes = [text.get_window_extent().padded(-0.5) for text in ax.texts]
