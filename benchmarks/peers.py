@@ -21,7 +21,7 @@ from mlp_xp_backends.numpy_backend import NumpyBackend
 from mlp_xp_backends.numpy_engine.blas import Blas
 from mlp_xp_backends.numpy_engine.mkl import mkl
 from mlp_xp_backends.protocol import Body, Loop
-from mlp_xp_backends.trees import tree_map
+from mlp_xp_backends.trees import ABSENT, tree_map
 
 
 class NotComparableError(Exception):
@@ -66,7 +66,7 @@ class Ours(Peer):
         self.trainer = Trainer(task.net.chain, optimizer=task.rule, device=device, seed=SEED)
         self.rng, self.backend = self.trainer.rng, self.trainer.backend
         x, y = map(self.backend.asarray, task.data)
-        self.data = Batch(x, y, ())
+        self.data = Batch(x, y, ABSENT)
         self.loop = epoch_loop(self.backend, self.trainer.step)
 
     def place(self, order: Array) -> Any:

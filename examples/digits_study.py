@@ -63,7 +63,9 @@ class Way(NamedTuple):
 
 ONE = Way("SGD, one picture a step", SGD, 1)
 MINI = Way("SGD, mini-batches of 50", SGD, 50)
-RATIO = Way("SGD, one picture a step, loss ratio", lambda lr: SGD(LossRatio(lr, window=1000)), 1, 1 / 255, Normal(1.0))
+RATIO = Way(
+    "SGD, one picture a step, loss ratio", lambda lr: SGD(LossRatio(lr, window=1000)), 1, 1 / 255, Normal(std=1.0)
+)
 ADAM = Way("Adam with L2, one cycle, mini-batches of 128", lambda lr: Adam(OneCycle(lr)), 128, l2=1e-4)
 
 

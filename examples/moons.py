@@ -59,7 +59,7 @@ def recipe(options: argparse.Namespace) -> tuple[Chain, Optimizer, dict[str, Any
     options.activation = options.activation or ("sigmoid" if published else "relu")
     activation, widths = options.activation, (2, *options.hidden, 2)
     if published:
-        network = mlp(*widths, activation=activation, init=Normal(1.0))
+        network = mlp(*widths, activation=activation, init=Normal(std=1.0))
         return network, SGD(0.1), {"epochs": options.epochs or 50, "batch_size": None}
     network = mlp(*widths, activation=activation, norm="batch", dropout=0.1)
     return network, Adam(OneCycle(0.05)), {"epochs": options.epochs or 40, "batch_size": 64}

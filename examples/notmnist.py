@@ -153,10 +153,10 @@ def new_trainer(run: Run, recipe: Recipe, rows: int) -> Trainer:
     else:
         optimizer = Adam(OneCycle(0.004))
     dropout = (Dropout(recipe.dropout),) if recipe.dropout else ()
-    hidden = Dense(784, HIDDEN, Glorot()), ReLU(), *dropout
+    hidden = Dense(784, HIDDEN, init_W=Glorot()), ReLU(), *dropout
     return Trainer(
-        Chain(Rescale(scale=1 / 255), *hidden, Dense(HIDDEN, 10, Glorot())),
-        SoftmaxCrossEntropy(options.reduction),
+        Chain(Rescale(scale=1 / 255), *hidden, Dense(HIDDEN, 10, init_W=Glorot())),
+        SoftmaxCrossEntropy(reduction=options.reduction),
         optimizer,
         device=run.backend,
         dtype=options.dtype,

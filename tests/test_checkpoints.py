@@ -48,8 +48,8 @@ from mlp_xp.nn.schedules import LossRatio, OneCycle
 from mlp_xp_backends.trees import leaves
 
 NETWORK = Chain(
-    Rescale(1.0, 0.5),
-    Dense(4, 8, He("uniform"), Constant(0.1)),
+    Rescale(shift=1.0, scale=0.5),
+    Dense(4, 8, init_W=He("uniform"), init_b=Constant(0.1)),
     BatchNorm(8),
     LeakyReLU(0.2),
     Dropout(0.2),
@@ -101,11 +101,14 @@ def test_a_model_carries_what_belongs_to_it(tmp_path: Path) -> None:
     "config",
     [
         NETWORK,
-        Chain(Embedding(5, 2, 3, "sum", Normal(0.5)), mlp(2, 4, 3, activation=GELU(), norm="layer")),
-        LayerNorm(3, 1e-3),
-        BinaryCrossEntropy("sum"),
-        SGD(LossRatio(0.1, 50), 0.9, True),
-        Adam(OneCycle(0.01, 0.2)),
+        Chain(
+            Embedding(5, 2, ids_per_row=3, combine="sum", init_E=Normal(std=0.5)),
+            mlp(2, 4, 3, activation=GELU(), norm="layer"),
+        ),
+        LayerNorm(3, eps=1e-3),
+        BinaryCrossEntropy(reduction="sum"),
+        SGD(LossRatio(0.1, window=50), momentum=0.9, nesterov=True),
+        Adam(OneCycle(0.01, warmup=0.2)),
     ],
 )
 def test_a_configuration_survives_json(config: object) -> None:
@@ -115,7 +118,7 @@ def test_a_configuration_survives_json(config: object) -> None:
 @pytest.mark.parametrize("engine", ["cpu", "torch:cpu", "jax:cpu"])
 def test_a_run_resumes_on_every_engine(tmp_path: Path, engine: str) -> None:
     pytest.importorskip({"cpu": "numpy"}.get(engine, engine.partition(":")[0]))
-    network = mlp(4, 8, 3, activation="tanh", dropout=0.2, first=Rescale(1.0, 0.5))
+    network = mlp(4, 8, 3, activation="tanh", dropout=0.2, first=Rescale(shift=1.0, scale=0.5))
     trainer = Trainer(network, optimizer=Adam(OneCycle(0.01)), device="cpu")
     trainer.fit(*data(), epochs=4, batch_size=32, callbacks=[stop_after(2)])
     trainer.save(tmp_path / "c")

@@ -244,7 +244,7 @@ def test_schedules() -> None:
     flat = MLPClassifier(**QUICK, learning_rate=schedules.Cosine(0.01, end=0.01)).fit(X, y)
     assert largest_difference(constant, flat) < 1e-12
     inverse = MLPClassifier(**QUICK, solver="sgd", learning_rate="invscaling", learning_rate_init=0.1).fit(X, y)
-    given = MLPClassifier(**QUICK, solver="sgd", learning_rate=schedules.InverseScaling(0.1, 0.5)).fit(X, y)
+    given = MLPClassifier(**QUICK, solver="sgd", learning_rate=schedules.InverseScaling(0.1, power=0.5)).fit(X, y)
     assert largest_difference(inverse, given) == 0.0
     in_adam = MLPClassifier(**QUICK, solver=Adam(schedules.OneCycle(0.05), eps_hat=True)).fit(X, y)
     by_rate = MLPClassifier(**QUICK, learning_rate=schedules.OneCycle(0.05)).fit(X, y)

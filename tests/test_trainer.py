@@ -152,7 +152,7 @@ def test_weights_count_rows_like_repetition() -> None:
     twice = np.repeat(np.arange(60), w)
     runs = []
     for data in ((x, y, w), (x[twice], y[twice], None)):
-        trainer = Trainer(mlp(4, 5, 3), SoftmaxCrossEntropy("sum"), SGD(0.001), device="cpu", dtype="float64")
+        trainer = Trainer(mlp(4, 5, 3), SoftmaxCrossEntropy(reduction="sum"), SGD(0.001), device="cpu", dtype="float64")
         history = trainer.fit(*data[:2], sample_weight=data[2], epochs=3, batch_size=None, shuffle=False)
         runs.append([record["loss"] for record in history])
     np.testing.assert_allclose(*runs, rtol=1e-12)
@@ -234,7 +234,7 @@ def test_divergence_is_an_error_that_names_epoch_and_rate() -> None:
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        (InverseScaling(0.5, 0.5), [0.5, 0.5 / 211**0.5, 0.5 / 421**0.5]),
+        (InverseScaling(0.5, power=0.5), [0.5, 0.5 / 211**0.5, 0.5 / 421**0.5]),
         (ReduceOnPlateau(0.5, factor=0.1, patience=0, threshold=0.9), [0.5, 0.5, 0.05]),
         (LossRatio(0.5), [0.5, 0.5, 0.5]),
     ],
@@ -249,7 +249,7 @@ def test_the_history_holds_the_rate(schedule: object, expected: list[float]) -> 
 def test_bytes_and_ids_stay_small_on_the_device() -> None:
     rng = np.random.default_rng(0)
     pixels, ids, y = rng.integers(0, 256, (40, 6), dtype=np.uint8), rng.integers(0, 5, (40, 2)), rng.integers(0, 3, 40)
-    for x, first, width in ((pixels, Rescale(scale=1 / 255), 6), (ids, Embedding(5, 4, 2), 8)):
+    for x, first, width in ((pixels, Rescale(scale=1 / 255), 6), (ids, Embedding(5, 4, ids_per_row=2), 8)):
         trainer = Trainer(mlp(width, 3, first=first), device="cpu")
         assert np.isfinite(trainer.fit(x, y, epochs=1)[0]["loss"])
         assert {leaf.dtype for leaf in leaves(trainer.state.params)} == {np.dtype(np.float32)}
@@ -376,7 +376,7 @@ def test_bad_limits_are_refused(limit: dict[str, object]) -> None:
 
 
 def test_ids_outside_the_table_are_refused() -> None:
-    trainer = Trainer(mlp(8, 3, first=Embedding(5, 4, 2)), device="cpu")
+    trainer = Trainer(mlp(8, 3, first=Embedding(5, 4, ids_per_row=2)), device="cpu")
     with pytest.raises(ValueError, match=r"0 \.\.\. 4"):
         trainer.fit(np.array([[0, 5]]), np.array([0]), epochs=1)
     with pytest.raises(ValueError, match="integer ids"):
@@ -388,7 +388,7 @@ def test_ids_of_every_dtype_are_the_same_ids(device: str, dtype: str) -> None:
     """A byte holds ids below 256 of a table that has more."""
     ids, runs = np.random.default_rng(0).integers(0, 100, (64, 2)), []
     for given in (ids, ids.astype(dtype)):
-        trainer = Trainer(mlp(8, 3, first=Embedding(300, 4, 2)), device=device)
+        trainer = Trainer(mlp(8, 3, first=Embedding(300, 4, ids_per_row=2)), device=device)
         trainer.fit(given, ids[:, 0] % 3, epochs=1, batch_size=32)
         runs.append(bits(trainer))
     assert runs[0] == runs[1]

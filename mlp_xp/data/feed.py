@@ -13,6 +13,7 @@ import numpy as np  # noqa: TID251  data enter on the host
 from mlp_xp.nn.layers import Chain, Embedding
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend
+from mlp_xp_backends.trees import ABSENT
 
 Array = Any
 Tree = Any
@@ -94,7 +95,7 @@ def check_targets(
 def check_weights(backend: Backend, w: Any, rows: int) -> Any:
     """One weight per row on the host, or ``()`` for ``None``; `ValueError` if they are negative or all zero."""
     if w is None:
-        return ()
+        return ABSENT
     w = on_host(backend, w)
     if w.shape != (rows,) or w.dtype.kind not in "buif":
         raise ValueError(f"sample_weight must hold {rows} numbers, one per row, not {w.dtype} of shape {w.shape}")

@@ -100,7 +100,7 @@ def load_checkpoint(cls: type[Any], path: str | Path, device: str | Backend, kno
         _expect(isinstance(network, Chain), "its network is not a Chain")
         _expect(hasattr(loss, "rows") and hasattr(optimizer, "update"), f"it has {loss!r} and {optimizer!r}")
         l2, clip_norm, max_norm = header["regularization"]
-        step = TrainStep(network, loss, optimizer, l2, clip_norm, max_norm)
+        step = TrainStep(network, loss, optimizer, l2=l2, clip_norm=clip_norm, max_norm=max_norm)
         params, layers = _network_trees(network, arrays, ())
         state = step.init(np, params, layers)
         slots, ratio = _fill(state.slots, "slots", arrays), _fill(state.ratio, "ratio", arrays)

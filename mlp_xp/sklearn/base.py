@@ -26,6 +26,7 @@ from mlp_xp.sklearn.stochastic import Setting, fit_stochastic
 from mlp_xp.sklearn.tasks import Tasks
 from mlp_xp.sklearn.validation import Held, Validation
 from mlp_xp_backends import Backend
+from mlp_xp_backends.trees import ABSENT
 
 HostArray = np.ndarray[Any, Any]
 
@@ -122,7 +123,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
 
     def _weights(self, sample_weight: Any, y: HostArray, x: Any, incremental: bool) -> Any:
         """One weight per row, or ``()`` for equal ones."""
-        return () if sample_weight is None else _check_sample_weight(to_host(sample_weight), x, dtype=x.dtype)
+        return ABSENT if sample_weight is None else _check_sample_weight(to_host(sample_weight), x, dtype=x.dtype)
 
     def _backend(self, x: Any) -> Backend:
         """Where to compute with ``x``."""

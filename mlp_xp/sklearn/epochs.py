@@ -96,8 +96,8 @@ class Objective:
         batch = gather(xp, data, rows)
         if self.l2_mode == "constant" or isinstance(scale, tuple):
             l2 = self.alpha if self.l2_mode == "constant" else self.alpha / rows.shape[0]
-            return TrainStep(self.network, self.loss, self.optimizer, l2)(xp, state, *batch, rates)
-        summed = TrainStep(self.network, Summed(self.loss), Scaled(self.optimizer), self.alpha)
+            return TrainStep(self.network, self.loss, self.optimizer, l2=l2)(xp, state, *batch, rates)
+        summed = TrainStep(self.network, Summed(self.loss), Scaled(self.optimizer), l2=self.alpha)
         state, loss = summed(xp, state, *batch, Rates(rates.scaled, (*rates.fixed, scale)))
         return state, loss * scale
 

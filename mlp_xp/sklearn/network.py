@@ -12,7 +12,7 @@ import numpy as np
 from mlp_xp.nn.initializers import Uniform
 from mlp_xp.nn.layers import Affine, Chain, Dense, Dropout, Layer, Sigmoid, StatefulLayer
 from mlp_xp.nn.networks import ACTIVATIONS
-from mlp_xp_backends.trees import tree_map
+from mlp_xp_backends.trees import ABSENT, tree_map
 
 Tree = Any
 HostArray = np.ndarray[Any, Any]
@@ -32,7 +32,9 @@ def build_network(units: Sequence[int], activation: Activation, dropout: float) 
     for i, (n_in, n_out) in enumerate(pairwise(units)):
         beside = hidden[min(i, len(hidden) - 1)] if hidden else None
         bound = math.sqrt((2.0 if isinstance(beside, Sigmoid) else 6.0) / (n_in + n_out))
-        layers.append(Dense(n_in, n_out, Uniform(-bound, bound), Uniform(-bound, bound)))
+        layers.append(
+            Dense(n_in, n_out, init_W=Uniform(low=-bound, high=bound), init_b=Uniform(low=-bound, high=bound))
+        )
         if i < len(hidden):
             layers.append(hidden[i])
             if dropout:
@@ -59,7 +61,7 @@ def draw(network: Chain, random_state: np.random.RandomState, dtype: str) -> tup
 def draw_state(network: Chain, random_state: np.random.RandomState) -> Tree:
     """What stateful layers carry into the first step; nothing is drawn where there are none."""
     if not any(layer.stateful for layer in network.layers):
-        return ((),) * len(network.layers)
+        return (ABSENT,) * len(network.layers)
     return network.init_state(np.random.default_rng(random_state.randint(2**31 - 1)))
 
 
@@ -70,7 +72,7 @@ def tree(network: Chain, coefs: Sequence[HostArray], intercepts: Sequence[HostAr
     def affine(W: HostArray, b: HostArray) -> Affine:
         return Affine(of(W), of(b.reshape(1, -1)))
 
-    return tuple(affine(*next(pairs)) if isinstance(layer, Dense) else () for layer in network.layers)
+    return tuple(affine(*next(pairs)) if isinstance(layer, Dense) else ABSENT for layer in network.layers)
 
 
 def lists(params: Tree) -> tuple[list[HostArray], list[HostArray]]:

@@ -72,13 +72,13 @@ def make_solver(estimator: Any) -> Solver:
         check_kind("solver", e.solver, ("rates", "init", "update"), "'adam' or Adam(0.001)")
         optimizer, schedule = e.solver, as_schedule(e.solver.lr)
     elif e.solver == "adam":
-        optimizer = Adam(schedule, e.beta_1, e.beta_2, e.epsilon, eps_hat=True)
+        optimizer = Adam(schedule, b1=e.beta_1, b2=e.beta_2, eps=e.epsilon, eps_hat=True)
     elif e.solver == "adamw":
-        optimizer = AdamW(schedule, e.beta_1, e.beta_2, e.epsilon, weight_decay=e.alpha)
+        optimizer = AdamW(schedule, b1=e.beta_1, b2=e.beta_2, eps=e.epsilon, weight_decay=e.alpha)
     else:
         momentum = min(float(e.momentum), math.nextafter(1.0, 0.0))  # scikit-learn admits 1, `SGD` what is below it
-        optimizer = SGD(schedule, momentum, e.nesterovs_momentum and momentum > 0.0)
+        optimizer = SGD(schedule, momentum=momentum, nesterov=e.nesterovs_momentum and momentum > 0.0)
         if e.learning_rate == "invscaling":
-            schedule = InverseScaling(lr, e.power_t)
+            schedule = InverseScaling(lr, power=e.power_t)
     start = schedule.rate(Moment(0, 1, 0, 0))
     return Solver(optimizer, schedule, e.solver == "sgd" and e.learning_rate == "adaptive", start)

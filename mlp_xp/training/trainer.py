@@ -94,7 +94,7 @@ class Trainer:
             raise TypeError(f"network must be a Chain of layers, such as mlp(784, 300, 10), not {shown(network)}")
         check_kind("loss", loss, ("rows", "slope"), "SoftmaxCrossEntropy()")
         check_kind("optimizer", optimizer, ("init", "rates", "update"), "Adam(0.001)")
-        self.step = TrainStep(network, loss, optimizer, l2, clip_norm, max_norm)
+        self.step = TrainStep(network, loss, optimizer, l2=l2, clip_norm=clip_norm, max_norm=max_norm)
         self.backend = as_backend(device)
         self.dtype = dtype
         try:
