@@ -176,10 +176,10 @@ def story(run: Run) -> None:
     with run.timed("train"):
         trainer.fit(
             *data,
-            epochs=options.epochs,
+            max_epochs=options.epochs,
             batch_size=1 if published else 32,
             shuffle=not published,
-            validation={"valid": valid},
+            validation_data={"valid": valid},
             callbacks=[Progress()],
         )
     with run.timed("loops"):

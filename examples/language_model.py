@@ -156,15 +156,15 @@ def train(run: Run) -> None:
     with run.timed("train"):
         run.epochs = trainer.fit(
             *data.train,
-            epochs=options.epochs,
+            max_epochs=options.epochs,
             batch_size=options.batch_size,
-            validation={"train": (data.train.x[:sample], data.train.y[:sample]), "valid": data.valid},
+            validation_data={"train": (data.train.x[:sample], data.train.y[:sample]), "valid": data.valid},
             early_stopping=None if options.recipe == "published" else EarlyStopping(patience=options.epochs),
             callbacks=[Progress()],
         )
     extra = {key: getattr(options, key) for key in ("recipe", "combine", "seed")}
     model = replace(trainer.model, extra={"vocabulary": list(data.classes), **extra})
-    mlp_xp.save(options.save, model)
+    model.save(options.save)
     say(f"saved {options.save}")
     measure(run, model, data, ("train", "valid", "test"))
     tell_next_words(run, model, some_phrases(data))

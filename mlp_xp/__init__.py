@@ -6,10 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlp_xp.files.checkpoints import load as load
-    from mlp_xp.files.checkpoints import save as save
-    from mlp_xp.files.safetensors import FileError as FileError
+    from mlp_xp.files.paths import FileError as FileError
     from mlp_xp.model import Model as Model
+    from mlp_xp.model import load as load
     from mlp_xp.nn import metrics as metrics
     from mlp_xp.nn import schedules as schedules
     from mlp_xp.nn.gradient_check import check_gradients as check_gradients
@@ -70,6 +69,7 @@ if TYPE_CHECKING:
     from mlp_xp.training.callbacks import CSVLog as CSVLog
     from mlp_xp.training.callbacks import Progress as Progress
     from mlp_xp.training.early_stopping import EarlyStopping as EarlyStopping
+    from mlp_xp.training.history import History as History
     from mlp_xp.training.trainer import Trainer as Trainer
     from mlp_xp.training.trainer import TrainingDivergedError as TrainingDivergedError
     from mlp_xp_backends import BackendError as BackendError
@@ -77,12 +77,11 @@ if TYPE_CHECKING:
     from mlp_xp_backends import get_backend as get_backend
 
 _HOMES = {
-    "files.checkpoints": (
+    "files.paths": ("FileError",),
+    "model": (
+        "Model",
         "load",
-        "save",
     ),
-    "files.safetensors": ("FileError",),
-    "model": ("Model",),
     "nn.gradient_check": ("check_gradients",),
     "nn.initializers": (
         "Constant",
@@ -155,6 +154,7 @@ _HOMES = {
         "Progress",
     ),
     "training.early_stopping": ("EarlyStopping",),
+    "training.history": ("History",),
     "training.trainer": (
         "Trainer",
         "TrainingDivergedError",

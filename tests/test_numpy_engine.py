@@ -616,7 +616,7 @@ def test_masks_of_an_odd_number_of_bytes_lend_their_memory(shape: tuple[int, int
     x, y, losses = f((2 * rows, 20)), np.arange(2 * rows) % 3, []
     for backend in (NumpyBackend(library), PlainNumpy()):
         trainer = Trainer(network, optimizer=Adam(0.01), device=backend)
-        losses.append([record["loss"] for record in trainer.fit(x, y, epochs=2, batch_size=rows)])
+        losses.append([record["loss"] for record in trainer.fit(x, y, max_epochs=2, batch_size=rows)])
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn", "1.9")
+pytest.importorskip("sklearn", "1.7")
 from scipy.special import expit, huber, softmax
 from sklearn.metrics import log_loss, mean_absolute_error, mean_pinball_loss, mean_poisson_deviance, mean_squared_error
 
