@@ -174,7 +174,7 @@ def test_labels_overlap_neither_each_other_nor_the_frame() -> None:
         (("predict", ""), "is too short"),
         (("predict", "the dog sees", "--load", "nowhere"), "language_model.py train --save nowhere"),
         (("predict", "the dog sees", "--load", "other.safetensors"), "carries no vocabulary"),
-        (("predict", "the dog sees", "--load", "zoo.txt"), "zoo.txt is "),
+        (("predict", "the dog sees", "--load", "zoo.txt"), "cannot read zoo.txt"),
         (("tsne", "zebra"), "'zebra'"),
         (("eval",), "learned from another text"),
         (("eval", "--corpus", "nowhere.txt"), "nowhere.txt cannot be read"),
