@@ -100,7 +100,7 @@ def test_parameters_are_checked() -> None:
         with pytest.raises(ValueError, match="delta must be a finite number above 0"):
             Huber(delta=delta)
     for q in (0.0, 1.0, np.nan):
-        with pytest.raises(ValueError, match=r"q must be a number in \(0, 1\)"):
+        with pytest.raises(ValueError, match="q must be a number in"):
             Quantile(q=q)
     with pytest.raises(ValueError, match="reduction must be"):
         AbsoluteError(reduction="median")  # type: ignore[arg-type]
