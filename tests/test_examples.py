@@ -31,19 +31,19 @@ PNG, GIF = b"\x89PNG\r\n", b"GIF89a"
 
 RUNS = {
     "mnist": ("mnist", "--dataset digits --epochs 1"),
-    "digits_study": ("digits_study", "--dataset digits --epochs 1 --rates 0.1 0.01 --runs 2"),
+    "digits_study": ("digits_study", "--dataset digits --epochs 1 --rates 0.1 0.01 --seeds 2"),
     "digits_study, published": (
         "digits_study",
-        "--dataset digits --epochs 1 --rates 0.1 0.01 --runs 2 --recipe published",
+        "--dataset digits --epochs 1 --rates 0.1 0.01 --seeds 2 --recipe published",
     ),
     "from_scratch": ("from_scratch", "--points 500 --epochs 2"),
     "from_scratch, published": ("from_scratch", "--points 500 --epochs 2 --recipe published"),
-    "moons": ("moons", "--points 300 --epochs 2 --runs 2"),
+    "moons": ("moons", "--points 300 --epochs 2 --seeds 2"),
     "moons, published": ("moons", "--points 300 --epochs 2 --recipe published"),
 }
 FIGURES = {
     "mnist": {"digits-curves.png", "digits-confusion.png", "digits-mistakes.png"},
-    "digits_study": {f"digits_study-{name}.png" for name in ("curves", "losses", "rates", "runs")},
+    "digits_study": {f"digits_study-{name}.png" for name in ("curves", "losses", "rates", "seeds")},
     "from_scratch": {"from_scratch-loss.png", "from_scratch-decision.png"},
     "moons": {"moons-decision.png", "moons-curves.png"},
 }
@@ -59,11 +59,12 @@ def module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def tell(name: str, *argv: object) -> int:
+def run_example(name: str, *argv: object) -> int:
     """Run an example in this process; its exit code."""
     example = module(name)
+    repeat = {"repeat": False} if name == "digits_study" else {}
     try:
-        return int(module("common").tell(example.story, example.parser(), ["--device", "cpu", *map(str, argv)]))
+        return int(run.run_example(example.main, example.parser(), ["--device", "cpu", *map(str, argv)], **repeat))
     except SystemExit as stop:
         return int(stop.code or 0)
 
