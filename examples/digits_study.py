@@ -36,6 +36,7 @@ from example_tools.options import (
     add_run_options,
     new_parser,
     positive_float,
+    positive_int,
 )
 from example_tools.run import Run, measured, percent, run_example
 from example_tools.seeds import print_spread, spread_of
@@ -125,8 +126,8 @@ def parser() -> argparse.ArgumentParser:
     add("--rates", type=positive_float, nargs="+", default=RATES, metavar="X", help="learning rates to try")
     add("--dataset", choices=("auto", "mnist", "digits"), default="auto", help="auto is MNIST if it is available")
     add_model_options(parser)
-    add_run_options(parser)
-    parser.set_defaults(seeds=None)  # 3, unless a model is loaded
+    add("--seeds", type=positive_int, default=3, dest="runs", metavar="N", help="runs at the chosen rate")
+    add_run_options(parser, repeat=False)
     return parser
 
 
@@ -157,7 +158,7 @@ def learn(study: Study) -> Model:
     options.epochs = options.epochs or (5 if published else 8)
 
     rate = choose_rate(study, way)
-    runs = [study.attempt(way, rate, repeat) for repeat in range(options.seeds or 3)]
+    runs = [study.attempt(way, rate, repeat) for repeat in range(options.runs)]
     run.epochs = runs[0].history
     loss = plots.CROSS_ENTROPY + (", running mean with L2" if way.l2 else "")
     run.draw("digits_study-curves.png", plots.curves, run.epochs, way.at(rate), loss)
@@ -227,4 +228,4 @@ def compare_with_published(study: Study) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_example(main, parser(), repeat=False))
+    sys.exit(run_example(main, parser()))

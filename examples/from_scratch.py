@@ -226,7 +226,7 @@ def draw(run: Run, trainer: Trainer, test: Split) -> None:
         epochs = range(1, len(run.epochs) + 1)
         series = {
             "published": plots.Line(range(1, 6), PUBLISHED_LOSSES),
-            "plain loops": plots.Line(epochs, run.result["loops_losses"]),
+            "plain loops": plots.Line(epochs, run.result["loops_losses"], wide=True),
             "library": plots.Line(epochs, [record["loss"] for record in run.epochs]),
         }
         run.draw(name, plots.lines, series, "epoch", plots.CROSS_ENTROPY, "2-3-2 network, published recipe")

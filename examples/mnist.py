@@ -155,10 +155,10 @@ def draw(run: Run, data: Dataset, p: np.ndarray[Any, Any]) -> None:
     name = {"mnist": "MNIST", "digits": "8 x 8 digits"}[data.name]
     title = f"{name}: {percent(run.result['test_accuracy'])} of {len(data.test.y):,} test images correct"
     if run.epochs:
-        run.draw(f"{data.name}-curves.png", plots.curves, run.epochs, title)
+        run.draw("mnist-curves.png", plots.curves, run.epochs, title)
     predicted = p.argmax(axis=1)
-    run.draw(f"{data.name}-confusion.png", class_plots.confusion_matrix, data.test.y, predicted, data.classes, title)
-    run.draw(f"{data.name}-mistakes.png", class_plots.mistakes, *data.test, data.shape, p, data.classes, title)
+    run.draw("mnist-confusion.png", class_plots.confusion_matrix, data.test.y, predicted, data.classes, title)
+    run.draw("mnist-mistakes.png", class_plots.mistakes, *data.test, data.shape, p, data.classes, title)
 
 
 if __name__ == "__main__":

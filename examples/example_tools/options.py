@@ -45,17 +45,20 @@ def paragraphs(doc: str | None, *beginnings: str) -> str:
     return " ".join(" ".join(part.split()) for part in (doc or "").split("\n\n") if part.startswith(beginnings))
 
 
-def add_run_options(parser: argparse.ArgumentParser, *, epochs: int | None = None, data: bool = True) -> None:
+def add_run_options(
+    parser: argparse.ArgumentParser, *, epochs: int | None = None, data: bool = True, repeat: bool = True
+) -> None:
     """Add the options that every example has.
 
-    ``epochs`` is the default of --epochs (None: the recipe sets it). ``data`` tells whether the example reads files.
+    ``epochs`` is the default of --epochs (None: the recipe sets it). ``data`` tells whether the example reads files;
+    ``repeat``, whether --seeds repeats all of it.
     """
     run = parser.add_argument_group("the run")
     run.add_argument("--epochs", type=positive_int, default=epochs, metavar="N", help="passes over the training data")
     run.add_argument("--seed", type=seed, default=0, help="seed of the initial weights and the order of batches")
-    run.add_argument(
-        "--seeds", type=positive_int, default=1, metavar="N", help="repeat with N seeds, report median and range"
-    )
+    if repeat:
+        text = "repeat with N seeds, report median and range"
+        run.add_argument("--seeds", type=positive_int, default=1, metavar="N", help=text)
     run.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="dtype of the network")
     run.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, torch:cpu, jax ...")
     run.add_argument("--strict-device", action="store_true", help="fail if the device is missing (else use the CPU)")

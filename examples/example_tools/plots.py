@@ -30,6 +30,7 @@ STYLES: tuple[dict[str, Any], ...] = (  # dark to light, each with its own line 
     {"color": "#7f7f7f", "linestyle": (0, (1, 3)), "marker": "x"},
 )
 SETS = {"": "training, running mean", "train_": "training", "valid_": "validation", "test_": "test"}
+WIDE: dict[str, Any] = {"color": "#9ecae1", "linestyle": "-", "linewidth": 7.0, "marker": "", "zorder": 1}
 CROSS_ENTROPY = "mean cross-entropy (nats)"
 
 
@@ -55,12 +56,13 @@ def curves(history: Sequence[Record], title: str = "", loss: str = CROSS_ENTROPY
 
 
 class Line(NamedTuple):
-    """A curve and, optionally, the range of each point, drawn as a bar."""
+    """A curve and, optionally, the range of each point, drawn as a bar; ``wide`` curves lie behind others."""
 
     x: Numbers | Sequence[float]
     y: Numbers | Sequence[float]
     low: Numbers | Sequence[float] | None = None
     high: Numbers | Sequence[float] | None = None
+    wide: bool = False
 
 
 def lines(
@@ -69,7 +71,7 @@ def lines(
     """Named curves in one panel."""
     figure, (ax,) = new_figure(1, 1, 6.4, 4.0, title)
     for (name, line), style in zip(series.items(), cycle(STYLES), strict=False):
-        settings = style | _markers(len(line.x)) | {"label": name}
+        settings = style | _markers(len(line.x)) | (WIDE if line.wide else {}) | {"label": name}
         if line.low is None or line.high is None:
             ax.plot(line.x, line.y, **settings)
         else:
@@ -83,20 +85,24 @@ def lines(
     return figure
 
 
+EQUAL = 1e-17  # where a logarithmic axis shows a difference of 0
+
+
 def two_curves(ours: Sequence[float], theirs: Sequence[float], names: tuple[str, str], title: str) -> Figure:
     """Two loss curves that nearly coincide: both on the left, the size of their difference on the right."""
     epochs = np.arange(1, len(ours) + 1)
     difference = np.abs(np.asarray(ours) - np.asarray(theirs))
     figure, (left, right) = new_figure(1, 2, 9.2, 3.6, title)
-    left.plot(epochs, theirs, color="#9ecae1", linewidth=6.0, solid_capstyle="round", label=names[1])
+    left.plot(epochs, theirs, **WIDE, solid_capstyle="round", label=names[1])
     left.plot(epochs, ours, color="#1b1b1b", linewidth=1.2, label=names[0])
     finish(left, "epoch", CROSS_ENTROPY)
-    right.plot(epochs, np.where(difference > 0, difference, np.nan), color="#1b1b1b", marker="o", markersize=3, lw=0)
-    right.axhline(2.0**-52, color="#d55e00", linewidth=1.2, linestyle="--")
-    right.annotate("rounding of a float64", (epochs[-1], 2.0**-52), (0, -12), textcoords="offset points", ha="right")
+    right.plot(epochs, np.maximum(difference, EQUAL), color="#1b1b1b", marker="o", markersize=3, linewidth=0)
+    right.axhline(2.0**-52, color="#d55e00", linewidth=1.2, linestyle="--", label="rounding of float64 (2.2e-16)")
     right.set_yscale("log")
-    right.set_ylim(1e-17, max(1e-12, 10 * difference.max()))
-    finish(right, "epoch", "difference of the two losses (nats)")
+    right.set_ylim(EQUAL / 2, max(1e-12, 10 * difference.max()))
+    finish(right, "epoch", "difference of the losses (nats)")
+    right.set_yticks([EQUAL, 1e-16, 1e-15, 1e-14, 1e-13, 1e-12], ["0", *(f"$10^{{{n}}}$" for n in range(-16, -11))])
+    right.legend(fontsize=8, framealpha=0.9)
     for ax in (left, right):
         whole_ticks(ax)
     return figure
@@ -125,7 +131,7 @@ def whole_ticks(ax: Axes) -> None:
     """Put ticks at integers only."""
     from matplotlib.ticker import MaxNLocator
 
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _markers(points: int) -> dict[str, Any]:

@@ -91,17 +91,11 @@ class Run:
         }
 
 
-def run_example(
-    main: Callable[[Run], None],
-    parser: argparse.ArgumentParser,
-    argv: Sequence[str] | None = None,
-    *,
-    repeat: bool = True,
-) -> int:
+def run_example(main: Callable[[Run], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Run an example with the options in ``argv`` (by default those of the command line); return the exit code.
 
-    With --seeds N, ``main`` runs N times, unless ``repeat`` is False: then the example repeats by itself. A mistake of
-    the user ends in one line and code 2. Python's development mode (``python -X dev``) shows the traceback instead.
+    With --seeds N, ``main`` runs N times. A mistake of the user ends in one line and code 2. Python's development mode
+    (``python -X dev``) shows the traceback instead.
     """
     options = parser.parse_args(argv)
     run = Run(Path(main.__code__.co_filename).stem, options, given_options(parser, argv))
@@ -111,7 +105,10 @@ def run_example(
         _check_seeds(options)
         _make_folders(options)
         print(f"computing with {run.backend.name} on {run.backend.device}")
-        (_run_seeds if repeat and (getattr(options, "seeds", None) or 1) > 1 else _run_once)(main, run)
+        if getattr(options, "seeds", 1) > 1:
+            _run_seeds(main, run)
+        else:
+            main(run)
         if options.json is not None:
             options.json.write_text(json.dumps(run.report(), indent=1) + "\n", encoding="utf-8")
     except USER_ERRORS as error:
@@ -123,10 +120,6 @@ def run_example(
         print(f"{parser.prog}: stopped by Ctrl-C", file=sys.stderr)
         return 130
     return 0
-
-
-def _run_once(main: Callable[[Run], None], run: Run) -> None:
-    main(run)
 
 
 def _run_seeds(main: Callable[[Run], None], run: Run) -> None:
@@ -148,7 +141,7 @@ def _run_seeds(main: Callable[[Run], None], run: Run) -> None:
 def _check_seeds(options: argparse.Namespace) -> None:
     """Refuse several seeds for a run that does not start from its own seed."""
     for name in ("load", "resume"):
-        if (getattr(options, "seeds", None) or 1) > 1 and getattr(options, name, None) is not None:
+        if getattr(options, "seeds", 1) > 1 and getattr(options, name, None) is not None:
             raise ValueError(f"--{name} starts from a file, not from a seed: omit --seeds")
 
 
