@@ -241,7 +241,7 @@ def draw(run: Run, trainer: Trainer, test: Split) -> None:
         test.x[:400],
         test.y[:400],
         ("inside", "outside"),
-        f"{percent(run.result['test_accuracy'])} of {len(test.y):,} test points correct",
+        f"2-3-2 network: {percent(run.result['test_accuracy'])} of {len(test.y):,} test points correct",
         truth=ellipse_form(plane.points) - ELLIPSE_LEVEL,
     )
 

@@ -76,7 +76,7 @@ def main(run: Run) -> None:
     if options.save:
         mlp_xp.save(options.save, model)
 
-    title = f"{percent(test['accuracy'])} of {len(data.test.y):,} test points correct"
+    title = f"Two moons: {percent(test['accuracy'])} of {len(data.test.y):,} test points correct"
     p = model.predict_proba(plane.points)[:, 1]
     run.draw("moons-decision.png", plane_plots.decision, plane, p, *some(data.test), data.classes, title)
     if run.epochs:

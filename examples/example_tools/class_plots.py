@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 DARK, LIGHT = "#1b1b1b", "#f7f7f7"
 COLUMNS = 8  # of the sheet of mistakes
-CELL = 1.05, 1.24  # its width and height in inches, with the caption
+CELL = 1.05, 1.30  # its width and height in inches, with the caption
 CAPTION = 0.19  # inches
 
 

@@ -99,9 +99,9 @@ def two_curves(ours: Sequence[float], theirs: Sequence[float], names: tuple[str,
     right.plot(epochs, np.maximum(difference, EQUAL), color="#1b1b1b", marker="o", markersize=3, linewidth=0)
     right.axhline(2.0**-52, color="#d55e00", linewidth=1.2, linestyle="--", label="rounding of float64 (2.2e-16)")
     right.set_yscale("log")
-    right.set_ylim(EQUAL / 2, max(1e-12, 10 * difference.max()))
+    right.set_ylim(EQUAL / 2, max(1e-14, 10 * difference.max()))
     finish(right, "epoch", "difference of the losses (nats)")
-    right.set_yticks([EQUAL, 1e-16, 1e-15, 1e-14, 1e-13, 1e-12], ["0", *(f"$10^{{{n}}}$" for n in range(-16, -11))])
+    right.set_yticks([EQUAL, 1e-16, 1e-15, 1e-14], ["0", *(f"$10^{{{n}}}$" for n in (-16, -15, -14))])
     right.legend(fontsize=8, framealpha=0.9)
     for ax in (left, right):
         whole_ticks(ax)

@@ -112,7 +112,7 @@ def _outside(ax: Axes) -> Boxes:
 
 def _free_box(place: Numbers, word: str, size: float, taken: Boxes) -> tuple[float, Boxes]:
     """The gap and the box (4,) for ``word`` around ``place``: the first that overlaps ``taken`` least."""
-    half = np.array([_width(word, size) / 2 + 1.0, 0.6 * size])
+    half = np.array([_width(word, size) / 2 + 2.0, 0.6 * size])
     centres = np.array([place + np.array(side) * (gap + half) for gap in GAPS for side in SIDES])
     boxes = np.hstack([centres - half, centres + half])
     best = int(np.argmin(_overlaps(boxes, taken)))
