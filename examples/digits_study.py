@@ -67,7 +67,7 @@ class Way(NamedTuple):
 
 SINGLE = Way("SGD, single images", SGD, 1)
 BATCHES = Way("SGD, batches of 50", SGD, 50)
-RATIO = Way("SGD, single images, loss ratio", lambda lr: SGD(LossRatio(lr, window=1000)), 1, 1 / 255, Normal(1.0))
+RATIO = Way("SGD, single images, loss ratio", lambda lr: SGD(LossRatio(lr, window=1000)), 1, 1 / 255, Normal(std=1.0))
 ADAM = Way("Adam, one cycle, batches of 128", lambda lr: Adam(OneCycle(lr)), 128, l2=1e-4)
 
 
@@ -108,9 +108,9 @@ class Study:
         with self.run.timed("train"):
             trainer.fit(
                 *self.train,
-                epochs=options.epochs,
+                max_epochs=options.epochs,
                 batch_size=way.batch_size,
-                validation={"valid": self.valid, "train": self.train},
+                validation_data={"valid": self.valid, "train": self.train},
                 callbacks=[Progress()],
             )
         if trainer.interrupted:
@@ -147,7 +147,7 @@ def main(run: Run) -> None:
     if options.recipe == "published" and data.name == "mnist":
         print(f"published: validation accuracy {percent(PUBLISHED_ACCURACY)} after 5 epochs at rate 0.03")
     if options.save:
-        mlp_xp.save(options.save, model)
+        model.save(options.save)
 
 
 def learn(study: Study) -> Model:

@@ -36,6 +36,7 @@ from example_tools.run import Run, measured, percent, run_example
 from mlp_xp import SGD, Adam, Normal, Progress, SoftmaxCrossEntropy, Trainer, mlp
 from mlp_xp.nn.layers import Affine
 from mlp_xp.nn.schedules import LossRatio, OneCycle
+from mlp_xp_backends.trees import ABSENT
 
 Row = list[float]
 Matrix = list[Row]
@@ -114,9 +115,9 @@ def library_derivatives(run: Run, weights: Weights, x: Row, y: int) -> Weights:
     xp, asarray = run.backend.xp, run.backend.asarray
     W, b, V, c = (asarray(np.array(w, ndmin=2)) for w in weights)  # biases are rows
     network, cross_entropy = mlp(2, 3, 2, activation="sigmoid"), SoftmaxCrossEntropy()
-    params = (Affine(W, b), (), Affine(V, c))  # one entry per layer; the sigmoid has no parameters
-    outputs, caches, _ = network.forward(xp, params, ((), (), ()), asarray(np.array([x])), True)
-    _, cache = cross_entropy.forward(xp, outputs, asarray(np.array([y], np.int32)), ())
+    params = (Affine(W, b), ABSENT, Affine(V, c))  # one entry per layer; the sigmoid has no parameters
+    outputs, caches, _ = network.forward(xp, params, (ABSENT, ABSENT, ABSENT), asarray(np.array([x])), True)
+    _, cache = cross_entropy.forward(xp, outputs, asarray(np.array([y], np.int32)), ABSENT)
     first, _, last = network.gradient(xp, params, caches, cross_entropy.backward(xp, cache))
     return as_lists(run, first, last)
 
@@ -180,10 +181,10 @@ def main(run: Run) -> None:
     with run.timed("train"):
         trainer.fit(
             *data,
-            epochs=options.epochs,
+            max_epochs=options.epochs,
             batch_size=1 if published else 32,
             shuffle=not published,
-            validation={"valid": valid},
+            validation_data={"valid": valid},
             callbacks=[Progress()],
         )
     run.epochs = list(trainer.history)
@@ -200,7 +201,7 @@ def new_trainer(run: Run) -> Trainer:
     """The 2-3-2 network and the optimizer of the recipe."""
     options = run.options
     optimizer = SGD(LossRatio(0.1, window=100)) if options.recipe == "published" else Adam(OneCycle(0.2))
-    network = mlp(2, 3, 2, activation="sigmoid", init=Normal(1.0))
+    network = mlp(2, 3, 2, activation="sigmoid", init=Normal(std=1.0))
     return Trainer(network, optimizer=optimizer, device=run.backend, dtype=options.dtype, seed=options.seed)
 
 

@@ -95,7 +95,7 @@ def main(run: Run) -> None:
     print(data.source)
     model = mlp_xp.load(options.load, run.backend) if options.load else train(run, data, training, valid)
     if options.save:
-        mlp_xp.save(options.save, model)
+        model.save(options.save)
 
     test = model.evaluate(*data.test)
     run.result = {"dataset": data.name, **measured("valid", model.evaluate(*valid)), **measured("test", test)}
@@ -123,9 +123,9 @@ def train(run: Run, data: Dataset, training: Split, valid: Split) -> Model:
     with run.timed("train"):
         trainer.fit(
             *training,
-            epochs=options.epochs,
+            max_epochs=options.epochs,
             batch_size=options.batch_size,
-            validation={"train": (training.x[:sample], training.y[:sample]), "valid": valid},
+            validation_data={"train": (training.x[:sample], training.y[:sample]), "valid": valid},
             early_stopping=EarlyStopping(patience=options.epochs),  # never stops early, restores the best epoch
             callbacks=[Progress(), *([Checkpoint(options.checkpoint)] if options.checkpoint else [])],
         )

@@ -74,7 +74,7 @@ def main(run: Run) -> None:
     if options.recipe == "published":
         print(f"published: {percent(PUBLISHED_ACCURACY)}, one run (CS 69000-DPL, Purdue University, 2020)")
     if options.save:
-        mlp_xp.save(options.save, model)
+        model.save(options.save)
 
     title = f"Two moons: {percent(test['accuracy'])} of {len(data.test.y):,} test points correct"
     p = model.predict_proba(plane.points)[:, 1]
@@ -87,11 +87,13 @@ def train(run: Run, data: Dataset, valid: Split, plane: Plane) -> Model:
     """The trained network; with --animate, its decision after each epoch goes into a file."""
     options = run.options
     network, optimizer, steps = recipe(options)
-    options.epochs = steps["epochs"]
+    options.epochs = steps["max_epochs"]
     trainer = Trainer(network, optimizer=optimizer, device=run.backend, dtype=options.dtype, seed=options.seed)
     frames = Frames(trainer, plane, options.epochs) if options.animate else None
     with run.timed("train"):
-        trainer.fit(*data.train, **steps, validation={"valid": valid}, callbacks=[Progress(), *filter(None, [frames])])
+        trainer.fit(
+            *data.train, **steps, validation_data={"valid": valid}, callbacks=[Progress(), *filter(None, [frames])]
+        )
     if frames:
         plane_plots.animate(options.animate, frames.frames, plane, *some(data.test), data.classes)
         print(f"drew {options.animate}")
@@ -107,10 +109,10 @@ def recipe(options: argparse.Namespace) -> tuple[Chain, Optimizer, dict[str, Any
     options.activation = options.activation or ("sigmoid" if published else "relu")
     activation, widths = options.activation, (2, *options.hidden, 2)
     if published:
-        network = mlp(*widths, activation=activation, init=Normal(1.0))
-        return network, SGD(0.1), {"epochs": options.epochs or 50, "batch_size": None}
+        network = mlp(*widths, activation=activation, init=Normal(std=1.0))
+        return network, SGD(0.1), {"max_epochs": options.epochs or 50, "batch_size": None}
     network = mlp(*widths, activation=activation, norm="batch", dropout=0.1)
-    return network, Adam(OneCycle(0.05)), {"epochs": options.epochs or 40, "batch_size": 64}
+    return network, Adam(OneCycle(0.05)), {"max_epochs": options.epochs or 40, "batch_size": 64}
 
 
 class Frames:

@@ -113,7 +113,7 @@ def main(run: Run) -> None:
     print(data.source)
     model = model or train(run, data, rng)
     if options.save:
-        mlp_xp.save(options.save, model)
+        model.save(options.save)
 
     recipe = model.extra.get("recipe", options.recipe)
     run.result |= {"recipe": recipe, "test_seen": model.extra.get("test_seen")}
@@ -138,9 +138,9 @@ def train(run: Run, data: Dataset, rng: np.random.Generator) -> Model:
     with run.timed("train"):
         trainer.fit(
             *views(part, options.views, rng),
-            epochs=options.epochs,
+            max_epochs=options.epochs,
             batch_size=recipe.batch_size,
-            validation={"train": part, "valid": data.valid},
+            validation_data={"train": part, "valid": data.valid},
             callbacks=[Progress()],
         )
     run.epochs = list(trainer.history)
@@ -156,10 +156,10 @@ def new_trainer(run: Run, recipe: Recipe, rows: int) -> Trainer:
     else:
         optimizer = Adam(OneCycle(0.004))
     dropout = (Dropout(recipe.dropout),) if recipe.dropout else ()
-    hidden = Dense(784, HIDDEN, Glorot()), ReLU(), *dropout
+    hidden = Dense(784, HIDDEN, init_W=Glorot()), ReLU(), *dropout
     return Trainer(
-        Chain(Rescale(scale=1 / 255), *hidden, Dense(HIDDEN, 10, Glorot())),
-        SoftmaxCrossEntropy(options.reduction),
+        Chain(Rescale(scale=1 / 255), *hidden, Dense(HIDDEN, 10, init_W=Glorot())),
+        SoftmaxCrossEntropy(reduction=options.reduction),
         optimizer,
         device=run.backend,
         dtype=options.dtype,

@@ -172,7 +172,7 @@ def test_a_mistake_is_reported_in_one_line(
     argv: tuple[str, ...], wanted: str, text: Path, small_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = mlp_xp.Trainer(mlp_xp.mlp(3, 2), device="cpu")
-    mlp_xp.save("other.safetensors", trainer.model)
+    trainer.model.save("other.safetensors")
     Path("empty.txt").write_text("so it is", encoding="utf-8")
     shutil.copy(small_model, "model.safetensors")
     assert example_runs.run("language_model", *argv) == 2
