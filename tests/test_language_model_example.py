@@ -156,7 +156,7 @@ def test_a_batch_grows_with_the_text_and_the_rate_with_its_root(rows: int) -> No
         (("predict", "", *MODEL), "is too short"),
         (("predict", "the dog sees", "--load", "nowhere"), "language_model.py train --save nowhere"),
         (("predict", "the dog sees", "--load", "other.safetensors"), "has no vocabulary"),
-        (("predict", "the dog sees", "--load", "zoo.txt"), "zoo.txt is "),
+        (("predict", "the dog sees", "--load", "zoo.txt"), "zoo.txt: it is "),
         (("tsne", "zebra", *MODEL), "'zebra'"),
         (("eval", *MODEL), "was trained on another text"),
         (("eval", "--corpus", "nowhere.txt", *MODEL), "nowhere.txt cannot be read"),
