@@ -1,6 +1,6 @@
 """The same job as ``examples/mnist.py`` in PyTorch, as one would write it: read, train, evaluate, print.
 
-Same network, batches, epochs and one-cycle rate, 55,000 images to train on and 5,000 for validation; the data stay bytes
+Same network, batches, epochs and one-cycle rate, 55,000 training and 5,000 validation images; the data stay bytes
 and are scaled batch by batch. It is the rival in `benchmarks.mnist_race`.
 """
 

@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.networks import SEED, Array, Task, as_batches
 from mlp_xp import Trainer
 from mlp_xp.data.feed import Batch
+from mlp_xp.nn.schedules import Moment, as_schedule
 from mlp_xp.training.epoch import Item, epoch_loop, rate_table
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_backend import NumpyBackend
