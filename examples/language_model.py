@@ -274,22 +274,31 @@ def predict(run: Run) -> None:
 
 def tsne(run: Run) -> None:
     """Draw the map of all words and some neighbourhoods, and print nearest words by cosine."""
-    from sklearn.manifold import TSNE
-
-    model = load_model(run)
+    options, model = run.options, load_model(run)
     vocabulary = vocabulary_of(model)
-    words = vocabulary.words
+    words, chosen = vocabulary.words, list(vocabulary.encode(options.words))
     E = model.backend.to_numpy(model.params[0].E).astype(np.float64)  # (words, 16)
-    perplexity = min(30.0, (len(words) - 1) / 3)
-    places = TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=run.options.seed).fit_transform(E)
     unit = E / np.linalg.norm(E, axis=1, keepdims=True)
     cosine = unit @ unit.T  # (words, words)
-    groups = neighbourhoods(places, cosine, [i for i, word in enumerate(words) if word.isalpha()] or range(len(words)))
-    chosen = vocabulary.encode(run.options.words) if run.options.words else [group[0] for group in groups]
+    if options.out or not chosen:
+        places = word_places(E, options.seed)
+        middles = [i for i, word in enumerate(words) if word.isalpha()] or range(len(words))
+        groups = neighbourhoods(places, cosine, middles)
+        chosen = chosen or [group[0] for group in groups]
+        title = f"t-SNE map of {len(words)} word vectors"
+        run.draw("language_model-map.png", word_plots.word_map, places, words, title)
+        title = "neighbourhoods of the map with the most similar word vectors"
+        run.draw("language_model-neighbourhoods.png", word_plots.neighbourhoods, places, words, groups, title)
     print_nearest(run, words, cosine, chosen)
-    run.draw("language_model-map.png", word_plots.word_map, places, words, f"t-SNE map of {len(words)} word embeddings")
-    title = "neighbourhoods of the map with the most similar word vectors"
-    run.draw("language_model-neighbourhoods.png", word_plots.neighbourhoods, places, words, groups, title)
+
+
+def word_places(E: Array, seed: int) -> Array:
+    """A place (words, 2) for each row of ``E`` (words, 16), such that similar rows are near each other."""
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, (len(E) - 1) / 3)
+    places: Array = TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=seed).fit_transform(E)
+    return places
 
 
 def print_nearest(run: Run, words: Sequence[str], cosine: Array, chosen: Sequence[int] | Array, most: int = 6) -> None:

@@ -29,7 +29,6 @@ pytest.importorskip("sklearn")
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
-GIF = b"GIF89a"
 
 RUNS = {
     "mnist": ("mnist", "--dataset digits --epochs 1"),
@@ -164,15 +163,6 @@ def test_a_saved_model_is_as_good_when_it_is_loaded(name: str, options: str) -> 
     assert loaded["epochs"] == []
     for key in ("test_accuracy", "test_loss", "valid_accuracy"):
         assert loaded["result"][key] == saved["result"][key]
-
-
-def test_the_animation_has_one_frame_before_training_and_one_per_epoch() -> None:
-    from PIL import Image
-
-    assert run("moons", "--points", 200, "--epochs", 2, "--animate", "moons.gif") == 0
-    assert Path("moons.gif").read_bytes().startswith(GIF)
-    with Image.open("moons.gif") as picture:
-        assert picture.n_frames == 3
 
 
 @pytest.mark.parametrize(("file", "wanted"), [("m.mp4", "needs ffmpeg"), ("m.mov", "*.gif or *.mp4, got m.mov")])

@@ -33,6 +33,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLP_XP_DATA", raising=False)
         patch.setenv("MLP_XP_CACHE", str(folder / "cache"))
+        patch.setattr("example_data.notmnist.EMBEDDED", 600)  # letters
         patch.setattr(run.Run, "draw", keep)
         assert figures.main(["--out", str(folder / "out"), "--quick", "--device", "cpu"]) == 0
     return folder / "out", kept
@@ -43,6 +44,13 @@ def test_every_figure_is_drawn(drawn: tuple[Path, dict[str, Any]]) -> None:
     assert {path.name for path in folder.iterdir()} == set(figures.FIGURES)
     for path in folder.iterdir():
         assert path.read_bytes().startswith({".png": b"\x89PNG\r\n", ".gif": b"GIF89a"}[path.suffix])
+
+
+def test_the_animation_has_a_frame_before_training_and_one_per_epoch(drawn: tuple[Path, dict[str, Any]]) -> None:
+    from PIL import Image
+
+    with Image.open(drawn[0] / "moons.gif") as animation:
+        assert animation.n_frames == 3  # --quick trains two epochs
 
 
 def test_axes_and_figures_are_named(drawn: tuple[Path, dict[str, Any]]) -> None:
@@ -114,8 +122,8 @@ def test_labels_overlap_neither_each_other_nor_the_frame() -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     rng = np.random.default_rng(0)
-    words = [f"word{i}" for i in range(80)]
-    figure = word_plots.word_map(rng.uniform(size=(80, 2)), words, "a map")
+    words = [f"word{i}" for i in range(50)]
+    figure = word_plots.word_map(rng.uniform(size=(50, 2)), words, "a map")
     (ax,) = figure.axes
     renderer = FigureCanvasAgg(figure).get_renderer()
     boxes = [text.get_window_extent(renderer).padded(-0.5) for text in ax.texts]
