@@ -122,8 +122,8 @@ def test_labels_overlap_neither_each_other_nor_the_frame() -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     rng = np.random.default_rng(0)
-    words = [f"word{i}" for i in range(50)]
-    figure = word_plots.word_map(rng.uniform(size=(50, 2)), words, "a map")
+    words = [f"word{i}" for i in range(40)]
+    figure = word_plots.word_map(rng.uniform(size=(40, 2)), words, "a map")
     (ax,) = figure.axes
     renderer = FigureCanvasAgg(figure).get_renderer()
     boxes = [text.get_window_extent(renderer).padded(-0.5) for text in ax.texts]

@@ -22,6 +22,7 @@ from mlp_xp import (
     Dropout,
     EarlyStopping,
     Embedding,
+    FileError,
     He,
     Progress,
     ReLU,
@@ -312,12 +313,16 @@ def test_bad_data_are_refused_where_they_enter(case: str) -> None:
             {"max_epochs": 1, "validation_data": blobs(), "early_stopping": EarlyStopping(monitor="val_loss")},
             "monitor one of these",
         ),
+        ({"max_epochs": 1, "shuffle": "no"}, "shuffle must be True or False, not 'no'"),
+        ({"max_epochs": 1, "resident": "auto"}, "resident must be True or False"),
+        ({"max_epochs": 1, "sample_weight": np.full(210, 1e-60)}, "out of the range of float32"),
+        ({"max_epochs": 1, "sample_weight": np.full(210, 1e37)}, "out of the range of float32"),
         ({"max_epochs": 1, "early_stopping": EarlyStopping()}, "monitors 'valid_loss'"),
         ({"max_epochs": 1, "validation_data": (np.zeros((5, 4)), np.full(5, 7))}, r"0 \.\.\. 2"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises((ValueError, TypeError, FileError), match=message):
         Trainer(mlp(4, 3), device="cpu").fit(*blobs(), **options)
 
 
