@@ -35,6 +35,7 @@ from mlp_xp import (
     mlp,
 )
 from mlp_xp.nn.schedules import InverseScaling, LossRatio, OneCycle, ReduceOnPlateau
+from mlp_xp_backends import get_backend
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 
 
@@ -72,7 +73,7 @@ def by_hand(step: TrainStep, x: np.ndarray, y: np.ndarray, epochs: int, batch: i
             rows = order[start : start + batch]
             t += 1
             rates = tree_map(np.float64, step.optimizer.rates(step.optimizer.lr, t))
-            state, loss = step(np, state, x[rows], y[rows], ABSENT, rates)
+            state, loss = step(get_backend("cpu").xp, state, x[rows], y[rows], ABSENT, rates)
             total += float(loss) * len(rows)
         losses.append(total / len(x))
     return losses
