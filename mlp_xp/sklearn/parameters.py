@@ -67,14 +67,15 @@ def described(cls: type) -> type:
     if cls.__doc__:  # not under python -OO
         text, theirs = cleandoc(cls.__doc__), cleandoc(getattr(neural_network, cls.__name__).__doc__)
         for section, common in (("Parameters", PARAMETERS), ("Attributes", ATTRIBUTES)):
-            entries = {**_entries(theirs, section), **_entries(f"{section}\n---{common}\n\n", section)}
-            entries |= _entries(text, section)
-            text = _section(section).sub(lambda old, new=entries: old[1] + "".join(new.values()), text)
+            entries = _entries(theirs, section) | _entries(f"{section}\n---{common}", section) | _entries(text, section)
+            if place := _section(section).search(text):
+                text = text[: place.start(2)] + "".join(entries.values()) + text[place.end(2) :]
         cls.__doc__ = text
     return cls
 
 
 def _section(name: str) -> re.Pattern[str]:
+    """A section of a docstring: its heading and its body."""
     return re.compile(rf"(^{name}\n-+\n)(.*?)(?=^\w[\w ]*\n-+\n|\Z)", re.M | re.S)
 
 
