@@ -20,6 +20,7 @@ from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_backend import NumpyBackend
 from mlp_xp_backends.numpy_engine.blas import Blas
 from mlp_xp_backends.numpy_engine.mkl import mkl
+from mlp_xp_backends.numpy_namespace import xp
 from mlp_xp_backends.protocol import Body, Loop
 from mlp_xp_backends.trees import ABSENT, tree_map
 
@@ -55,7 +56,7 @@ class PlainNumpy(NumpyBackend):
     """NumPy without our engine: the math as it is written, operation by operation."""
 
     def compile(self, body: Body) -> Loop:
-        return plain_loop(np, body, np.stack)
+        return plain_loop(xp, body, np.stack)
 
 
 class Ours(Peer):

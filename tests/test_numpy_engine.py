@@ -24,6 +24,7 @@ from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_backend import CompiledLoop, NumpyBackend
 from mlp_xp_backends.numpy_engine.blas import Blas, openblas
 from mlp_xp_backends.numpy_engine.mkl import Mkl, blas, mkl
+from mlp_xp_backends.numpy_namespace import xp as XP
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 
 Library = Callable[[], Blas | None]
@@ -75,7 +76,7 @@ def assert_engine(
 
     ``amplified`` is by how much the body enlarges rounding errors.
     """
-    loop, plain = compiled(body, library), plain_loop(np, body, np.stack)
+    loop, plain = compiled(body, library), plain_loop(XP, body, np.stack)
     frozen((consts, items))
     assert (loop.plan(carry, consts, items) is not None) == plans
     mine, theirs = copied(carry), copied(carry)
@@ -292,7 +293,7 @@ def test_programs_drawn_at_random(seed: int, size: int) -> None:
         return tuple(carry), xp.sum(pool[-1]) / size**2
 
     items = (f((3, size, size), seed, "float64"), np.array([0.1, 0.2, 0.3]))
-    loop, plain = compiled(body), plain_loop(np, body, np.stack)
+    loop, plain = compiled(body), plain_loop(XP, body, np.stack)
     carry = tuple(f((size, size), k, "float64") for k in range(3))
     mine, theirs = copied(carry), copied(carry)
     assert loop.plan(mine, f((size, size), 9, "float64"), items) is not None
@@ -455,7 +456,7 @@ def test_carried_arrays_that_share_memory_or_cannot_be_written_to() -> None:
         u -= k
         return (w, v, u), ()
 
-    loop, plain = compiled(body), plain_loop(np, body, np.stack)
+    loop, plain = compiled(body), plain_loop(XP, body, np.stack)
     w, k, x = f((3, 4)), f((3, 4), 1), f((5, 3, 4), 2)
     expected, _ = plain((w.copy(), w.copy(), k.copy()), k, x)
     shared, _ = loop((w, w, k), k, x)
@@ -638,7 +639,7 @@ def test_carried_arrays_that_stay_may_lie_anyhow(lying: Any, library: Library) -
         return (w, s + xp.sum(xp.matmul(x, w))), xp.matmul(x, k) + xp.sum(w * k)
 
     x, k = f((3, 20, 30)), f((30, 40), 2)
-    loop, plain = compiled(body, library), plain_loop(np, body, np.stack)
+    loop, plain = compiled(body, library), plain_loop(XP, body, np.stack)
     for consts in (k, lying(k), k):
         for scale in (1.0, 2.0):
             w = lying(f((30, 40), 1)) * np.float32(scale)
