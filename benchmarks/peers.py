@@ -16,10 +16,9 @@ from mlp_xp import Trainer
 from mlp_xp.data.feed import Batch
 from mlp_xp.nn.optimizers import Rates
 from mlp_xp.training.trainer import epoch_loop
+from mlp_xp_backends.compiler.targets.cpu.blas import Blas, mkl
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_backend import NumpyBackend
-from mlp_xp_backends.numpy_engine.blas import Blas
-from mlp_xp_backends.numpy_engine.mkl import mkl
 from mlp_xp_backends.protocol import Body, Loop
 from mlp_xp_backends.trees import tree_map
 

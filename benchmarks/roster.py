@@ -7,8 +7,8 @@ from typing import Any
 
 from benchmarks.networks import Task
 from benchmarks.peers import Ours, Peer, PlainNumpy, the_mkl
+from mlp_xp_backends.compiler.targets.cpu.blas import openblas
 from mlp_xp_backends.numpy_backend import NumpyBackend
-from mlp_xp_backends.numpy_engine.blas import openblas
 
 Entry = Callable[[Task], Peer]
 
@@ -26,7 +26,7 @@ def roster(device: str, compiled: bool) -> dict[str, Entry]:
     """All peers of a device by name, in the order of the table; their libraries are imported when they are built."""
     entries: dict[str, Entry] = {name: ours(name) for name in OURS[device]}
     if device == "cpu":
-        entries["numpy"] = lambda task: Ours(NumpyBackend(openblas), task)
+        entries["numpy"] = lambda task: Ours(NumpyBackend(library=openblas), task)
         entries[MKL] = ours_with_mkl
         entries[PLAIN] = lambda task: Ours(PlainNumpy(), task)
     for name, *options in zip(TORCH, ("fused", "foreach", "foreach"), (False, False, True), strict=True):
@@ -47,7 +47,7 @@ def ours(name: str) -> Entry:
 
 def ours_with_mkl(task: Task) -> Peer:
     library = the_mkl()
-    return Ours(NumpyBackend(lambda: library), task)
+    return Ours(NumpyBackend(library=lambda: library), task)
 
 
 def pytorch(device: str, *options: Any) -> Entry:
