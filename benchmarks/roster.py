@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.networks import Task
-from benchmarks.peers import Ours, Peer, PlainNumpy, the_mkl
+from benchmarks.peers import Ours, Peer, the_mkl
 from mlp_xp_backends.compiler.targets.cpu.blas import openblas
 from mlp_xp_backends.numpy_backend import NumpyBackend
+from mlp_xp_backends.numpy_plain import PlainNumpyBackend
 
 Entry = Callable[[Task], Peer]
 
@@ -26,9 +27,9 @@ def roster(device: str, compiled: bool) -> dict[str, Entry]:
     """All peers of a device by name, in the order of the table; their libraries are imported when they are built."""
     entries: dict[str, Entry] = {name: ours(name) for name in OURS[device]}
     if device == "cpu":
-        entries["numpy"] = lambda task: Ours(NumpyBackend(library=openblas), task)
+        entries["numpy"] = lambda task: Ours(NumpyBackend(openblas), task)
         entries[MKL] = ours_with_mkl
-        entries[PLAIN] = lambda task: Ours(PlainNumpy(), task)
+        entries[PLAIN] = lambda task: Ours(PlainNumpyBackend(), task)
     for name, *options in zip(TORCH, ("fused", "foreach", "foreach"), (False, False, True), strict=True):
         if compiled or not options[1]:
             entries[name] = pytorch(device, *options)
@@ -47,7 +48,7 @@ def ours(name: str) -> Entry:
 
 def ours_with_mkl(task: Task) -> Peer:
     library = the_mkl()
-    return Ours(NumpyBackend(library=lambda: library), task)
+    return Ours(NumpyBackend(lambda: library), task)
 
 
 def pytorch(device: str, *options: Any) -> Entry:

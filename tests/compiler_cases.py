@@ -19,8 +19,8 @@ from mlp_xp_backends.compiler.targets.cpu.memory import plan_memory
 from mlp_xp_backends.compiler.targets.cpu.run import PASSES, Runner
 from mlp_xp_backends.compiler.verify import verify, verify_memory
 from mlp_xp_backends.loop import plain_loop
-from mlp_xp_backends.numpy_backend import XP
-from mlp_xp_backends.trees import leaves, tree_map
+from mlp_xp_backends.numpy_namespace import xp as XP
+from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 
 Library = Callable[[], Blas | None]
 LIBRARIES = [
@@ -104,14 +104,14 @@ NETWORKS = {
     "sigmoid": Chain(Dense(12, 40), Sigmoid(), Dense(40, 7)),
     "dropout": Chain(Dense(12, 40), Tanh(), Dropout(0.3), Dense(40, 7)),
     "wide": Chain(Dense(12, 400), ReLU(), Dense(400, 400), ReLU(), Dense(400, 7)),
-    "words": Chain(Embedding(9, 5, 3), Dense(15, 20), Sigmoid(), Dense(20, 7)),
+    "words": Chain(Embedding(9, 5, ids_per_row=3), Dense(15, 20), Sigmoid(), Dense(20, 7)),
     "classes": Chain(Dense(12, 40), ReLU(), Dense(40, 300)),
-    "vocabulary": Chain(Embedding(800, 30, 3), Dense(90, 20), Sigmoid(), Dense(20, 7)),
+    "vocabulary": Chain(Embedding(800, 30, ids_per_row=3), Dense(90, 20), Sigmoid(), Dense(20, 7)),
 }
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": SGD(0.1),
-    "momentum": SGD(0.1, 0.9),
-    "nesterov": SGD(0.1, 0.9, nesterov=True),
+    "momentum": SGD(0.1, momentum=0.9),
+    "nesterov": SGD(0.1, momentum=0.9, nesterov=True),
     "adam": Adam(0.01),
     "adamw": AdamW(0.01),
     "rmsprop": RMSprop(0.001),
@@ -142,6 +142,6 @@ def training(
     def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
         rows, rates = item
         x, y = (xp.take(a, rows, axis=0) for a in consts)
-        return step(xp, carry, x, y, (), Rates(*rates))
+        return step(xp, carry, x, y, ABSENT, Rates(*rates))
 
     return body, state, (X, Y), (rows, stacked)

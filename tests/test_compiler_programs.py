@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.compiler_cases import *
+from tests.compiler_cases import assert_same, compiled, copied, f, frozen, stepwise
 
 
 @pytest.mark.parametrize(("seed", "size"), [*((seed, 3) for seed in range(150)), *((seed, 300) for seed in range(25))])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.compiler_cases import *
+from tests.compiler_cases import assert_compiled, f
 
 ELEMENTWISE = [
     "abs",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.compiler_cases import *
+from tests.compiler_cases import LIBRARIES, NETWORKS, OPTIMIZERS, Library, assert_compiled, training
 
 
 @pytest.mark.parametrize("network", NETWORKS)

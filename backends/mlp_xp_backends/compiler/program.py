@@ -73,7 +73,7 @@ RULES: dict[Kind, Rule] = {
     Kind.TAKE: Rule(("x", "indices"), ("axis",), NONE, "slices of x along axis; indices may count from the end"),
     Kind.CONCAT: Rule(("*x",), ("axis",), NONE, "x one after the other along an axis"),
     Kind.VIEW: Rule(("x",), ("args",), NONE, "`name` of x, without copying: the memory of x in another layout"),
-    Kind.ONE_HOT: Rule(("ids",), ("n",), NONE, "1 at [..., id], else 0; all 0 where the id is outside 0, ..., n - 1"),
+    Kind.ONE_HOT: Rule(("ids",), ("n",), NONE, "1 at [..., id], else 0; ids are 0, ..., n - 1"),
     Kind.SEGMENT_SUM: Rule(("values", "ids"), ("n",), NONE, "[..., i, :] is the sum of the rows with id i, in order"),
     Kind.CALL: Rule(("*x",), ("f", "args", "keywords"), NONE, "NumPy's function f of args, where None is the next x"),
     Kind.PACK: Rule(("*x",), (), NONE, "the elements of all x one behind the other, in 1-D"),
@@ -231,6 +231,14 @@ class Program:
         readers = self.readers.get(v, [])
         return readers[0] if len(readers) == 1 and v not in self.kept else None
 
+    def leaf_of(self, ids: Value) -> tuple[str, int] | None:
+        """The leaf, an item or a constant, that holds all these integers, if there is one: it can be checked once."""
+        root, maker = ids.root, self.makers.get(ids.root)
+        while maker is not None and maker.kind in (Kind.TAKE, Kind.CAST) and maker.inputs[0].dtype.kind in "iu":
+            root = maker.inputs[0].root
+            maker = self.makers.get(root)
+        return root.source if root.source is not None and root.source[0] in ("item", "const") else None
+
     def with_ops(self, ops: Iterable[Op]) -> Program:
         """The same with other operations, without those whose results nobody needs (dead-code elimination)."""
         needed, kept = set(self.kept), []
@@ -245,7 +253,7 @@ class Program:
         moved: dict[Value, Value] = dict(new)
 
         def now(v: Value) -> Value:
-            if v.base in new and v not in moved:
+            if v.base is not None and v.base in new and v not in moved:
                 there = new[v.base]
                 moved[v] = replace(v, base=there.root, offset=there.offset + v.offset)
             return moved.get(v, v)
@@ -253,8 +261,6 @@ class Program:
         def of(ops: Iterable[Op]) -> tuple[Op, ...]:
             return tuple(replace(op, inputs=tuple(map(now, op.inputs)), out=now(op.out)) for op in ops)
 
-        return replace(
-            self,
-            **{name: tuple(map(now, getattr(self, name))) for name in ("carry_out", "outs")},
-            **{name: of(getattr(self, name)) for name in ("once", "stacked", "ops")},
-        )
+        once, stacked, ops = map(of, (self.once, self.stacked, self.ops))
+        carry_out, outs = (tuple(map(now, values)) for values in (self.carry_out, self.outs))
+        return replace(self, once=once, stacked=stacked, ops=ops, carry_out=carry_out, outs=outs)

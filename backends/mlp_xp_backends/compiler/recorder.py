@@ -95,7 +95,9 @@ class Recorder:
         return value_of(self._tape, x)
 
     def _stand_in(self, x: Any) -> StandIn:
-        return x if isinstance(x, StandIn) else StandIn(self._tape, self._tape.constant(x), writable=False)
+        if isinstance(x, StandIn):
+            return x
+        return StandIn(self._tape, self._tape.constant(x), writable=False)
 
     def _create(self, f: Callable[..., HostArray], *args: Any, device: Any = None, **options: Any) -> StandIn:
         like = (np.broadcast_to(np.zeros((), x.dtype), x.shape) if isinstance(x, StandIn) else x for x in args)
@@ -146,10 +148,10 @@ class Recorder:
         return self._new(self._tape.matmul(self._value(x), self._value(y)))
 
     def _astype(self, x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> StandIn:
-        x = self._stand_in(x)
-        if x.dtype != np.dtype(dtype):
-            return self._new(self._tape.emit(Kind.CAST, "", (x.value(),), x.shape, dtype))
-        return x.copy_of() if copy else x
+        a = self._stand_in(x)
+        if a.dtype != np.dtype(dtype):
+            return self._new(self._tape.emit(Kind.CAST, "", (a.value(),), a.shape, dtype))
+        return a.copy_of() if copy else a
 
     def _asarray(self, x: Any, dtype: Any = None, *, device: Any = None, copy: bool | None = None) -> StandIn:
         if isinstance(x, StandIn):
@@ -216,14 +218,14 @@ class Recorder:
         return self._concat([self.expand_dims(x, axis) for x in arrays], axis)
 
     def _reshape(self, x: Any, /, shape: Any, *, copy: bool | None = None) -> StandIn:
-        x = self._stand_in(x)
+        a = self._stand_in(x)
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         if copy:
-            x = x.copy_of()
+            a = a.copy_of()
         try:
-            return x.view("reshape", reshape, shape)
+            return a.view("reshape", reshape, shape)
         except ValueError:
-            return x.copy_of().view("reshape", reshape, shape)
+            return a.copy_of().view("reshape", reshape, shape)
 
     def _ravel(self, x: Any) -> StandIn:
         return self._reshape(x, (-1,))
@@ -234,7 +236,8 @@ class Recorder:
         return self._stand_in(x).view(name, partial(_with_keywords, f, keywords), *given)
 
     def _divmod(self, x: Any, y: Any, /) -> tuple[StandIn, StandIn]:
-        return divmod(self._stand_in(x), y)
+        quotient, rest = divmod(self._stand_in(x), y)
+        return quotient, rest
 
 
 def _with_keywords(f: Callable[..., HostArray], keywords: tuple[str, ...], x: HostArray, *given: Any) -> HostArray:

@@ -44,8 +44,12 @@ def horizontal_fusion(program: Program, worth: Callable[[Chain, Program], bool] 
         program = _merged(program, chains, parts)
     gone = {slot for chains in packed for chain in chains for slot in chain.slots}
     kept = [k for k in range(len(program.carry)) if k not in gone]
-    columns = {name: tuple(getattr(program, name)[k] for k in kept) for name in ("carry", "carry_out", "members")}
-    return replace(program, **columns).substituted(parts)
+    return replace(
+        program,
+        carry=tuple(program.carry[k] for k in kept),
+        carry_out=tuple(program.carry_out[k] for k in kept),
+        members=tuple(program.members[k] for k in kept),
+    ).substituted(parts)
 
 
 def _pays(chain: Chain, program: Program) -> bool:
@@ -89,7 +93,7 @@ def _reached(
         op = program.makers.get(v)
         if v in slot_of:
             slots.add(slot_of[v])
-        elif op in order and v.shape == after.shape and is_elementwise(op) and op not in ops:
+        elif op is not None and op in order and v.shape == after.shape and is_elementwise(op) and op not in ops:
             ops.add(op)
             todo.extend(x for x in op.inputs if x.shape == after.shape)
     return slots, ops

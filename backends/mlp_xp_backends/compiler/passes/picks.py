@@ -25,18 +25,9 @@ def picks(program: Program) -> Program:
     return program
 
 
-def _source(program: Program, ids: Value) -> tuple[str, int] | None:
-    """The leaf that holds all these ids, so that they can be checked once for all steps."""
-    root, maker = ids.root, program.makers.get(ids.root)
-    while maker is not None and maker.kind in (Kind.TAKE, Kind.CAST) and maker.out.dtype.kind in "iu":
-        root = maker.inputs[0].root
-        maker = program.makers.get(root)
-    return root.source if root.source is not None and root.source[0] in ("item", "const") else None
-
-
 def _without(program: Program, hot: Op) -> Program:
     """The program without these one-hot rows, if all that is done with them can be done by id."""
-    (ids,), n, source = hot.inputs, hot["n"], _source(program, hot.inputs[0])
+    (ids,), n, source = hot.inputs, hot["n"], program.leaf_of(hot.inputs[0])
     new: dict[Op, tuple[Kind, Value]] = {}
     for op in program.readers.get(hot.out, ()):
         others = [v for v in op.inputs if v is not hot.out]

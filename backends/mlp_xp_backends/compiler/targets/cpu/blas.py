@@ -48,8 +48,8 @@ class Blas:
 
         ``alpha`` and ``beta`` are 0-d arrays, read at every call. The caller keeps all arrays alive.
         """
-        f, ways = self._gemm.get(c.dtype), [_way(x) for x in (c, a, b)]
-        if f is None or None in ways or ways[0][0] != b"N":
+        f, ways = self._gemm.get(c.dtype), [way for way in map(_way, (c, a, b)) if way is not None]
+        if f is None or len(ways) < 3 or ways[0][0] != b"N":
             return None
         (_, ldc), (ta, lda), (tb, ldb) = ways
         i, p = self._int, _pointer

@@ -7,31 +7,6 @@ import numpy as np
 from mlp_xp_backends.typing import HostArray
 
 
-def one_hot(ids: HostArray, n: int, *, dtype: str | np.dtype[np.generic] = "float32") -> HostArray:
-    """Rows of zeros with a 1 in the column of the id: (..., n) for ``ids`` (...); all 0 where an id is no column."""
-    hot: HostArray = np.equal(_integers(ids)[..., None], np.arange(n)).astype(dtype)
-    return hot
-
-
-def segment_sum(values: HostArray, ids: HostArray, n: int) -> HostArray:
-    """The sum of the rows with each id: (..., n, d) for ``values`` (..., rows, d) and ``ids`` (rows,) or (..., rows).
-
-    Rows are added one after the other. IndexError for an id that is not one of 0, ..., n - 1.
-    """
-    ids = np.broadcast_to(_integers(ids), values.shape[:-1])
-    out = np.zeros((*values.shape[:-2], n, values.shape[-1]), values.dtype)
-    for k in np.ndindex(values.shape[:-2]):
-        SumById(out[k], ids[k], np.ascontiguousarray(values[k]))()
-    return out
-
-
-def _integers(ids: HostArray) -> HostArray:
-    ids = np.asarray(ids)
-    if ids.dtype.kind not in "iu":
-        raise TypeError(f"ids must be integers, not {ids.dtype}")
-    return ids
-
-
 class OneHot:
     """Keeps ``out``, zeros at first, one-hot for ``ids``, whose numbers change."""
 

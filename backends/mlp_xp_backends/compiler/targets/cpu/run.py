@@ -73,7 +73,7 @@ class Runner:
         self.program = program = rewritten(program, passes)
         self.plan = plan_memory(program)
         found = _row_numbers(program)
-        self.bounds = program.bounds | {("item", leaf, rows) for leaf, rows in found}
+        self.bounds = program.bounds | {("item", leaf, rows) for leaf, rows in found} | _columns(program)
         self.checked = frozenset(leaf for leaf, _ in found)
         self.cells = {v: np.empty(v.shape, v.dtype) for v in program.items}
         self.buffers = [_aligned(size) for size in self.plan.buffers]
@@ -187,6 +187,16 @@ def _row_numbers(program: Program) -> set[tuple[int, int]]:
         source = op.inputs[1].root.source if op.kind is Kind.TAKE else None
         if source is not None and source[0] == "item":
             found.add((source[1], op.inputs[0].shape[op["axis"]]))
+    return found
+
+
+def _columns(program: Program) -> set[tuple[str, int, int]]:
+    """The leaves that are numbers of columns or segments, and of how many."""
+    found = set()
+    for op in program.all_ops:
+        leaf = program.leaf_of(op.inputs[-1]) if op.kind in (Kind.ONE_HOT, Kind.SEGMENT_SUM) else None
+        if leaf is not None:
+            found.add((*leaf, op["n"]))
     return found
 
 
