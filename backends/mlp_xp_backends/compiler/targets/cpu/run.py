@@ -89,7 +89,7 @@ class Runner:
 
     def __call__(self, carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
         """The loop over these arrays; consumes ``carry``."""
-        carried, given, stacks = leaves(carry), leaves(consts), leaves(items)
+        carried, given, stacks = (list(map(np.asarray, leaves(tree))) for tree in (carry, consts, items))
         n, trees = len(stacks[0]), self.program.trees
         with self.lock:
             if self.bound is None or self.bound != _keys(carried, given):
