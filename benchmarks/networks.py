@@ -57,7 +57,7 @@ class Net:
 
     @property
     def chain(self) -> Chain:
-        first = Embedding(*self.words) if self.words else None
+        first = Embedding(self.words.ids, self.words.dim, ids_per_row=self.words.per_row) if self.words else None
         return mlp(*self.widths, activation=self.activation, first=first)
 
     @property
