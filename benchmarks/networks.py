@@ -57,14 +57,10 @@ class Net:
 
     @property
     def chain(self) -> Chain:
-<<<<<<< HEAD
-        first = Embedding(self.words.ids, self.words.dim, ids_per_row=self.words.per_row) if self.words else None
-=======
         first = None
         if self.words is not None:
             ids, dim, per_row = self.words
             first = Embedding(ids, dim, ids_per_row=per_row)
->>>>>>> main
         return mlp(*self.widths, activation=self.activation, first=first)
 
     @property

@@ -25,15 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-<<<<<<< HEAD
-    parser = argparse.ArgumentParser("python -m mlp_xp", description="Look at the array libraries of this machine.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{info,parity,show}")
-    commands.add_parser("info", help="what was found: libraries, devices, memory, and what is missing for others")
-=======
     parser = argparse.ArgumentParser("python -m mlp_xp", description="Inspect the array libraries of this machine.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{info,parity}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{info,parity,show}")
     commands.add_parser("info", help="list libraries, devices and memory, and what is missing for the others")
->>>>>>> main
     parity = commands.add_parser(
         "parity",
         help="compare backends with float64 NumPy, operation by operation",
