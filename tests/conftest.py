@@ -32,6 +32,7 @@ class Variant:
 
 def read_only() -> Variant:
     """NumPy, where every array but the carry refuses to be written to, and nothing is compiled."""
+    numpy = get_backend("numpy")
 
     def asarray(x: Any, dtype: Any = None) -> np.ndarray:
         x = np.array(x, dtype=dtype)
@@ -39,10 +40,10 @@ def read_only() -> Variant:
         return x
 
     def compile(body: Any) -> Any:  # a Backend's member
-        plain = plain_loop(np, body, np.stack)
+        plain = plain_loop(numpy.xp, body, np.stack)
         return lambda carry, consts, items: plain(tree_map(np.array, carry), consts, items)
 
-    return Variant(get_backend("numpy"), asarray=asarray, compile=compile)
+    return Variant(numpy, asarray=asarray, compile=compile)
 
 
 def eager_jax() -> Variant:
@@ -105,3 +106,8 @@ def backend(request: pytest.FixtureRequest) -> Any:
         return built(request.param)
     except BackendError as error:
         pytest.skip(str(error).partition("\n")[0])
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20)

@@ -9,11 +9,14 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+import mlp_xp_backends
 from mlp_xp_backends import (
     BackendError,
     Memory,
@@ -35,6 +38,7 @@ from mlp_xp_backends.status import Device, Status
     [
         ("cpu", "numpy", "cpu"),
         ("numpy", "numpy", "cpu"),
+        ("numpy:plain", "numpy", "cpu"),
         ("torch:cpu", "torch", "cpu"),
         ("jax:cpu", "jax", "cpu"),
         ("array_api_strict", "array_api_strict", "cpu"),
@@ -284,7 +288,8 @@ def test_unknown_words_are_met_with_the_nearest(spec: str, near: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "numpy:cuda", "cupy:cpu", "tensorflow", None]
+    "spec",
+    ["", "numpy:", "cpu:plain", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "numpy:cuda", "cupy:cpu", "tensorflow", 3],
 )
 def test_other_words_are_refused(spec: Any) -> None:
     with pytest.raises(BackendError, match="unknown backend or device"):
@@ -323,6 +328,24 @@ def test_auto_tells_who_has_a_gpu_what_it_lacks(machine: Any, capsys: pytest.Cap
     assert "cupy is not installed; running on the CPU instead" in capsys.readouterr().err
 
 
+def test_no_name_means_auto() -> None:
+    assert get_backend() is get_backend(None) is get_backend("auto")
+
+
+def test_plain_numpy_runs_the_body_in_every_step() -> None:
+    calls = []
+
+    def body(xp: Any, carry: Any, consts: Any, item: Any) -> tuple[Any, Any]:
+        calls.append(type(carry))
+        return carry + item, item
+
+    backend = get_backend("numpy:plain")
+    total, _ = backend.compile(body)(np.zeros(()), (), np.arange(4.0))
+    assert total == 6
+    assert len(calls) == 4
+    assert backend is not get_backend("numpy")
+
+
 # What was found
 
 
@@ -345,7 +368,7 @@ def test_no_status_raises(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None
     machine(driver=(13, 0), cupy=fake_cupy())
     monkeypatch.setattr(importlib, "import_module", broken)
     reasons = {status.name: status.reason for status in available_backends()}
-    assert reasons.pop("numpy") == ""
+    assert reasons.pop("numpy") == reasons.pop("numpy:plain") == ""
     assert all("OSError: disk on fire" in reason for reason in reasons.values())
 
 
@@ -372,6 +395,13 @@ def test_report_names_every_backend_and_remedy() -> None:
 
 
 # Importing
+
+
+def test_backends_know_nothing_of_networks() -> None:
+    """The package can be used, and understood, without `mlp_xp`."""
+    folder = Path(mlp_xp_backends.__file__).parent
+    naming = [path.name for path in folder.rglob("*.py") if re.search(r"\bmlp_xp\b", path.read_text())]
+    assert naming == []
 
 
 @pytest.mark.parametrize(

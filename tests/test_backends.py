@@ -36,11 +36,6 @@ def backend(request: pytest.FixtureRequest) -> Any:
     return get_backend(request.param)
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(20)
-
-
 # The way to the device and back
 
 

@@ -1,11 +1,11 @@
-"""The machines that run the math of mlp_xp: NumPy, CuPy, torch and JAX behind one small interface.
+"""NumPy, CuPy, torch and JAX behind one small interface: arrays, devices and compiled loops.
 
 >>> from mlp_xp_backends import get_backend
 >>> backend = get_backend("cpu")
 >>> backend.name, backend.device
 ('numpy', 'cpu')
 
-Importing this package imports no array library but NumPy; `get_backend` imports the one that it is asked for.
+Importing this package imports NumPy alone; `get_backend` imports the library of the requested backend.
 """
 
 from __future__ import annotations

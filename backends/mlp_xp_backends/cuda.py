@@ -1,4 +1,4 @@
-"""What the machine says about CUDA: the driver, the CuPy wheels, and the commands that make them fit."""
+"""CUDA on this machine: the driver, the CuPy wheels, and the commands that make them fit together."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ Version = tuple[int, int]
 WHEELS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
 GET_DRIVER = (
     "With one, install NVIDIA's driver (https://www.nvidia.com/drivers; on Ubuntu: sudo ubuntu-drivers "
-    "install) and check it with nvidia-smi; a container is started with docker run --gpus all."
+    "install) and check it with nvidia-smi; start containers with docker run --gpus all."
 )
 ELSE_CPU = 'A machine without an NVIDIA GPU computes with device="cpu".'
 
 
 def driver_version() -> Version | None:
-    """The newest CUDA version that the installed driver runs, such as ``(13, 0)``; None without a driver.
+    """Return the newest CUDA version that the installed driver supports, such as ``(13, 0)``; None without a driver.
 
-    Only asks the driver's library for its version: that makes no CUDA context, and forked processes may still
-    use CUDA.
+    Creates no CUDA context, so that forked processes can still use CUDA.
     """
     for name in ("libcuda.so.1", "nvcuda.dll"):
         try:
@@ -37,35 +36,35 @@ def driver_version() -> Version | None:
 
 
 def major(driver: Version | None) -> int:
-    """The CUDA major version to install for ``driver``: the newest, 13, unless the driver is of CUDA 12."""
+    """The CUDA major version to install for ``driver``: 13, the newest, unless the driver supports CUDA 12 only."""
     return 12 if driver is not None and driver[0] <= 12 else 13
 
 
 def cupy_command(driver: Version | None) -> str:
-    """The command that installs the CuPy that runs on ``driver``."""
+    """The command that installs the CuPy for ``driver``."""
     return f'pip install "mlp-xp[cuda{major(driver)}]"'
 
 
 def run(command: str, driver: Version | None) -> str:
-    """The advice to run ``command``, after what has to come first where there is no driver."""
+    """The advice to run ``command``, preceded by how to install a driver if there is none."""
     return f"Run: {command}" if driver else f"{ELSE_CPU} {GET_DRIVER} Then:\nRun: {command}"
 
 
 def need_driver(library: str, built_for: int, driver: Version | None, command: str) -> Version:
-    """``driver``; `MissingError` unless there is one, for CUDA ``built_for`` (a major version) or newer."""
+    """Return ``driver``; raise `MissingError` unless it supports CUDA ``built_for`` (a major version)."""
     if driver is None:
         raise MissingError(f"{library} is installed, but no NVIDIA driver was found", f"{ELSE_CPU} {GET_DRIVER}")
     if built_for > driver[0]:
         raise MissingError(
             f"the installed {library} needs CUDA {built_for}; the driver runs CUDA {driver[0]}.{driver[1]}",
-            f"Run: {command}\nOr update NVIDIA's driver to one for CUDA {built_for} (nvidia-smi tells).",
+            f"Run: {command}\nOr update NVIDIA's driver to one for CUDA {built_for} (nvidia-smi prints the version).",
             command,
         )
     return driver
 
 
 def no_device(library: str) -> MissingError:
-    """What to say where a driver is there and no device."""
+    """The error for a machine that has a driver but no device."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     hidden = f" (CUDA_VISIBLE_DEVICES is {visible!r})" if visible is not None else ""
     return MissingError(
@@ -75,8 +74,8 @@ def no_device(library: str) -> MissingError:
 
 
 def installed_wheels() -> dict[str, str]:
-    """The CuPy distributions that are installed, with their versions: at most one if all is well."""
-    import importlib.metadata  # here: "auto" without CuPy never asks, and need not pay for it
+    """The installed CuPy distributions and their versions. More than one is an error."""
+    import importlib.metadata  # imported here because "auto" without CuPy does not need it
 
     wheels = {}
     for name in WHEELS:
@@ -96,19 +95,19 @@ def need_one_wheel(wheels: Mapping[str, str], driver: Version | None) -> None:
 
 
 def need_toolkit(cupy: Any, built_for: int) -> None:
-    """`MissingError` unless CuPy finds the libraries of CUDA ``built_for`` that compile kernels and multiply."""
+    """Raise `MissingError` unless CuPy finds the compiler and the cuBLAS of CUDA ``built_for``."""
     try:
         cupy.cuda.nvrtc.getVersion()
         with cupy.cuda.Device(0):
             cupy.cuda.device.get_cublas_handle()  # CuPy keeps it and would make it at the first product
     except Exception as error:
-        if hasattr(error, "status"):  # of CUDA itself, such as a device that is out of memory
+        if hasattr(error, "status"):  # raised by CUDA itself, for instance because the device is out of memory
             raise
         command = f'pip install "cupy-cuda{built_for}x[ctk]"'
-        reason = f"CuPy does not find the CUDA {built_for} libraries: {told(error)}"
+        reason = f"CuPy does not find the CUDA {built_for} libraries: {first_line(error)}"
         raise MissingError(reason, f"Run: {command}", command) from error
 
 
-def told(error: BaseException) -> str:
-    """The first line of what ``error`` says."""
+def first_line(error: BaseException) -> str:
+    """The first line of the message of ``error``."""
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

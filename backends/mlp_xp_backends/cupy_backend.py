@@ -14,7 +14,9 @@ from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.host import as_host
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.namespace import CREATION, derived, mapped
-from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Tree
+from mlp_xp_backends.namespace_extras import extras
+from mlp_xp_backends.protocol import Body, Loop, Memory
+from mlp_xp_backends.typing import Array, Tree
 
 
 class CupyBackend:
@@ -27,6 +29,7 @@ class CupyBackend:
         self._cuda = cupy.cuda.Device(index)
         creation = mapped(compat, self._on_device, CREATION)
         self.xp = derived(compat, clip=_clip, sign=_sign, **creation)
+        vars(self.xp).update(extras(self.xp))
 
     def asarray(self, x: Array, dtype: str | None = None) -> Array:
         """``x`` on the device; shares memory with what another library has on it (DLPack)."""

@@ -1,31 +1,31 @@
-"""The host's side: arrays of any library as NumPy arrays, and the memory of the machine."""
+"""The host: arrays of any library as NumPy arrays, and the memory of the machine."""
 
 from __future__ import annotations
 
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from mlp_xp_backends.protocol import Array, Memory
+from mlp_xp_backends.protocol import Memory
+from mlp_xp_backends.typing import Array, HostArray
 
 
-def as_host(x: Array) -> np.ndarray[Any, Any]:
-    """``x``, an array of any library, a sequence or a number, as a NumPy array in native byte order.
+def as_host(x: Array) -> HostArray:
+    """Return ``x``, an array of any library, a sequence or a number, as a NumPy array in native byte order.
 
-    Shares memory with ``x`` where that lies on the host, and is read-only where ``x`` is.
+    The result shares memory with ``x`` if ``x`` is stored on the host, and is read-only if ``x`` is.
     """
     try:
         host = np.asarray(x)
-    except TypeError:  # CuPy and torch refuse a silent copy from the GPU; DLPack makes one that is asked for
+    except TypeError:  # CuPy and torch refuse an implicit copy from the GPU; DLPack makes an explicit one
         host = np.from_dlpack(x, device="cpu")
     return host.astype(host.dtype.newbyteorder("="), copy=False)
 
 
 def host_memory() -> Memory:
-    """Bytes of the machine's memory; ``free`` is what can be had without swapping, where the system tells."""
+    """Return the machine's memory; ``free`` is what is available without swapping, where the system reports it."""
     if (system := platform.system()) == "Linux":
         lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
         kib = {words[0]: int(words[1]) for words in lines}
@@ -33,7 +33,7 @@ def host_memory() -> Memory:
     if system == "Windows":
         return _windows_memory()
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Memory(total, total)  # macOS: what is free is not told without a tool
+    return Memory(total, total)  # macOS reports free memory only through command-line tools
 
 
 def _windows_memory() -> Memory:

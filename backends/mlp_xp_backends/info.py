@@ -1,4 +1,4 @@
-"""The report of ``python -m mlp_xp info``: what was found, what is missing, and what brings it."""
+"""A report on this machine: the backends it can use, what the others lack, and how to install it."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ WIDTH = 100
 
 
 class Report(NamedTuple):
-    """What `gather` found."""
+    """The result of `gather`."""
 
     machine: dict[str, str]
-    """Python, the system, versions, NumPy's BLAS and its engine's, the NVIDIA driver."""
+    """Versions of Python and the packages, the system, the BLAS of NumPy and of compiled loops, the NVIDIA driver."""
     backends: tuple[Status, ...]
     """Every backend, usable or not."""
 
 
 def gather() -> Report:
-    """Look at the machine and at every backend. Never raises; imports all libraries, which takes seconds."""
+    """Inspect the machine and every backend. Never raises; imports all libraries, which takes seconds."""
     driver = cuda.driver_version()
     machine = {
-        "mlp_xp": _version("mlp-xp"),
+        "mlp-xp": _version("mlp-xp"),
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs",
         "NumPy": f"{np.__version__}, {_blas()}",
@@ -44,12 +44,12 @@ def gather() -> Report:
 
 
 def report() -> str:
-    """What `gather` finds, for a reader, at most 100 columns wide where no command is longer."""
+    """Return the report as text, at most 100 columns wide except for commands, which are never wrapped."""
     return render(gather())
 
 
 def render(found: Report) -> str:
-    """``found`` as text."""
+    """Format ``found`` as text."""
     return "\n".join(_lines(found))
 
 
@@ -70,7 +70,7 @@ def _lines(found: Report) -> Iterator[str]:
 def _why(status: Status) -> Iterator[str]:
     yield from _wrapped(f"{status.name:<18}{status.reason}", 2)
     for line in status.remedy.splitlines():
-        yield from [f"    {line}"] if line.startswith("Run: ") else _wrapped(line, 4)  # a command stays whole
+        yield from [f"    {line}"] if line.startswith("Run: ") else _wrapped(line, 4)  # commands are not wrapped
 
 
 def _wrapped(text: str, indent: int) -> Iterable[str]:
@@ -97,15 +97,15 @@ def _version(distribution: str) -> str:
 
 
 def _engine() -> str:
-    """What the compiled loops of NumPy call."""
+    """The BLAS library that compiled loops of NumPy call."""
     from mlp_xp_backends.numpy_engine.mkl import blas
 
     library = blas()
-    return f"calls {library.name}" if library is not None else "no BLAS of its own: products are NumPy's"
+    return f"calls {library.name}" if library is not None else "no BLAS of its own: calls NumPy for products"
 
 
 def _blas() -> str:
-    """NumPy's BLAS and its threads; the threads only if threadpoolctl is there to ask."""
+    """NumPy's BLAS, and its number of threads if threadpoolctl is installed."""
     try:
         blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
         name = f"{blas['name']} {blas['version']}"

@@ -14,10 +14,11 @@ import numpy as np
 
 from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.host import as_host, host_memory
-from mlp_xp_backends.jax_scatter import scattered
 from mlp_xp_backends.loop import length, plain_loop
 from mlp_xp_backends.namespace import derived, mapped, names
-from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Tree
+from mlp_xp_backends.namespace_extras import extras, over_models
+from mlp_xp_backends.protocol import Body, Loop, Memory
+from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
 class JaxBackend:
@@ -35,6 +36,10 @@ class JaxBackend:
         kind, _, index = device.partition(":")
         self._device = jax.devices(kind)[int(index or 0)]
         self.xp = derived(jnp, **self._scoped(jnp), linalg=SimpleNamespace(**self._scoped(jnp.linalg)))
+        members = extras(jnp)
+        if self.device == "cpu":  # on a GPU, XLA adds by atomics, in an order that changes from run to run
+            members["segment_sum"] = over_models(jnp, jax.ops.segment_sum)
+        vars(self.xp).update({name: self._in_scope(f) for name, f in members.items()})
 
     def asarray(self, x: Array, dtype: str | None = None) -> Array:
         """``x`` on the device. It may share the memory of ``x`` only where nobody can write to that."""
@@ -46,7 +51,7 @@ class JaxBackend:
             host = np.asarray(as_host(x), dtype=dtype)
             return jax.device_put(host.copy() if host.flags.writeable else host, self._device)
 
-    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+    def to_numpy(self, x: Array) -> HostArray:
         """``x`` on the host, read-only. Waits for the device."""
         return np.asarray(x)
 
@@ -59,9 +64,6 @@ class JaxBackend:
 
         def step(consts: Tree, carry: Tree, item: Tree) -> Any:
             return body(self.xp, carry, consts, item)
-
-        if self.device == "cpu":  # on a GPU the order of such sums changes from run to run
-            step = scattered(step)
 
         def scan(carry: Tree, consts: Tree, items: Tree) -> Any:
             return jax.lax.scan(partial(step, consts), carry, items)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mlp_xp_backends.protocol import Array, Body, Loop, Namespace, Tree
+from mlp_xp_backends.protocol import Body, Loop
 from mlp_xp_backends.trees import leaves, unflatten
+from mlp_xp_backends.typing import Array, Namespace, Tree
 
 
 def plain_loop(xp: Namespace, body: Body, stack: Callable[[Sequence[Array]], Array]) -> Loop:

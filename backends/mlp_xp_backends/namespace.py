@@ -1,4 +1,4 @@
-"""Namespaces: a library's own, with a few functions replaced."""
+"""Namespaces: those of the libraries, with a few functions replaced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 CREATION = ("arange", "asarray", "empty", "eye", "full", "linspace", "ones", "zeros")
-"""The standard's functions that make an array from nothing, hence on a device of their choice."""
+"""The functions of the standard that create arrays, on a device of their choice."""
 
 
 def names(base: ModuleType) -> Iterable[str]:
@@ -16,10 +16,10 @@ def names(base: ModuleType) -> Iterable[str]:
 
 
 def derived(base: ModuleType, **replacements: Any) -> SimpleNamespace:
-    """The public names of ``base``, resolved once, with ``replacements``."""
+    """The public members of ``base``, looked up once, with ``replacements``."""
     return SimpleNamespace(**{name: getattr(base, name) for name in names(base)} | replacements)
 
 
 def mapped(base: ModuleType, f: Callable[[Callable[..., Any]], Any], only: Iterable[str]) -> dict[str, Any]:
-    """``f`` of the functions of ``base`` that ``only`` names."""
+    """``f`` applied to the functions of ``base`` named in ``only``."""
     return {name: f(getattr(base, name)) for name in only}

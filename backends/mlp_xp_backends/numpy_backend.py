@@ -14,22 +14,24 @@ from mlp_xp_backends.numpy_engine.mkl import blas
 from mlp_xp_backends.numpy_engine.plan import Plan
 from mlp_xp_backends.numpy_engine.tape import NDArray, Untraceable
 from mlp_xp_backends.numpy_engine.trace import record
-from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Namespace, Tree
+from mlp_xp_backends.numpy_namespace import xp
+from mlp_xp_backends.protocol import Body, Loop, Memory
 from mlp_xp_backends.trees import leaves, tree_map
+from mlp_xp_backends.typing import Array, Namespace, Tree
 
 PLANS = 8
 """How many sets of shapes a loop remembers: each holds scratch memory and the arrays that it last ran on."""
 
 
 class NumpyBackend:
-    """NumPy's own namespace, which follows the standard by itself from NumPy 2.3 on.
+    """NumPy, with bodies compiled.
 
     ``library`` finds what computes the products of compiled loops: MKL where it is installed, else NumPy's OpenBLAS.
     """
 
     name = "numpy"
     device = "cpu"
-    xp: Namespace = np
+    xp: Namespace = xp
 
     def __init__(self, library: Callable[[], Blas | None] = blas) -> None:
         self.library = library
@@ -59,7 +61,7 @@ class CompiledLoop:
 
     def __init__(self, body: Body, library: Callable[[], Blas | None]) -> None:
         self.body, self.library = body, library
-        self.plain = plain_loop(np, body, np.stack)
+        self.plain = plain_loop(xp, body, np.stack)
         self.plans: dict[Hashable, Plan | None] = {}
 
     def __call__(self, carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:

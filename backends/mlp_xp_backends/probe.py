@@ -1,4 +1,4 @@
-"""Finding out which backends this machine can run; what goes wrong becomes a `Status`, never an error."""
+"""Find out which backends this machine can use. Every failure becomes a `Status`, never an exception."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Found = tuple[str, tuple[Device, ...]]
 
 
 def probe(name: str) -> Status:
-    """The status of one of `BACKENDS`. Imports its library if there is a chance that it is usable."""
+    """Return the status of one of `BACKENDS`. Imports its library unless it is known to be unusable."""
     library = name.partition(":")[0]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what libraries warn of here, the status says better
+            warnings.simplefilter("ignore")  # the status says it better
             version, devices = BACKENDS[name]()
     except MissingError as missing:
         return Status(name, _installed_version(library), (), *missing.args)
     except Exception as error:
-        reason = f"{library} fails to start: {type(error).__name__}: {cuda.told(error)}"
+        reason = f"{library} fails to start: {type(error).__name__}: {cuda.first_line(error)}"
         return Status(name, _installed_version(library), (), reason, f'See: python -c "import {library}"')
     return Status(name, version, devices)
 
@@ -88,7 +88,7 @@ def _torch_cuda() -> Found:
 
 def _jax_cpu() -> Found:
     jax = _imported("jax", 'pip install "mlp-xp[jax]"')
-    jax.devices("cpu")  # may be switched off, with JAX_PLATFORMS
+    jax.devices("cpu")  # raises if JAX_PLATFORMS excludes the CPU
     return jax.__version__, _cpu()
 
 
@@ -100,12 +100,13 @@ def _jax_cuda() -> Found:
     try:
         devices = jax.devices("cuda")
     except RuntimeError as error:
-        raise MissingError(f"jax finds no CUDA device: {cuda.told(error)}", f"Run: {command}", command) from error
+        raise MissingError(f"jax finds no CUDA device: {cuda.first_line(error)}", f"Run: {command}", command) from error
     return jax.__version__, tuple(Device(f"cuda:{i}", d.device_kind) for i, d in enumerate(devices))
 
 
 BACKENDS: dict[str, Callable[[], Found]] = {
     "numpy": _numpy,
+    "numpy:plain": _numpy,
     "cupy": _cupy,
     "torch:cpu": _torch_cpu,
     "torch:cuda": _torch_cuda,
@@ -125,13 +126,13 @@ def _need_installed(library: str, command: str, remedy: str, above: str = "") ->
 
 
 def _imported(library: str, command: str) -> Any:
-    """The module ``library``; `MissingError` if it is not there or broken, which ``command`` would mend."""
+    """Import ``library``; raise `MissingError` if it is missing or broken, with ``command`` as the remedy."""
     _need_installed(library, command, f"Run: {command}")
     try:
         return importlib.import_module(library)
     except ImportError as error:
         raise MissingError(
-            f"the installed {library} is broken: {cuda.told(error)}", f"Run: {command}", command
+            f"the installed {library} is broken: {cuda.first_line(error)}", f"Run: {command}", command
         ) from error
 
 

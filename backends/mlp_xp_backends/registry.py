@@ -1,4 +1,4 @@
-"""From the words of a user to a backend."""
+"""Backends by name."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ SPECS = (
     "cuda",
     "cuda:N",
     "numpy",
+    "numpy:plain",
     "cupy",
     "torch",
     "torch:cpu",
@@ -27,33 +28,37 @@ SPECS = (
     "jax:cuda:N",
     "array_api_strict",
 )
-_GRAMMAR = re.compile(r"(?:(cupy|torch|jax):)?(cpu|cuda)(?::(\d+))?|(numpy|cupy|torch|jax|array_api_strict)")
+_GRAMMAR = re.compile(r"(?:(cupy|torch|jax):)?(cpu|cuda)(?::(\d+))?|(numpy(?::plain)?|cupy|torch|jax|array_api_strict)")
 _ALIASES = {"gpu": "cuda", "np": "numpy", "pytorch": "torch", "strict": "array_api_strict"}
 
 
-def get_backend(spec: str = "auto") -> Backend:
-    """The backend that ``spec`` names; its library is imported now.
+def get_backend(spec: str | None = None) -> Backend:
+    """Return the backend that ``spec`` names, and import its library.
 
-    ``auto`` is CuPy on the first GPU where that works, else NumPy; ``cpu`` is NumPy; ``cuda`` and ``cuda:N``
-    are CuPy on the first and on the N-th GPU, counted from 0. ``torch`` and ``jax`` alone take their first GPU
-    if they can use it, else the CPU; ``torch:cpu``, ``torch:cuda``, ``torch:cuda:N`` and the same of ``jax``
-    say which. ``array_api_strict`` is the standard's reference library, for tests.
+    ``None`` and ``auto`` mean CuPy on the first GPU, or NumPy where CuPy cannot be used. ``cpu`` and ``numpy`` mean
+    NumPy with compiled loops, ``numpy:plain`` NumPy without the compiler. ``cuda`` and ``cuda:N`` mean CuPy on the
+    first GPU and on GPU N, counted from 0. ``torch`` and ``jax`` take the first GPU that they can use, otherwise the
+    CPU; ``torch:cpu``, ``torch:cuda``, ``torch:cuda:N`` and their counterparts for ``jax`` select the device.
+    ``array_api_strict`` is the reference implementation of the standard, for tests.
 
-    The same words give the same object. Raises `BackendError` if ``spec`` is unknown or what it asks for is
-    not there: its first line says what was found and what is missing, the others what to do.
+    The same name returns the same object. Raises `BackendError` if the name is unknown or the backend cannot be used:
+    the first line of the message gives the reason, the others give the remedy.
+
+    >>> get_backend("cpu").device
+    'cpu'
     """
     name, index = _parsed(spec)
     return _built(name, index)
 
 
-def get_backend_or_cpu(spec: str = "auto", *, strict: bool = False, stream: TextIO | None = None) -> Backend:
-    """`get_backend` for programs: where a GPU was asked for that cannot be used, NumPy on the CPU instead.
+def get_backend_or_cpu(spec: str | None = None, *, strict: bool = False, stream: TextIO | None = None) -> Backend:
+    """`get_backend` for programs: fall back to NumPy on the CPU if the requested GPU cannot be used.
 
-    The fall is told in one line on ``stream`` (standard error by default), unless ``strict`` makes it the
-    `BackendError` that it is for `get_backend`. Every other error stays one. ``auto`` never is an error, but says
-    the same line on a machine with an NVIDIA driver.
+    Reports the fallback in one line on ``stream`` (default: standard error); with ``strict``, raises the
+    `BackendError` of `get_backend` instead. Other errors are never replaced. ``auto`` raises no error, and reports the
+    fallback only on a machine with an NVIDIA driver.
     """
-    if spec == "auto":
+    if spec is None or spec == "auto":
         from mlp_xp_backends.cuda import driver_version
 
         spec, strict = ("cuda" if driver_version() else "cpu"), False
@@ -64,15 +69,14 @@ def get_backend_or_cpu(spec: str = "auto", *, strict: bool = False, stream: Text
         if strict or not (name == "cupy" or name.endswith("cuda")):
             raise
         reason = str(error).partition("\n")[0].rstrip(".")
-        print(f"{reason}; running on the CPU instead (see: python -m mlp_xp info)", file=stream or sys.stderr)
+        print(f"{reason}; running on the CPU instead (see: python -m mlp_xp_backends)", file=stream or sys.stderr)
         return get_backend("cpu")
 
 
 def available_backends() -> tuple[Status, ...]:
-    """The status of every backend, usable or not, with the devices and their memory.
+    """Return the status of every backend, usable or not, with its devices and their memory.
 
-    Never raises. Imports all libraries that are installed, which takes seconds, and makes a CUDA context on
-    each GPU.
+    Never raises. Imports all installed libraries, which takes seconds, and creates a CUDA context on each GPU.
     """
     from mlp_xp_backends.probe import BACKENDS, probe
 
@@ -84,24 +88,24 @@ def _with_memory(status: Status) -> Status:
     for i, device in enumerate(status.devices):
         try:
             devices.append(device._replace(memory=_built(status.name, i).memory()))
-        except Exception:  # the report goes on without a figure that the device refuses
+        except Exception:  # a device may refuse to report its memory
             devices.append(device)
     return status._replace(devices=tuple(devices))
 
 
-def _parsed(spec: str) -> tuple[str, int]:
-    """The key of ``spec`` in `probe.BACKENDS` and the number of the device."""
-    if spec == "auto":
+def _parsed(spec: str | None) -> tuple[str, int]:
+    """The key of ``spec`` in `probe.BACKENDS` and the index of the device."""
+    if spec is None or spec == "auto":
         return ("cupy" if _usable("cupy") else "numpy"), 0
     match = _GRAMMAR.fullmatch(spec) if isinstance(spec, str) else None
     if match is None or (match[2] == "cpu" and (match[3] or match[1] == "cupy")):
         raise BackendError(_unknown(spec))
-    library, kind, index, alone = match.groups()
-    if alone in ("torch", "jax"):
-        return f"{alone}:{'cuda' if _usable(f'{alone}:cuda') else 'cpu'}", 0
+    library, kind, index, bare = match.groups()
+    if bare in ("torch", "jax"):
+        return f"{bare}:{'cuda' if _usable(f'{bare}:cuda') else 'cpu'}", 0
     if library in ("torch", "jax"):
         return f"{library}:{kind}", int(index or 0)
-    return alone or {"cpu": "numpy", "cuda": "cupy"}[kind], int(index or 0)
+    return bare or {"cpu": "numpy", "cuda": "cupy"}[kind], int(index or 0)
 
 
 def _unknown(spec: object) -> str:
@@ -110,7 +114,7 @@ def _unknown(spec: object) -> str:
     word = str(spec).lower()
     near = _ALIASES.get(word) or next(iter(get_close_matches(word, SPECS, 1)), None)
     meant = f" Did you mean {near!r}?" if near else ""
-    return f"unknown backend or device {spec!r}.{meant}\nKnown are: {', '.join(SPECS)}."
+    return f"unknown backend or device {spec!r}.{meant}\nKnown names: {', '.join(SPECS)}."
 
 
 def _usable(name: str) -> bool:
@@ -128,7 +132,7 @@ def _built(name: str, index: int) -> Backend:
         raise status.error()
     if index >= len(status.devices):
         there = ", ".join(f"{d.name} ({d.model})" for d in status.devices)
-        raise BackendError(f"{name} has no device cuda:{index}: found {there}.\nAsk for one of these.")
+        raise BackendError(f"{name} has no device cuda:{index}: found {there}.\nChoose one of these.")
     return _make(name, index)
 
 
@@ -137,6 +141,10 @@ def _make(name: str, index: int) -> Backend:
         from mlp_xp_backends.numpy_backend import NumpyBackend
 
         return NumpyBackend()
+    if name == "numpy:plain":
+        from mlp_xp_backends.numpy_plain import PlainNumpyBackend
+
+        return PlainNumpyBackend()
     if name == "cupy":
         from mlp_xp_backends.cupy_backend import CupyBackend
 

@@ -1,4 +1,4 @@
-"""What is known of a backend on this machine."""
+"""The status of a backend on this machine."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ class Device(NamedTuple):
     name: str
     """``cpu`` or ``cuda:N``."""
     model: str = ""
-    """The processor, as its maker calls it."""
+    """The vendor's name of the processor."""
     memory: Memory | None = None
-    """Bytes free and in all; None where nobody asked."""
+    """Free and total memory; None if it was not queried."""
 
 
 class Status(NamedTuple):
-    """Whether a backend is usable and, where it is not, why and what makes it so."""
+    """Whether a backend is usable; if not, the reason and the remedy."""
 
     name: str
-    """The backend as `get_backend` takes it: ``numpy``, ``cupy``, ``torch:cpu``, ``torch:cuda``, ..."""
+    """The name that `get_backend` accepts: ``numpy``, ``cupy``, ``torch:cpu``, ``torch:cuda``, ..."""
     version: str = ""
-    """The version of the library; empty where it is not installed."""
+    """The version of the library; empty if it is not installed."""
     devices: tuple[Device, ...] = ()
-    """The devices that it can compute on."""
+    """The available devices."""
     reason: str = ""
-    """Why it is not usable, in one line; empty where it is."""
+    """One line that says why the backend is not usable; empty if it is."""
     remedy: str = ""
-    """What makes it usable, with the exact commands."""
+    """How to make it usable, with the exact commands."""
     command: str = ""
-    """The command that installs what is missing; empty where no Python package is to blame."""
+    """The command that installs the missing package; empty if no Python package is missing."""
 
     @property
     def usable(self) -> bool:
-        """Whether `get_backend` gives this backend."""
+        """Whether `get_backend` returns this backend."""
         return not self.reason
 
     def error(self) -> BackendError:
-        """The error for who asked for this backend although it is not usable."""
+        """The error that `get_backend` raises if this backend is not usable."""
         return BackendError(f"{self.name} cannot be used here: {self.reason}.\n{self.remedy}")
 
 
 class MissingError(Exception):
-    """Raised by what looks for a backend: the reason, the remedy, and the command in it, as in `Status`."""
+    """Raised while a backend is probed: the reason, the remedy, and the command, as in `Status`."""
 
     def __init__(self, reason: str, remedy: str, command: str = "") -> None:
         super().__init__(reason, remedy, command)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import array_api_strict
 import numpy as np
 
 from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import plain_loop
-from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Tree
+from mlp_xp_backends.namespace import derived
+from mlp_xp_backends.namespace_extras import extras
+from mlp_xp_backends.protocol import Body, Loop, Memory
+from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
 class StrictBackend:
@@ -18,10 +19,15 @@ class StrictBackend:
 
     name = "array_api_strict"
     device = "cpu"
-    xp = array_api_strict
 
     def __init__(self) -> None:
         array_api_strict.set_array_api_strict_flags(api_version="2024.12")
+        self.xp = derived(
+            array_api_strict,
+            linalg=array_api_strict.linalg,  # which `dir` does not list
+            fft=array_api_strict.fft,
+            **extras(array_api_strict),
+        )
 
     def asarray(self, x: Array, dtype: str | None = None) -> Array:
         """``x`` as an array of the standard; shares memory with ``x`` where NumPy does."""
@@ -30,7 +36,7 @@ class StrictBackend:
                 return x
             return array_api_strict.asarray(np.asarray(as_host(x), dtype=dtype))
 
-    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+    def to_numpy(self, x: Array) -> HostArray:
         """``x`` as a NumPy array."""
         return as_host(x)
 

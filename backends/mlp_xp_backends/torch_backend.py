@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import array_api_compat.torch as compat
 import numpy as np
@@ -14,8 +13,10 @@ from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.namespace import CREATION, derived, mapped
-from mlp_xp_backends.protocol import Array, Body, Loop, Memory, Tree
+from mlp_xp_backends.namespace_extras import over_models
+from mlp_xp_backends.protocol import Body, Loop, Memory
 from mlp_xp_backends.torch_graphs import GraphLoop, cuda_graph
+from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
 class TorchBackend:
@@ -28,13 +29,14 @@ class TorchBackend:
         self._device = torch.device(device)
         creation = mapped(compat, lambda f: partial(f, device=self._device), CREATION)
         self.xp = derived(compat, **_REPLACEMENTS, **creation)
+        self.xp.segment_sum = over_models(self.xp, _segment_sum)
 
     def asarray(self, x: Array, dtype: str | None = None) -> Array:
         """``x`` on the device; on the CPU it shares the memory of ``x``, unless that is read-only."""
         with memory_guard(self.device, self.memory):
             return _tensor(x).to(self._device, None if dtype is None else getattr(torch, dtype))
 
-    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+    def to_numpy(self, x: Array) -> HostArray:
         """``x`` on the host, sharing memory on the CPU. Waits for the device."""
         return np.asarray(x.numpy(force=True))
 
@@ -105,7 +107,21 @@ def _take_along_axis(x: Array, indices: Array, /, *, axis: int = -1) -> Array:
     return torch.take_along_dim(x, indices.to(torch.int64), dim=axis)
 
 
+def _one_hot(ids: Array, n: int, *, dtype: torch.dtype) -> Array:
+    hot = torch.zeros((*ids.shape, n), dtype=dtype, device=ids.device)
+    return hot.scatter_(-1, ids.to(torch.int64).unsqueeze(-1), 1)
+
+
+def _segment_sum(values: Array, ids: Array, n: int) -> Array:
+    """Sum in an order that never changes, which on a GPU the gradient of torch's own embedding does: it sorts."""
+    ids = ids.to(torch.int64)
+    if values.device.type == "cpu":
+        return values.new_zeros((n, values.shape[1])).index_add_(0, ids, values)
+    return torch.ops.aten.embedding_dense_backward(values, ids, n, -1, False)
+
+
 _REPLACEMENTS = {
+    "one_hot": _one_hot,
     "maximum": _extremum(compat.maximum, torch.clamp_min),
     "minimum": _extremum(compat.minimum, torch.clamp_max),
     "logaddexp": _logaddexp,

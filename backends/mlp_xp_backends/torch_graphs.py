@@ -14,8 +14,9 @@ from weakref import ref
 import torch
 
 from mlp_xp_backends.loop import length
-from mlp_xp_backends.protocol import Body, Loop, Namespace, Tree
+from mlp_xp_backends.protocol import Body, Loop
 from mlp_xp_backends.trees import leaves, tree_map, unflatten
+from mlp_xp_backends.typing import Namespace, Tree
 
 EAGER = 100
 """Steps that are taken one operation at a time before a recording, which costs about as much, is made."""

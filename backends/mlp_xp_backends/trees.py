@@ -1,8 +1,8 @@
-"""Trees: tuples and named tuples of arrays, nested at will.
+"""Trees: nested tuples and named tuples of arrays.
 
-Parameters, gradients, optimizer state, checkpoints and parity reports are all trees of the same shape, so the
-functions here serve every one of them. A tuple is a node (the empty tuple a node without leaves), all else is a leaf;
-`jax.tree` and `torch.utils._pytree` see the same structure.
+Parameters, gradients, optimizer state and checkpoints are trees of the same structure, so the functions here serve all
+of them. A tuple is a node (an empty tuple is a node without leaves); everything else is a leaf. `jax.tree` and
+`torch.utils._pytree` see the same structure.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ __all__ = ["ABSENT", "Absent", "leaves", "named_leaves", "tree_map", "unflatten"
 
 
 class Absent(tuple[Any, ...]):
-    """The type of `ABSENT`: a node without leaves, of which there is exactly one."""
+    """The type of `ABSENT`, its only instance: a node without leaves."""
 
     __slots__ = ()
     _fields = ()
 
     def __new__(cls) -> Self:
-        """The only instance."""
+        """Return the only instance."""
         return ABSENT if "ABSENT" in globals() else super().__new__(cls)
 
     def __repr__(self) -> str:
@@ -31,7 +31,7 @@ class Absent(tuple[Any, ...]):
 
 
 ABSENT: Any = Absent()
-"""Stands where a tree could hold an array and holds none: no sample weights, no velocity. Test with ``is ABSENT``."""
+"""The placeholder for an array that a tree does not hold, such as sample weights. Test with ``is ABSENT``."""
 
 
 def _rebuild(node: tuple[Any, ...], children: Iterator[Any]) -> Any:
@@ -40,7 +40,7 @@ def _rebuild(node: tuple[Any, ...], children: Iterator[Any]) -> Any:
 
 
 def tree_map(f: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """``f`` of every leaf of ``tree`` together with the leaves at the same place in ``others``, as a tree again."""
+    """Apply ``f`` to each leaf of ``tree`` and the corresponding leaves of ``others``; return a tree of the results."""
     if isinstance(tree, tuple):
         return _rebuild(tree, (tree_map(f, *nodes) for nodes in zip(tree, *others, strict=True)))
     return f(tree, *others)

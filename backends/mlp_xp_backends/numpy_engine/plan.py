@@ -21,8 +21,8 @@ from mlp_xp_backends.numpy_engine.lines import row_numbers
 from mlp_xp_backends.numpy_engine.onehot import find_one_hots
 from mlp_xp_backends.numpy_engine.pack import pack, part
 from mlp_xp_backends.numpy_engine.tape import NDArray, Program, Value
-from mlp_xp_backends.protocol import Tree
 from mlp_xp_backends.trees import leaves, unflatten
+from mlp_xp_backends.typing import Tree
 
 CACHE_LINE = 64
 STACKABLE = {np.add, np.subtract, np.multiply, np.true_divide, np.negative, np.sqrt, np.square}

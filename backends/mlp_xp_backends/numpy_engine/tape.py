@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp_backends.protocol import Tree
+from mlp_xp_backends.typing import Tree
 
 NDArray = np.ndarray[Any, Any]
 

@@ -11,8 +11,10 @@ import numpy as np
 
 from mlp_xp_backends.numpy_engine.proxy import Number, Proxy, elementwise_of, matrix_transpose, value_of
 from mlp_xp_backends.numpy_engine.tape import NDArray, Program, Tape, Untraceable, Value, blank
-from mlp_xp_backends.protocol import Body, Tree
+from mlp_xp_backends.numpy_namespace import xp
+from mlp_xp_backends.protocol import Body
 from mlp_xp_backends.trees import leaves, unflatten
+from mlp_xp_backends.typing import Tree
 
 REDUCTIONS = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
 REDUCTIONS |= {"any": np.logical_or, "all": np.logical_and}
@@ -50,7 +52,7 @@ class Recorder:
         rule = getattr(type(self), f"_{name}", None)
         if rule is not None:
             return partial(rule, self)
-        f = getattr(np, name)
+        f = getattr(xp, name)
         if isinstance(f, np.ufunc) and f.signature is None and f.nout == 1:
             return lambda *args: self._new(elementwise_of(self._tape, f, *args))
         if name in REDUCTIONS:
