@@ -10,6 +10,7 @@ import array_api_compat.cupy as compat
 import cupy
 import numpy as np
 
+from mlp_xp_backends.compiler.targets.cuda.loop import FusedLoop
 from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.host import as_host
 from mlp_xp_backends.loop import plain_loop
@@ -50,12 +51,12 @@ class CupyBackend:
         self._cuda.synchronize()
 
     def compile(self, body: Body) -> Loop:
-        """The loop as plain Python: every operation is queued on the device, and nothing waits for it."""
-        plain = plain_loop(self.xp, body, cupy.stack)
+        """The loop as few generated kernels, or one operation at a time; nothing waits for the device."""
+        run = FusedLoop(body, plain_loop(self.xp, body, cupy.stack))
 
         def loop(carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
             with self._cuda, memory_guard(self.device, self.memory):
-                return plain(carry, consts, items)
+                return run(carry, consts, items)
 
         return loop
 
