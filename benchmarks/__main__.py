@@ -10,6 +10,7 @@ COMMANDS = {
     "sklearn_fit": "our estimators beside scikit-learn's",
     "mnist_race": "cold process to a trained MNIST network, beside PyTorch",
     "memory": "peak memory beside PyTorch's, and a data set larger than memory",
+    "launches": "kernels and products of a step on CUDA, counted without a device",
     "steadiness": "what callbacks cost, and whether epochs slow down",
 }
 

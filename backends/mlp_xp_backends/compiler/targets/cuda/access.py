@@ -24,14 +24,18 @@ def space(op: Op) -> tuple[int, ...]:
     return op.inputs[0].shape if op.kind in FOLDING else op.out.shape
 
 
-def folded(op: Op) -> tuple[int, ...]:
-    """The axes of its space over which a reduction runs."""
+def gone(op: Op) -> tuple[int, ...]:
+    """The axes of its space over which ``op`` reduces."""
     if op.kind is Kind.REDUCE:
         return tuple(op["axes"])
     if op.kind is Kind.ARG:
-        d = len(op.inputs[0].shape)
-        return tuple(range(d)) if op["axis"] is None else (op["axis"] % d,)
+        return tuple(range(len(space(op)))) if op["axis"] is None else (op["axis"],)
     return ()
+
+
+def folded(op: Op) -> tuple[int, ...]:
+    """Those that are longer than 1: without any, a reduction is nothing but a cast."""
+    return tuple(a for a in gone(op) if space(op)[a] > 1)
 
 
 def operand_axes(op: Op, k: int) -> Axes | None:
@@ -47,10 +51,8 @@ def result_axes(op: Op) -> Axes:
     """The axes of the space along which the result is indexed."""
     if op.kind not in FOLDING:
         return tuple(a if n > 1 else None for a, n in enumerate(op.out.shape))
-    gone, d = folded(op), len(space(op))
-    if op["keepdims"]:
-        return tuple(None if a in gone or n == 1 else a for a, n in enumerate(space(op)))
-    return tuple(a if space(op)[a] > 1 else None for a in range(d) if a not in gone)
+    wide = [None if a in gone(op) or n == 1 else a for a, n in enumerate(space(op))]
+    return tuple(a for k, a in enumerate(wide) if op["keepdims"] or k not in gone(op))
 
 
 def root_axes(v: Value) -> Axes | None:

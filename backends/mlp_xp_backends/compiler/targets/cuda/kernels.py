@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from mlp_xp_backends.compiler.program import Kind, Op, Value
-from mlp_xp_backends.compiler.targets.cuda.access import FOLDING, operand_axes, result_axes, root_axes, space
+from mlp_xp_backends.compiler.targets.cuda.access import folded, operand_axes, result_axes
 from mlp_xp_backends.compiler.targets.cuda.functions import c_type, combination, expression, extremum, literal
 from mlp_xp_backends.compiler.targets.cuda.fuse import Graph, Nest
 
@@ -114,7 +114,7 @@ class _Writer:
 
     def _loops(self, stores: list[Op]) -> None:
         """One loop for each number of reductions that have to be known before."""
-        folds = [op for op in self.nest.at if op.kind in FOLDING]
+        folds = [op for op in self.nest.at if folded(op)]
         depth = {op: self._depth(op) for op in self.nest.at}
         full = [op for op in stores if self._is_full(op)]
         deepest = max([depth[op] - 1 for op in folds] + [depth[op] for op in full])
@@ -171,7 +171,7 @@ class _Writer:
         """How many reductions one after the other ``op`` stands at the end of, itself included."""
         makers = (self.graph.step.maker.get(r.root) for r in self.graph.reads[op])
         before = max((self._depth(m) for m in makers if m is not None and m in self.nest.at), default=0)
-        return before + (op.kind in FOLDING)
+        return before + bool(folded(op))
 
     def _is_full(self, op: Op) -> bool:
         """Whether the result has an element for each turn of the loops."""
@@ -261,7 +261,7 @@ class _Writer:
         if op.kind is Kind.ELEMENTWISE:
             args = [f"(({c_type(d)}){a})" for a, d in zip(args, op["loop"], strict=True)]
             return expression(getattr(np, op.name).__name__, list(op["loop"]), args)
-        return f"({c_type(op.out.dtype)}){args[0]}"
+        return "0" if op.kind is Kind.ARG else f"({c_type(op.out.dtype)}){args[0]}"
 
     def _taken(self, op: Op, at: Sequence[int | None]) -> str:
         """The element in the slice that the index names; indices run round as CuPy's do."""

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 
 from mlp_xp_backends.compiler.program import Unrecordable
 from mlp_xp_backends.compiler.recorder import record
+from mlp_xp_backends.compiler.targets.cuda.emit import Emitted, emit
 from mlp_xp_backends.compiler.targets.cuda.launch import Plan
 from mlp_xp_backends.loop import length
 from mlp_xp_backends.protocol import Body, Loop
@@ -38,11 +39,18 @@ class FusedLoop:
             tree_map(lambda a: (a.shape[1:], a.dtype), items),
         )
         if key not in self.plans:
-            try:
-                plan = Plan(record(self.body, carry, consts, items))
-            except Unrecordable:
-                plan = None
+            emitted = self._emitted(carry, consts, items)
             if len(self.plans) == PLANS:
                 del self.plans[next(iter(self.plans))]
-            self.plans[key] = plan
+            self.plans[key] = None if emitted is None else Plan(emitted)
         return self.plans[key]
+
+    def _emitted(self, carry: Tree, consts: Tree, items: Tree) -> Emitted | None:
+        try:
+            program = record(self.body, carry, consts, items)
+        except (Unrecordable, Exception):  # which the plain loop raises again, if it is the body's own mistake
+            return None
+        try:
+            return emit(program)
+        except Unrecordable:
+            return None
