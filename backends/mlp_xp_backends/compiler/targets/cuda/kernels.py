@@ -74,10 +74,11 @@ class _Writer:
             self.lanes = 8 if self.fold <= SHORT_COLUMN else 32
         self.side = THREADS // self.lanes
         self.blocks = -(-self.size // self.side)
-        self.outer: dict[Value, str] = {}  # names of what one thread computes once
-        self.inner: dict[Value, str] = {}  # and in every turn of a loop
+        self.outer: dict[Value | str, str] = {}  # names of what one thread computes once
+        self.inner: dict[Value | str, str] = {}  # and in every turn of a loop
         self.lines: list[str] = []
         self.turn: list[str] = []
+        self.stores: list[str] = []  # after all that is computed: they may overwrite what that reads
         self.count = 0
 
     def text(self) -> list[str]:
@@ -93,14 +94,14 @@ class _Writer:
         stores = [op for op in self.nest.at if self.graph.stored(op)]
         if not self.nest.folds:
             for op in stores:
-                self._store(op, self.turn)
-            return [*self.lines, *self.turn, "}"]
+                self._store(op)
+            return [*self.lines, *self.turn, *self.stores, "}"]
         self._loops(stores)
         ends = [op for op in stores if not self._is_full(op)]
-        self.turn = []
+        self.stores = []
         for op in ends:
-            self._store(op, self.turn)
-        guarded = [f"if (lane == 0 && mine < {self.size}) {{", *self.turn, "}"]
+            self._store(op)
+        guarded = [f"if (lane == 0 && mine < {self.size}) {{", *self.stores, "}"]
         return [*self.lines, *(["__syncthreads();", *guarded] if ends else [])]
 
     def _indices(self, flat: str, axes: list[int]) -> list[str]:
@@ -120,15 +121,15 @@ class _Writer:
         deepest = max([depth[op] - 1 for op in folds] + [depth[op] for op in full])
         when = {op: deepest if self._overwrites(op) else depth[op] for op in full}
         for stage in range(deepest + 1):
-            self.inner, self.turn = {}, []
+            self.inner, self.turn, self.stores = {}, [], []
             here = [op for op in folds if depth[op] - 1 == stage]
             for op in here:
                 self._accumulate(op)
             for op in full:
                 if when[op] == stage:
-                    self._store(op, self.turn, f"mine < {self.size}")
+                    self._store(op, f"mine < {self.size}")
             loop = f"for (int k = lane; k < {self.fold}; k += {self.lanes}) {{"
-            self.lines += [loop, *self._indices("k", sorted(self.nest.folds)), *self.turn, "}"]
+            self.lines += [loop, *self._indices("k", sorted(self.nest.folds)), *self.turn, *self.stores, "}"]
             for op in here:
                 self._collect(op)
 
@@ -181,7 +182,7 @@ class _Writer:
     def _overwrites(self, op: Op) -> bool:
         return self.graph.step.target.get(op.out, ("", 0))[0] == "carry"
 
-    def _store(self, op: Op, lines: list[str], guard: str = "") -> None:
+    def _store(self, op: Op, guard: str = "") -> None:
         target = self.graph.step.target.get(op.out)
         program = self.graph.step.program
         place = op.out
@@ -191,7 +192,7 @@ class _Writer:
         index = [None if a is None else at[a] for a in result_axes(op)]
         value = self._value(op.out, at)
         address = f"{self.kernel.pointer(place)}[{self._offset(op.out, index)}]"
-        lines.append(f"{f'if ({guard}) ' if guard else ''}{address} = {value};")
+        self.stores.append(f"{f'if ({guard}) ' if guard else ''}{address} = {value};")
 
     def _offset(self, v: Value, index: Sequence[int | None]) -> str:
         terms = [] if not v.offset else [f"{v.offset // v.dtype.itemsize}"]
@@ -242,10 +243,15 @@ class _Writer:
         return name
 
     def _named(self, text: str, v: Value, full: bool) -> str:
-        self.count += 1
-        lines = self.turn if full or not self.nest.folds else self.lines
-        lines.append(f"const {c_type(v.dtype)} v{self.count} = {text};")
-        return f"v{self.count}"
+        known = self.inner if full else self.outer
+        if text.isidentifier():
+            return text
+        if text not in known:
+            self.count += 1
+            known[text] = f"v{self.count}"
+            lines = self.turn if full or not self.nest.folds else self.lines
+            lines.append(f"const {c_type(v.dtype)} {known[text]} = {text};")
+        return known[text]
 
     def _expression(self, op: Op, at: Sequence[int | None] | None, full: bool) -> str:
         if op.kind is Kind.TAKE:
@@ -259,9 +265,13 @@ class _Writer:
             last = None if at is None else at[-1]
             return f"{args[0]} == {'0' if last is None else f'i{last}'}"
         if op.kind is Kind.ELEMENTWISE:
-            args = [f"(({c_type(d)}){a})" for a, d in zip(args, op["loop"], strict=True)]
+            triples = zip(args, op.inputs, op["loop"], strict=True)
+            args = [a if v.dtype == d else f"(({c_type(d)}){a})" for a, v, d in triples]
             return expression(getattr(np, op.name).__name__, list(op["loop"]), args)
-        return "0" if op.kind is Kind.ARG else f"({c_type(op.out.dtype)}){args[0]}"
+        if op.kind is Kind.ARG:
+            return "0"
+        same = op.inputs[0].dtype == op.out.dtype
+        return args[0] if same else f"({c_type(op.out.dtype)}){args[0]}"
 
     def _taken(self, op: Op, at: Sequence[int | None]) -> str:
         """The element in the slice that the index names; indices run round as CuPy's do."""

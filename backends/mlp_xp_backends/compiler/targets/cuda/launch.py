@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from threading import Lock, get_ident
 from typing import Any
 
@@ -12,8 +13,10 @@ from cupy_backends.cuda.api.driver import launchKernel
 
 from mlp_xp_backends.compiler.program import Value
 from mlp_xp_backends.compiler.targets.cuda.emit import Emitted
+from mlp_xp_backends.compiler.targets.cuda.graph import WORTH, StepGraphs
 from mlp_xp_backends.compiler.targets.cuda.kernels import THREADS
-from mlp_xp_backends.compiler.targets.cuda.products import Call, product
+from mlp_xp_backends.compiler.targets.cuda.lt import LtProduct, available, lt_products
+from mlp_xp_backends.compiler.targets.cuda.products import Call, Product, product
 from mlp_xp_backends.trees import leaves, unflatten
 from mlp_xp_backends.typing import Array, Tree
 
@@ -34,6 +37,10 @@ class Plan:
         self.bound: list[Array] = []
         self.given: list[Array] = []
         self.calls: list[Call] = []
+        self.products: Mapping[int, Product | LtProduct] = {}
+        self.pointers: dict[int, list[int]] = {}
+        self.capturable, self.taken = False, 0
+        self.graphs: StepGraphs | None = None
         self.where: tuple[int, int] | None = None
         self.done = cupy.cuda.Event(disable_timing=True)
 
@@ -49,12 +56,25 @@ class Plan:
             outs = [cupy.empty((n, *v.shape), v.dtype) for v in self.program.outs]
             f, args, _ = self._launch("begin", [a.data.ptr for a in (*stacks, *outs)], stream.ptr)
             f(*args)
-            for _ in range(n):
-                for f, args, _ in self.calls:
-                    f(*args)
+            self._steps(n, stream)
             self.done.record(stream)
             trees = self.program.trees
             return unflatten(trees[0], iter(self.bound)), unflatten(trees[1], iter(outs))
+
+    def _steps(self, n: int, stream: Any) -> None:
+        """``n`` steps: the first ones call by call, and once enough are taken, the others as graphs."""
+        eager = n
+        if self.graphs is not None:
+            eager = 0
+        elif self.capturable and self.taken + n > WORTH:
+            eager = 0 if self.taken else 1  # one step loads what CUDA loads on the first use
+        for _ in range(eager):
+            for f, args, _ in self.calls:
+                f(*args)
+        if eager < n:
+            self.graphs = self.graphs or StepGraphs(self._calls)
+            self.graphs.launch(n - eager, stream)
+        self.taken += n
 
     def _bind(self, carried: list[Array], given: list[Array], stream: int) -> None:
         """Make the calls for these arrays, unless they are those of the last call."""
@@ -68,6 +88,7 @@ class Plan:
             for a, inside, before, after in zip(carried, crowded, self.program.carry, ends, strict=True)
         ]
         self.given, self.where = given, where
+        self.graphs, self.taken = None, 0
         arrays = dict(zip((*self.program.carry, *self.program.consts), (*self.bound, *given), strict=True))
         arrays |= self.constants
         start = self.memory.data.ptr
@@ -75,16 +96,24 @@ class Plan:
         def address(v: Value) -> int:
             return int(arrays[v].data.ptr) if v in arrays else start + self.emitted.offsets[v]
 
-        self.calls = []
-        for k, launch in enumerate(self.emitted.order):
-            op, kernel = launch[0].product, self.emitted.kernels.get(k)
-            if op is not None:
-                self.calls.append(product(op, address))
-            elif kernel is not None:
-                pointers = [address(v) for v in kernel.arrays]
-                self.calls.append(self._launch(kernel.name, pointers, stream, kernel.blocks))
+        products = {k: product(op, address) for k, launch in enumerate(self.emitted.order) if (op := launch[0].product)}
+        self.capturable = not products or available()
+        self.products = lt_products(products) if available() else products
+        self.pointers = {k: [address(v) for v in kernel.arrays] for k, kernel in self.emitted.kernels.items()}
+        self.calls = self._calls(stream)
+
+    def _calls(self, stream: int) -> list[Call]:
+        """The calls of a step on ``stream``."""
+        calls: list[Call] = []
+        for k in range(len(self.emitted.order)):
+            kernel = self.emitted.kernels.get(k)
+            if kernel is not None:
+                calls.append(self._launch(kernel.name, self.pointers[k], stream, kernel.blocks))
+            else:
+                calls.append(self.products[k].call(stream))
         if self.emitted.ticks:
-            self.calls.append(self._launch("tick", [], stream))
+            calls.append(self._launch("tick", [], stream))
+        return calls
 
     def _launch(self, name: str, pointers: list[int], stream: int, blocks: int = 1) -> Call:
         """The launch of a kernel, with its arguments laid out for the driver."""

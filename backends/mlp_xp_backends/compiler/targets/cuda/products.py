@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import cupy
 import numpy as np
+from cupy._core._routines_linalg import COMPUTE_TYPE_TF32, get_compute_type
 from cupy_backends.cuda.libs import cublas
 
 from mlp_xp_backends.compiler.program import Op, Value
@@ -21,41 +24,74 @@ REAL = {np.dtype(np.float32): 0, np.dtype(np.float64): 1}
 """CUDA's numbers for the dtypes (``cudaDataType``)."""
 
 
-def numbers(dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """1 and 0 in the memory of the host."""
-    of = ctypes.c_double if dtype.itemsize == 8 else ctypes.c_float
-    return of(1.0), of(0.0)
+@dataclass(frozen=True)
+class Matrix:
+    """A stored matrix, or a stack of them, as cuBLAS sees it: by columns."""
+
+    transposed: bool
+    """Whether the product takes its transpose."""
+    rows: int
+    columns: int
+    leading: int
+    """Elements from one column to the next."""
+    stride: int
+    """Elements from one matrix of the stack to the next."""
+    address: int
 
 
-def operand(v: Value, address: Address) -> tuple[bool, int, int, int]:
-    """Whether the stored matrix is the transpose, its leading dimension, elements to the next one, and its address.
+@dataclass(frozen=True)
+class Product:
+    """``a b`` with everything that cuBLAS wants to know. It stores columns, so ``(a b)' = b' a'`` is what it computes."""
 
-    cuBLAS stores columns, so it reads the rows of a row-major matrix as columns: ``a b`` is computed as ``b' a'``.
-    """
+    left: Matrix
+    right: Matrix
+    out: Matrix
+    inner: int
+    count: int
+    kind: int
+    compute: int
+    one: Any
+    zero: Any
+
+    def call(self, stream: int) -> Call:
+        """The call that computes it by CuPy's cuBLAS, on ``stream`` while that is the current one."""
+        a, b, c, kind = self.left, self.right, self.out, self.kind
+        sizes = (int(a.transposed), int(b.transposed), c.rows, c.columns, self.inner, ctypes.addressof(self.one))
+        first, second = (a.address, kind, a.leading), (b.address, kind, b.leading)
+        zero, out = ctypes.addressof(self.zero), (c.address, kind, c.leading)
+        end = (self.compute, cublas.CUBLAS_GEMM_DEFAULT)
+        head = (cupy.cuda.device.get_cublas_handle(), *sizes)
+        if self.count == 1:
+            return cublas.gemmEx, (*head, *first, *second, zero, *out, *end), self
+        stacks = (*first, a.stride, *second, b.stride, zero, *out, c.stride, self.count)
+        return cublas.gemmStridedBatchedEx, (*head, *stacks, *end), self
+
+
+def product(op: Op, address: Address) -> Product:
+    """The product ``op`` of matrices that lie at these addresses."""
+    a, b = op.inputs
+    *lead, m, n = op.out.shape
+    of = ctypes.c_double if op.out.dtype.itemsize == 8 else ctypes.c_float
+    kind = REAL[op.out.dtype]
+    out = Matrix(False, n, m, n, m * n, address(op.out))
+    return Product(
+        _stored(b, address), _stored(a, address), out, a.shape[-1], prod(lead), kind, _compute(kind), of(1.0), of(0.0)
+    )
+
+
+def _stored(v: Value, address: Address) -> Matrix:
     rows, columns = (s // v.dtype.itemsize for s in v.strides[-2:])
     m, n = v.shape[-2:]
-    plain = (columns == 1 or n == 1) and (rows >= n or m == 1)
-    leading = (rows if m > 1 else n) if plain else (columns if n > 1 else m)
-    stride = stack_stride(v)
+    place, stride = address(v.root) + v.offset, stack_stride(v)
     assert stride is not None
-    return not plain, leading, stride, address(v.root) + v.offset
+    if (columns == 1 or n == 1) and (rows >= n or m == 1):
+        return Matrix(False, n, m, rows if m > 1 else n, stride, place)
+    return Matrix(True, m, n, columns if n > 1 else m, stride, place)
 
 
-def product(op: Op, address: Address) -> Call:
-    """The call that computes the product ``op`` on the current stream."""
-    a, b = op.inputs
-    (ta, lda, sa, pa), (tb, ldb, sb, pb) = operand(a, address), operand(b, address)
-    (*lead, m, n), k = op.out.shape, a.shape[-1]
-    count, kind = int(np.prod(lead)), REAL[op.out.dtype]
-    one, zero = numbers(op.out.dtype)
-    compute = cublas.CUBLAS_COMPUTE_64F if kind else cublas.CUBLAS_COMPUTE_32F
-    head = (int(tb), int(ta), n, m, k, ctypes.addressof(one))
-    tail = (compute, cublas.CUBLAS_GEMM_DEFAULT)
-    left, right, out = (pb, kind, ldb), (pa, kind, lda), (address(op.out), kind, n)
-    if count == 1:
-        args: tuple[Any, ...] = (*head, *left, *right, ctypes.addressof(zero), *out, *tail)
-        f = cublas.gemmEx
-    else:
-        args = (*head, *left, sb, *right, sa, ctypes.addressof(zero), *out, m * n, count, *tail)
-        f = cublas.gemmStridedBatchedEx
-    return f, (cupy.cuda.device.get_cublas_handle(), *args), (one, zero)
+def _compute(kind: int) -> int:
+    """How cuBLAS adds: in the dtype of the matrices, or as CuPy is told to (``CUPY_TF32=1``)."""
+    if kind == REAL[np.dtype(np.float64)]:
+        return int(cublas.CUBLAS_COMPUTE_64F)
+    tf32 = get_compute_type(np.dtype(np.float32)) == COMPUTE_TYPE_TF32
+    return int(cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if tf32 else cublas.CUBLAS_COMPUTE_32F)
