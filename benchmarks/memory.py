@@ -62,10 +62,10 @@ def ours() -> int:
     from mlp_xp import SGD, Trainer, mlp
 
     x, y = data()
-    Trainer(mlp(4, 4, 2), optimizer=SGD(0.1, momentum=0.9), device="cpu").fit(x[:64, :4], y[:64] % 2, epochs=1)
+    Trainer(mlp(4, 4, 2), optimizer=SGD(0.1, momentum=0.9), device="cpu").fit(x[:64, :4], y[:64] % 2, max_epochs=1)
     with Peak() as peak:
         trainer = Trainer(mlp(*WIDTHS), optimizer=SGD(0.01, momentum=0.9), device="cpu")
-        trainer.fit(x, y, epochs=2, batch_size=BATCH)
+        trainer.fit(x, y, max_epochs=2, batch_size=BATCH)
     return peak.most
 
 
@@ -109,7 +109,7 @@ def stream() -> int:
             def chunk(self, trainer: Trainer) -> None:
                 seen.append(anonymous())
 
-        trainer.fit(x, y, epochs=1, batch_size=1000, callbacks=[Watch()], shuffle=False)
+        trainer.fit(x, y, max_epochs=1, batch_size=1000, callbacks=[Watch()], shuffle=False)
     print(f"{x.nbytes / 2**30:.1f} GiB; after each tenth: {[m // MIB for m in seen[:: max(1, len(seen) // 10)]]} MiB")
     return max(seen) - seen[0]
 

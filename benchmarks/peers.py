@@ -14,14 +14,13 @@ import numpy as np
 from benchmarks.networks import SEED, Array, Task, as_batches
 from mlp_xp import Trainer
 from mlp_xp.data.feed import Batch
-from mlp_xp.nn.optimizers import Rates
-from mlp_xp.training.trainer import epoch_loop
+from mlp_xp.training.epoch import Item, epoch_loop, rate_table
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_backend import NumpyBackend
 from mlp_xp_backends.numpy_engine.blas import Blas
 from mlp_xp_backends.numpy_engine.mkl import mkl
 from mlp_xp_backends.protocol import Body, Loop
-from mlp_xp_backends.trees import tree_map
+from mlp_xp_backends.trees import ABSENT, tree_map
 
 
 class NotComparableError(Exception):
@@ -64,26 +63,27 @@ class Ours(Peer):
     def __init__(self, device: str | NumpyBackend, task: Task) -> None:
         self.task = task
         self.trainer = Trainer(task.net.chain, optimizer=task.rule, device=device, seed=SEED)
-        self.rng, self.backend = self.trainer.rng, self.trainer.backend
+        self.rng, self.backend = np.random.default_rng(SEED), self.trainer.backend
+        self.done = 0
         x, y = map(self.backend.asarray, task.data)
-        self.data = Batch(x, y, ())
+        self.data = Batch(x, y, ABSENT)
         self.loop = epoch_loop(self.backend, self.trainer.step)
 
     def place(self, order: Array) -> Any:
-        rule, done = self.task.rule, self.trainer.updates
-        table = [rule.rates(rule.lr, done + i + 1) for i in range(len(order))]
-        columns = tree_map(lambda *column: np.array(column), *table)
-        return self.backend.asarray(order), Rates(*tree_map(lambda c: self.backend.asarray(c, "float32"), columns))
+        rule = self.task.rule
+        table = rate_table(rule, as_schedule(rule.lr), Moment(self.done, 0, 0, 0), len(order))
+        rates = tree_map(lambda column: self.backend.asarray(column, "float32"), table)
+        return Item(self.backend.asarray(order), rates, ABSENT)
 
     def steps(self, placed: Any) -> Array:
         self.trainer.state, losses = self.loop(self.trainer.state, self.data, placed)
-        self.trainer.updates += len(losses)
+        self.done += len(losses)
         self.backend.synchronize()
         return self.backend.to_numpy(losses)
 
     def epoch(self) -> tuple[float, float]:
         trainer = self.trainer
-        record = trainer.fit(*self.data[:2], epochs=trainer.epoch + 1, batch_size=self.task.net.batch)[-1]
+        record = trainer.fit(*self.data[:2], max_epochs=trainer.epoch + 1, batch_size=self.task.net.batch)[-1]
         return record["seconds"], record["loss"]
 
 

@@ -43,7 +43,7 @@ def overhead(rounds: int = 10, epochs: int = 5) -> None:
         for i in range(rounds + 1):
             for name, trainer in trainers.items():
                 began = time.perf_counter()
-                trainer.fit(x, y, epochs=epochs * (i + 1), batch_size=128, callbacks=hooks[name])
+                trainer.fit(x, y, max_epochs=epochs * (i + 1), batch_size=128, callbacks=hooks[name])
                 if i:
                     times[name].append((time.perf_counter() - began) / epochs)
     a, b = (statistics.median(times[name]) for name in ("bare", "callbacks"))
@@ -57,8 +57,8 @@ def denormals(epochs: int = 100) -> None:
     silent[:, 200:] = 0
     for name, optimizer in {"momentum": SGD(0.05, momentum=0.9), "Adam": Adam(1e-3)}.items():
         trainer = Trainer(mlp(784, 300, 10, first=Rescale(scale=1 / 255)), optimizer=optimizer, device="cpu")
-        trainer.fit(x, y, epochs=1, batch_size=32)
-        history = trainer.fit(silent, y, epochs=epochs, batch_size=32)
+        trainer.fit(x, y, max_epochs=1, batch_size=32)
+        history = trainer.fit(silent, y, max_epochs=epochs, batch_size=32)
         early, late = (statistics.median(r["seconds"] for r in history[a:b]) for a, b in ((1, 4), (-3, None)))
         print(f"{name}: epoch 2 {early * 1e3:.1f} ms, epoch {epochs} {late * 1e3:.1f} ms: {late / early:.3f}")
 

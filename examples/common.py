@@ -172,7 +172,7 @@ class Run:
             "settings": {name: _plain(value) for name, value in vars(self.options).items()},
             "device": {"backend": self.backend.name, "device": self.backend.device},
             "versions": _versions(self.backend.name),
-            "epochs": self.epochs,
+            "epochs": list(self.epochs),
             "result": self.result,
             "seconds": {**self.seconds, "total": time.perf_counter() - self.began},
         }

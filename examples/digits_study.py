@@ -36,7 +36,7 @@ from common import (
     tell,
 )
 from example_data import Dataset, load_handwritten, split
-from mlp_xp import SGD, Adam, Callback, Model, Normal, Progress, Rescale, Trainer, load, mlp, save
+from mlp_xp import SGD, Adam, Callback, Model, Normal, Progress, Rescale, Trainer, load, mlp
 from mlp_xp.nn.optimizers import Optimizer
 from mlp_xp.nn.schedules import LossRatio, OneCycle
 from mlp_xp.training.trainer import Record
@@ -63,7 +63,9 @@ class Way(NamedTuple):
 
 ONE = Way("SGD, one picture a step", SGD, 1)
 MINI = Way("SGD, mini-batches of 50", SGD, 50)
-RATIO = Way("SGD, one picture a step, loss ratio", lambda lr: SGD(LossRatio(lr, window=1000)), 1, 1 / 255, Normal(1.0))
+RATIO = Way(
+    "SGD, one picture a step, loss ratio", lambda lr: SGD(LossRatio(lr, window=1000)), 1, 1 / 255, Normal(std=1.0)
+)
 ADAM = Way("Adam with L2, one cycle, mini-batches of 128", lambda lr: Adam(OneCycle(lr)), 128, l2=1e-4)
 
 
@@ -83,7 +85,7 @@ class StepLosses(Callback):
 
     def chunk(self, trainer: Trainer) -> None:
         """Take those of the steps just done."""
-        self.parts.append(trainer.losses[-1])
+        self.parts.append(trainer.progress.losses[-1])
 
 
 class Study:
@@ -117,9 +119,9 @@ class Study:
         with self.run.timed("train"):
             trainer.fit(
                 *self.train,
-                epochs=epochs,
+                max_epochs=epochs,
                 batch_size=way.batch_size,
-                validation={"valid": self.valid, "train": self.train},
+                validation_data={"valid": self.valid, "train": self.train},
                 callbacks=[steps, Progress()],
             )
         if trainer.interrupted:
@@ -165,7 +167,7 @@ def story(run: Run) -> None:
         say(f"published: validation accuracy {percent(PUBLISHED_ACCURACY)} after 5 epochs at rate 0.03")
     say(f"validation accuracy {percent(valid['accuracy'])}, test accuracy {percent(test['accuracy'])}")
     if options.save:
-        save(options.save, best)
+        best.save(options.save)
 
 
 def learn(study: Study) -> Model:

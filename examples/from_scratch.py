@@ -29,6 +29,7 @@ from example_data import ELLIPSE_LEVEL, Split, ellipse, ellipse_form
 from mlp_xp import SGD, Adam, Normal, Progress, SoftmaxCrossEntropy, Trainer, mlp
 from mlp_xp.nn.layers import Affine
 from mlp_xp.nn.schedules import LossRatio, OneCycle
+from mlp_xp_backends.trees import ABSENT
 
 Row = list[float]
 Matrix = list[Row]
@@ -107,8 +108,8 @@ def library_derivatives(run: Run, weights: Weights, x: Row, y: int) -> Weights:
     W, b, V, c = (asarray(np.array(w, ndmin=2)) for w in weights)  # biases are rows
     network, cross_entropy = mlp(2, 3, 2, activation="sigmoid"), SoftmaxCrossEntropy()
     params = (Affine(W, b), (), Affine(V, c))  # one entry per layer; the sigmoid learns nothing
-    outputs, caches, _ = network.forward(xp, params, ((), (), ()), asarray(np.array([x])), True)
-    _, cache = cross_entropy.forward(xp, outputs, asarray(np.array([y], np.int32)), ())
+    outputs, caches, _ = network.forward(xp, params, (ABSENT, ABSENT, ABSENT), asarray(np.array([x])), True)
+    _, cache = cross_entropy.forward(xp, outputs, asarray(np.array([y], np.int32)), ABSENT)
     first, _, last = network.gradient(xp, params, caches, cross_entropy.backward(xp, cache))
     return as_lists(run, first, last)
 
@@ -167,7 +168,7 @@ def story(run: Run) -> None:
 
     published = options.recipe == "published"
     optimizer = SGD(LossRatio(0.1, window=100)) if published else Adam(OneCycle(0.2))
-    network = mlp(2, 3, 2, activation="sigmoid", init=Normal(1.0))
+    network = mlp(2, 3, 2, activation="sigmoid", init=Normal(std=1.0))
     trainer = Trainer(network, optimizer=optimizer, device=run.backend, dtype=options.dtype, seed=options.seed)
     first, _, last = trainer.state.params
     weights = as_lists(run, first, last)  # both start from the same
@@ -175,10 +176,10 @@ def story(run: Run) -> None:
     with run.timed("train"):
         trainer.fit(
             *data,
-            epochs=options.epochs,
+            max_epochs=options.epochs,
             batch_size=1 if published else 32,
             shuffle=not published,
-            validation={"valid": valid},
+            validation_data={"valid": valid},
             callbacks=[Progress()],
         )
     with run.timed("loops"):

@@ -156,15 +156,15 @@ def train(run: Run) -> None:
     with run.timed("train"):
         run.epochs = trainer.fit(
             *data.train,
-            epochs=options.epochs,
+            max_epochs=options.epochs,
             batch_size=options.batch_size,
-            validation={"train": (data.train.x[:sample], data.train.y[:sample]), "valid": data.valid},
+            validation_data={"train": (data.train.x[:sample], data.train.y[:sample]), "valid": data.valid},
             early_stopping=None if options.recipe == "published" else EarlyStopping(patience=options.epochs),
             callbacks=[Progress()],
         )
     extra = {key: getattr(options, key) for key in ("recipe", "combine", "seed")}
     model = replace(trainer.model, extra={"vocabulary": list(data.classes), **extra})
-    mlp_xp.save(options.save, model)
+    model.save(options.save)
     say(f"saved {options.save}")
     measure(run, model, data, ("train", "valid", "test"))
     tell_next_words(run, model, some_phrases(data))
@@ -177,17 +177,17 @@ def new_trainer(run: Run, words: int) -> Trainer:
     """The network and what trains it."""
     options = run.options
     published = options.recipe == "published"
-    init = Normal(0.5) if published else Glorot()
+    init = Normal(std=0.5) if published else Glorot()
     inputs = DIM * CONTEXT if options.combine == "concat" else DIM
     network = Chain(
-        Embedding(words, DIM, CONTEXT, options.combine, init_E=Normal(0.5)),
-        Dense(inputs, HIDDEN, init),
+        Embedding(words, DIM, ids_per_row=CONTEXT, combine=options.combine, init_E=Normal(std=0.5)),
+        Dense(inputs, HIDDEN, init_W=init),
         Sigmoid(),
-        Dense(HIDDEN, words, init),
+        Dense(HIDDEN, words, init_W=init),
     )
     return Trainer(
         network,
-        SoftmaxCrossEntropy("sum" if published else "mean"),
+        SoftmaxCrossEntropy(reduction="sum" if published else "mean"),
         SGD(options.lr) if published else Adam(OneCycle(options.lr), b2=0.98),
         device=run.backend,
         dtype=options.dtype,

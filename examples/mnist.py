@@ -105,9 +105,9 @@ def story(run: Run) -> None:
     with run.timed("train"):
         trainer.fit(
             *data.train,
-            epochs=options.epochs,
+            max_epochs=options.epochs,
             batch_size=options.batch_size,
-            validation={"test": data.test},  # to draw the curves: nothing is chosen by it
+            validation_data={"test": data.test},  # to draw the curves: nothing is chosen by it
             callbacks=[Progress(), *([Checkpoint(options.save)] if options.save else [])],
         )
 

@@ -30,7 +30,7 @@ from common import (
     tell,
 )
 from example_data import Dataset, Split, load_moons
-from mlp_xp import SGD, Adam, Chain, Model, Normal, Progress, Trainer, load, mlp, save
+from mlp_xp import SGD, Adam, Chain, Model, Normal, Progress, Trainer, load, mlp
 from mlp_xp.nn.optimizers import Optimizer
 from mlp_xp.nn.schedules import OneCycle
 from mlp_xp.training.trainer import Record
@@ -59,10 +59,10 @@ def recipe(options: argparse.Namespace) -> tuple[Chain, Optimizer, dict[str, Any
     options.activation = options.activation or ("sigmoid" if published else "relu")
     activation, widths = options.activation, (2, *options.hidden, 2)
     if published:
-        network = mlp(*widths, activation=activation, init=Normal(1.0))
-        return network, SGD(0.1), {"epochs": options.epochs or 50, "batch_size": None}
+        network = mlp(*widths, activation=activation, init=Normal(std=1.0))
+        return network, SGD(0.1), {"max_epochs": options.epochs or 50, "batch_size": None}
     network = mlp(*widths, activation=activation, norm="batch", dropout=0.1)
-    return network, Adam(OneCycle(0.05)), {"epochs": options.epochs or 40, "batch_size": 64}
+    return network, Adam(OneCycle(0.05)), {"max_epochs": options.epochs or 40, "batch_size": 64}
 
 
 def train(run: Run, data: Dataset, valid: Split, plane: plots.Plane) -> list[Model]:
@@ -70,13 +70,13 @@ def train(run: Run, data: Dataset, valid: Split, plane: plots.Plane) -> list[Mod
     options = run.options
     network, optimizer, steps = recipe(options)
     models: list[Model] = []
-    options.epochs = steps["epochs"]
+    options.epochs = steps["max_epochs"]
     for seed in range(options.seed, options.seed + options.runs):
         trainer = Trainer(network, optimizer=optimizer, device=run.backend, dtype=options.dtype, seed=seed)
         film = Film(trainer, plane, options.epochs) if options.animate and not models else None
         hooks: list[Any] = [*([Progress()] if options.runs == 1 else []), *([film] if film else [])]
         with run.timed("train"):
-            trainer.fit(*data.train, **steps, validation={"valid": valid}, callbacks=hooks)
+            trainer.fit(*data.train, **steps, validation_data={"valid": valid}, callbacks=hooks)
         if film:
             plots.decision_gif(options.animate, film.frames, plane, *some(data.test), data.classes)
             say(f"drew {options.animate}")
@@ -130,7 +130,7 @@ def story(run: Run) -> None:
         low, middle, high = (percent(f(accuracies)) for f in (min, statistics.median, max))
         say(f"test accuracy of {len(models)} seeds: median {middle}, from {low} to {high}")
     if options.save:
-        save(options.save, models[0])
+        models[0].save(options.save)
 
     title = f"{percent(tests[0]['accuracy'])} of {len(data.test.y):,} test points right"
     p = models[0].predict_proba(plane.points)[:, 1]

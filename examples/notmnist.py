@@ -114,7 +114,7 @@ def story(run: Run) -> None:
     say(data.source)
     model = model or train(run, data, rng)
     if options.save:
-        mlp_xp.save(options.save, model)
+        model.save(options.save)
 
     run.result |= {"recipe": model.extra.get("recipe", options.recipe), "test_seen": model.extra.get("test_seen")}
     for part in ("train", "valid", "test"):
@@ -136,9 +136,9 @@ def train(run: Run, data: Dataset, rng: np.random.Generator) -> Model:
     with run.timed("train"):
         run.epochs = trainer.fit(
             *views(part, options.views, rng),
-            epochs=options.epochs,
+            max_epochs=options.epochs,
             batch_size=recipe.batch_size,
-            validation={"train": part, "valid": data.valid},
+            validation_data={"train": part, "valid": data.valid},
             callbacks=[Progress()],
         )
     seen = int(np.sum(occurs(data.test.x, part.x)))
@@ -153,10 +153,10 @@ def new_trainer(run: Run, recipe: Recipe, rows: int) -> Trainer:
     else:
         optimizer = Adam(OneCycle(0.004))
     dropout = (Dropout(recipe.dropout),) if recipe.dropout else ()
-    hidden = Dense(784, HIDDEN, Glorot()), ReLU(), *dropout
+    hidden = Dense(784, HIDDEN, init_W=Glorot()), ReLU(), *dropout
     return Trainer(
-        Chain(Rescale(scale=1 / 255), *hidden, Dense(HIDDEN, 10, Glorot())),
-        SoftmaxCrossEntropy(options.reduction),
+        Chain(Rescale(scale=1 / 255), *hidden, Dense(HIDDEN, 10, init_W=Glorot())),
+        SoftmaxCrossEntropy(reduction=options.reduction),
         optimizer,
         device=run.backend,
         dtype=options.dtype,

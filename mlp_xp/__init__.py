@@ -6,36 +6,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlp_xp.files.checkpoints import load as load
-    from mlp_xp.files.checkpoints import save as save
-    from mlp_xp.files.safetensors import FileError as FileError
+    from mlp_xp.files.paths import FileError as FileError
     from mlp_xp.model import Model as Model
+    from mlp_xp.model import load as load
     from mlp_xp.nn import metrics as metrics
     from mlp_xp.nn import schedules as schedules
     from mlp_xp.nn.gradient_check import check_gradients as check_gradients
     from mlp_xp.nn.initializers import Constant as Constant
     from mlp_xp.nn.initializers import Glorot as Glorot
     from mlp_xp.nn.initializers import He as He
+    from mlp_xp.nn.initializers import Initializer as Initializer
     from mlp_xp.nn.initializers import LeCun as LeCun
     from mlp_xp.nn.initializers import Normal as Normal
     from mlp_xp.nn.initializers import Uniform as Uniform
     from mlp_xp.nn.layers import GELU as GELU
+    from mlp_xp.nn.layers import Affine as Affine
     from mlp_xp.nn.layers import BatchNorm as BatchNorm
     from mlp_xp.nn.layers import Chain as Chain
     from mlp_xp.nn.layers import Dense as Dense
     from mlp_xp.nn.layers import Dropout as Dropout
     from mlp_xp.nn.layers import Embedding as Embedding
     from mlp_xp.nn.layers import Identity as Identity
+    from mlp_xp.nn.layers import Layer as Layer
     from mlp_xp.nn.layers import LayerNorm as LayerNorm
     from mlp_xp.nn.layers import LeakyReLU as LeakyReLU
     from mlp_xp.nn.layers import ReLU as ReLU
     from mlp_xp.nn.layers import Rescale as Rescale
     from mlp_xp.nn.layers import Sigmoid as Sigmoid
     from mlp_xp.nn.layers import Softplus as Softplus
+    from mlp_xp.nn.layers import StatefulLayer as StatefulLayer
     from mlp_xp.nn.layers import Tanh as Tanh
+    from mlp_xp.nn.layers.base import Spec as Spec
     from mlp_xp.nn.losses import AbsoluteError as AbsoluteError
     from mlp_xp.nn.losses import BinaryCrossEntropy as BinaryCrossEntropy
     from mlp_xp.nn.losses import Huber as Huber
+    from mlp_xp.nn.losses import Loss as Loss
     from mlp_xp.nn.losses import Poisson as Poisson
     from mlp_xp.nn.losses import Quantile as Quantile
     from mlp_xp.nn.losses import SoftmaxCrossEntropy as SoftmaxCrossEntropy
@@ -44,7 +49,19 @@ if TYPE_CHECKING:
     from mlp_xp.nn.optimizers import SGD as SGD
     from mlp_xp.nn.optimizers import Adam as Adam
     from mlp_xp.nn.optimizers import AdamW as AdamW
+    from mlp_xp.nn.optimizers import Optimizer as Optimizer
+    from mlp_xp.nn.optimizers import Rates as Rates
     from mlp_xp.nn.optimizers import RMSprop as RMSprop
+    from mlp_xp.nn.schedules import ConstantRate as ConstantRate
+    from mlp_xp.nn.schedules import Cosine as Cosine
+    from mlp_xp.nn.schedules import ExponentialDecay as ExponentialDecay
+    from mlp_xp.nn.schedules import InverseScaling as InverseScaling
+    from mlp_xp.nn.schedules import LossRatio as LossRatio
+    from mlp_xp.nn.schedules import Moment as Moment
+    from mlp_xp.nn.schedules import OneCycle as OneCycle
+    from mlp_xp.nn.schedules import ReduceOnPlateau as ReduceOnPlateau
+    from mlp_xp.nn.schedules import Schedule as Schedule
+    from mlp_xp.nn.schedules import StepDecay as StepDecay
     from mlp_xp.nn.step import TrainState as TrainState
     from mlp_xp.nn.step import TrainStep as TrainStep
     from mlp_xp.training.callbacks import Callback as Callback
@@ -52,6 +69,7 @@ if TYPE_CHECKING:
     from mlp_xp.training.callbacks import CSVLog as CSVLog
     from mlp_xp.training.callbacks import Progress as Progress
     from mlp_xp.training.early_stopping import EarlyStopping as EarlyStopping
+    from mlp_xp.training.history import History as History
     from mlp_xp.training.trainer import Trainer as Trainer
     from mlp_xp.training.trainer import TrainingDivergedError as TrainingDivergedError
     from mlp_xp_backends import BackendError as BackendError
@@ -59,42 +77,88 @@ if TYPE_CHECKING:
     from mlp_xp_backends import get_backend as get_backend
 
 _HOMES = {
-    "training.callbacks": ("CSVLog", "Callback", "Checkpoint", "Progress"),
-    "files.checkpoints": ("load", "save"),
-    "training.early_stopping": ("EarlyStopping",),
-    "files.safetensors": ("FileError",),
+    "files.paths": ("FileError",),
+    "model": (
+        "Model",
+        "load",
+    ),
     "nn.gradient_check": ("check_gradients",),
-    "nn.initializers": ("Constant", "Glorot", "He", "LeCun", "Normal", "Uniform"),
+    "nn.initializers": (
+        "Constant",
+        "Glorot",
+        "He",
+        "Initializer",
+        "LeCun",
+        "Normal",
+        "Uniform",
+    ),
     "nn.layers": (
-        "GELU",
+        "Affine",
         "BatchNorm",
         "Chain",
         "Dense",
         "Dropout",
         "Embedding",
+        "GELU",
         "Identity",
+        "Layer",
         "LayerNorm",
         "LeakyReLU",
         "ReLU",
         "Rescale",
         "Sigmoid",
         "Softplus",
+        "StatefulLayer",
         "Tanh",
     ),
+    "nn.layers.base": ("Spec",),
     "nn.losses": (
         "AbsoluteError",
         "BinaryCrossEntropy",
         "Huber",
+        "Loss",
         "Poisson",
         "Quantile",
         "SoftmaxCrossEntropy",
         "SquaredError",
     ),
-    "model": ("Model",),
     "nn.networks": ("mlp",),
-    "nn.optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
-    "nn.step": ("TrainState", "TrainStep"),
-    "training.trainer": ("Trainer", "TrainingDivergedError"),
+    "nn.optimizers": (
+        "Adam",
+        "AdamW",
+        "Optimizer",
+        "RMSprop",
+        "Rates",
+        "SGD",
+    ),
+    "nn.schedules": (
+        "ConstantRate",
+        "Cosine",
+        "ExponentialDecay",
+        "InverseScaling",
+        "LossRatio",
+        "Moment",
+        "OneCycle",
+        "ReduceOnPlateau",
+        "Schedule",
+        "StepDecay",
+    ),
+    "nn.step": (
+        "TrainState",
+        "TrainStep",
+    ),
+    "training.callbacks": (
+        "CSVLog",
+        "Callback",
+        "Checkpoint",
+        "Progress",
+    ),
+    "training.early_stopping": ("EarlyStopping",),
+    "training.history": ("History",),
+    "training.trainer": (
+        "Trainer",
+        "TrainingDivergedError",
+    ),
 }
 _MODULE_OF = {name: f"mlp_xp.{module}" for module, names in _HOMES.items() for name in names} | dict.fromkeys(
     ("BackendError", "available_backends", "get_backend"), "mlp_xp_backends"
@@ -105,7 +169,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name where it lives, when it is first used: ``import mlp_xp`` alone costs next to nothing."""
+    """Import a public name from its module on first use, so that ``import mlp_xp`` alone imports nothing else."""
     if name in ("metrics", "schedules"):
         return import_module(f"mlp_xp.nn.{name}")
     if name not in _MODULE_OF:

@@ -1,19 +1,141 @@
-"""Arguments of the wrong kind, refused where they are given and not where they are first used."""
+"""Checks of arguments where a user passes them, with one clear sentence for each mistake.
+
+`conform` is for the fields of frozen dataclasses: it checks each by a rule and stores NumPy scalars as Python numbers,
+because an ``np.float64`` hyperparameter would promote float32 arrays.
+"""
 
 from __future__ import annotations
 
+import math
 import operator
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, NamedTuple, Protocol
 
 MOST = 80  # characters of an argument that a message shows
 
 
 def shown(x: object) -> str:
-    """``x`` in a message: a class by its name, anything else as Python writes it, cut short."""
+    """``x`` in a message: a class by its name, anything else as its repr, truncated."""
     if isinstance(x, type):
         return f"the class {x.__name__}: call it, {x.__name__}(...)"
     text = repr(x)
     return text if len(text) <= MOST else f"{text[:MOST]}... ({type(x).__name__})"
+
+
+class Rule(Protocol):
+    """A condition on an argument."""
+
+    def __call__(self, name: str, value: Any, /) -> Any:
+        """``value``, NumPy scalars as Python numbers; `TypeError` or `ValueError` naming the argument ``name``."""
+        ...
+
+
+class Number(NamedTuple):
+    """A finite real number from ``low`` to ``high``; ``ends`` says which ends belong to the interval."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    ends: str = "()"
+
+    def __call__(self, name: str, value: Any) -> float:
+        """``value`` as a Python float."""
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{name} must be {self.wanted}, not {shown(value)}")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        above = self.low <= number if self.ends[0] == "[" else self.low < number
+        below = number <= self.high if self.ends[1] == "]" else number < self.high
+        if not (above and below):
+            raise ValueError(f"{name} must be {self.wanted}, not {shown(value)}")
+        return number
+
+    @property
+    def wanted(self) -> str:
+        """The interval in words."""
+        if self.high < math.inf:
+            return f"a number in {self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
+        if self.low == -math.inf:
+            return "a finite number"
+        return f"a finite number {'of at least' if self.ends[0] == '[' else 'above'} {self.low:g}"
+
+
+FINITE = Number()
+NOT_NEGATIVE = Number(0.0, ends="[)")
+POSITIVE = Number(0.0)
+SHARE = Number(0.0, 1.0, "[)")
+"""[0, 1): rates of decay and of dropout."""
+FACTOR = Number(0.0, 1.0, "(]")
+"""(0, 1]: what reduces a learning rate."""
+
+
+class Count(NamedTuple):
+    """An integer of at least ``least``."""
+
+    least: int = 1
+
+    def __call__(self, name: str, value: Any) -> int:
+        """``value`` as a Python integer."""
+        wanted = "a positive integer" if self.least == 1 else f"an integer of at least {self.least}"
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"{name} must be {wanted}, not {shown(value)}")
+        if value < self.least:
+            raise ValueError(f"{name} must be {wanted}, not {value}")
+        return int(value)
+
+
+class Flag:
+    """``True`` or ``False``."""
+
+    def __call__(self, name: str, value: Any) -> bool:
+        """``value`` as a Python bool."""
+        if type(value).__name__ not in ("bool", "bool_"):  # Python's and NumPy's
+            raise TypeError(f"{name} must be True or False, not {shown(value)}")
+        return bool(value)
+
+
+class OneOf:
+    """One of some words."""
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def __call__(self, name: str, value: Any) -> str:
+        """``value``."""
+        if not isinstance(value, str) or value not in self.words:
+            *most, last = map(repr, self.words)
+            raise ValueError(f"{name} must be {', '.join(most)} or {last}, not {shown(value)}")
+        return str(value)
+
+
+class Like(NamedTuple):
+    """An instance with these methods; ``such_as`` is an example."""
+
+    such_as: str
+    methods: tuple[str, ...]
+
+    def __call__(self, name: str, value: Any) -> Any:
+        """``value``."""
+        check_kind(name, value, self.methods, self.such_as)
+        return value
+
+
+class Maybe(NamedTuple):
+    """What ``rule`` accepts, or ``None``."""
+
+    rule: Rule
+
+    def __call__(self, name: str, value: Any) -> Any:
+        """``value``."""
+        return None if value is None else self.rule(name, value)
+
+
+def conform(owner: object, **rules: Rule) -> None:
+    """Check the fields of a frozen dataclass, each by its rule, and store what the rule returns."""
+    for name, rule in rules.items():
+        value = rule(f"{type(owner).__name__}: {name}", getattr(owner, name))
+        object.__setattr__(owner, name, value)
 
 
 def check_kind(name: str, x: object, methods: tuple[str, ...], such_as: str) -> None:
@@ -29,7 +151,7 @@ def check_set(arrays: Any, wanted: str) -> None:
 
 
 def check_count(name: str, x: Any) -> int:
-    """``x`` as an integer from 1; `TypeError` or `ValueError` if it is none."""
+    """``x`` as an integer of at least 1; `TypeError` or `ValueError` otherwise."""
     try:
         count = operator.index(x)
     except TypeError:

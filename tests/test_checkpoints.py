@@ -40,7 +40,6 @@ from mlp_xp import (
     Trainer,
     load,
     mlp,
-    save,
 )
 from mlp_xp.files.config import KNOWN, Decoder, encode
 from mlp_xp.nn.initializers import Constant, He, Normal
@@ -48,8 +47,8 @@ from mlp_xp.nn.schedules import LossRatio, OneCycle
 from mlp_xp_backends.trees import leaves
 
 NETWORK = Chain(
-    Rescale(1.0, 0.5),
-    Dense(4, 8, He("uniform"), Constant(0.1)),
+    Rescale(shift=1.0, scale=0.5),
+    Dense(4, 8, init_W=He("uniform"), init_b=Constant(0.1)),
     BatchNorm(8),
     LeakyReLU(0.2),
     Dropout(0.2),
@@ -68,14 +67,14 @@ def bits(trainer: Trainer) -> list[bytes]:
 
 def trained(**options: object) -> Trainer:
     trainer = Trainer(NETWORK, optimizer=Adam(OneCycle(0.01)), device="cpu", **options)
-    trainer.fit(*data(), epochs=2, batch_size=32)
+    trainer.fit(*data(), max_epochs=2, batch_size=32)
     return trainer
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_saved_model_predicts_the_same(tmp_path: Path, dtype: str) -> None:
     model = trained(dtype=dtype).model
-    save(tmp_path / "m.safetensors", model)
+    model.save(tmp_path / "m.safetensors")
     again = load(tmp_path / "m.safetensors", device="cpu")
     assert (again.network, again.loss, again.dtype) == (model.network, model.loss, dtype)
     np.testing.assert_array_equal(again.predict_proba(data()[0]), model.predict_proba(data()[0]))
@@ -83,9 +82,9 @@ def test_a_saved_model_predicts_the_same(tmp_path: Path, dtype: str) -> None:
 
 def test_a_checkpoint_is_a_model_too_but_a_model_is_no_checkpoint(tmp_path: Path) -> None:
     trainer = trained()
-    trainer.save(tmp_path / "c")
+    trainer.save_checkpoint(tmp_path / "c")
     np.testing.assert_array_equal(load(tmp_path / "c", device="cpu").predict(data()[0]), trainer.predict(data()[0]))
-    save(tmp_path / "m", trainer.model)
+    trainer.model.save(tmp_path / "m")
     with pytest.raises(FileError, match="is a model, not a checkpoint"):
         Trainer.resume(tmp_path / "m", device="cpu")
 
@@ -93,7 +92,7 @@ def test_a_checkpoint_is_a_model_too_but_a_model_is_no_checkpoint(tmp_path: Path
 def test_a_model_carries_what_belongs_to_it(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    save(tmp_path / "m", replace(trained().model, extra={"words": ["a", "ü"]}))
+    replace(trained().model, extra={"words": ["a", "ü"]}).save(tmp_path / "m")
     assert load(tmp_path / "m", device="cpu").extra == {"words": ["a", "ü"]}
 
 
@@ -101,11 +100,14 @@ def test_a_model_carries_what_belongs_to_it(tmp_path: Path) -> None:
     "config",
     [
         NETWORK,
-        Chain(Embedding(5, 2, 3, "sum", Normal(0.5)), mlp(2, 4, 3, activation=GELU(), norm="layer")),
-        LayerNorm(3, 1e-3),
-        BinaryCrossEntropy("sum"),
-        SGD(LossRatio(0.1, 50), 0.9, True),
-        Adam(OneCycle(0.01, 0.2)),
+        Chain(
+            Embedding(5, 2, ids_per_row=3, combine="sum", init_E=Normal(std=0.5)),
+            mlp(2, 4, 3, activation=GELU(), norm="layer"),
+        ),
+        LayerNorm(3, eps=1e-3),
+        BinaryCrossEntropy(reduction="sum"),
+        SGD(LossRatio(0.1, window=50), momentum=0.9, nesterov=True),
+        Adam(OneCycle(0.01, warmup=0.2)),
     ],
 )
 def test_a_configuration_survives_json(config: object) -> None:
@@ -115,13 +117,13 @@ def test_a_configuration_survives_json(config: object) -> None:
 @pytest.mark.parametrize("engine", ["cpu", "torch:cpu", "jax:cpu"])
 def test_a_run_resumes_on_every_engine(tmp_path: Path, engine: str) -> None:
     pytest.importorskip({"cpu": "numpy"}.get(engine, engine.partition(":")[0]))
-    network = mlp(4, 8, 3, activation="tanh", dropout=0.2, first=Rescale(1.0, 0.5))
+    network = mlp(4, 8, 3, activation="tanh", dropout=0.2, first=Rescale(shift=1.0, scale=0.5))
     trainer = Trainer(network, optimizer=Adam(OneCycle(0.01)), device="cpu")
-    trainer.fit(*data(), epochs=4, batch_size=32, callbacks=[stop_after(2)])
-    trainer.save(tmp_path / "c")
-    trainer.fit(*data(), epochs=4, batch_size=32)
+    trainer.fit(*data(), max_epochs=4, batch_size=32, callbacks=[stop_after(2)])
+    trainer.save_checkpoint(tmp_path / "c")
+    trainer.fit(*data(), max_epochs=4, batch_size=32)
     resumed = Trainer.resume(tmp_path / "c", device=engine)
-    resumed.fit(*data(), epochs=4, batch_size=32)
+    resumed.fit(*data(), max_epochs=4, batch_size=32)
     assert [record["lr"] for record in resumed.history] == [record["lr"] for record in trainer.history]
     for a, b in zip(leaves(resumed.state.params), leaves(trainer.state.params), strict=True):
         np.testing.assert_allclose(resumed.backend.to_numpy(a), b, rtol=1e-4, atol=1e-5)
@@ -143,16 +145,17 @@ RUN = """
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((3000, 4)), rng.integers(0, 3, 3000)
     network = Chain(Dense(4, 8), BatchNorm(8), LeakyReLU(0.2), Dropout(0.2), Dense(8, 3))
+    import mlp_xp.training.epoch
     import mlp_xp.training.trainer
-    mlp_xp.training.trainer.CHUNK_WORK = 1e5
+    mlp_xp.training.epoch.CHUNK_WORK = 1e5
     if path.exists():
         trainer = Trainer.resume(path, device="cpu")
     else:
         trainer = Trainer(network, optimizer=Adam(OneCycle(0.01)), device="cpu", seed=5)
     print("ready", flush=True)
-    trainer.fit(x, y, epochs=6, batch_size=20, validation=(x[:500], y[:500]),
+    trainer.fit(x, y, max_epochs=6, batch_size=20, validation_data=(x[:500], y[:500]),
                 early_stopping=EarlyStopping(patience=6), callbacks=[Checkpoint(path, seconds=0.0)])
-    trainer.save(path.with_suffix(".end"))
+    trainer.save_checkpoint(path.with_suffix(".end"))
 """
 
 
@@ -196,17 +199,17 @@ def test_a_run_killed_ten_times_ends_with_the_same_bits(tmp_path: Path) -> None:
 def test_a_diverged_run_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     x, y = data()
     trainer = Trainer(mlp(4, 8, 3), optimizer=SGD(0.1), device="cpu")
-    trainer.fit(x, y, epochs=1, callbacks=[Checkpoint(tmp_path / "c")])
+    trainer.fit(x, y, max_epochs=1, callbacks=[Checkpoint(tmp_path / "c")])
     good = (tmp_path / "c").read_bytes()
     x[3] = np.nan
     with np.errstate(all="ignore"), pytest.raises(ArithmeticError):
-        trainer.fit(x, y, epochs=2, callbacks=[Checkpoint(tmp_path / "c", seconds=0.0)])
+        trainer.fit(x, y, max_epochs=2, callbacks=[Checkpoint(tmp_path / "c", seconds=0.0)])
     assert (tmp_path / "c").read_bytes() == good
 
 
 def test_the_log_holds_a_row_per_epoch_also_after_a_resumption(tmp_path: Path) -> None:
     trainer = trained()
-    trainer.fit(*data(), epochs=4, batch_size=32, callbacks=[CSVLog(tmp_path / "log.csv")])
+    trainer.fit(*data(), max_epochs=4, batch_size=32, callbacks=[CSVLog(tmp_path / "log.csv")])
     rows = (tmp_path / "log.csv").read_text().splitlines()
     assert rows[0].startswith("epoch,loss") and [row.split(",")[0] for row in rows[1:]] == ["1", "2", "3", "4"]
 
@@ -214,7 +217,7 @@ def test_the_log_holds_a_row_per_epoch_also_after_a_resumption(tmp_path: Path) -
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("good") / "m"
-    save(path, trained().model)
+    trained().model.save(path)
     return path.read_bytes()
 
 
@@ -313,12 +316,12 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="nowhere"):
         load(tmp_path / "nowhere", device="cpu")
     with pytest.raises(FileError, match="cannot write"):
-        save(tmp_path / "no" / "folder", trained().model)
+        trained().model.save(tmp_path / "no" / "folder")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained().model
-    save(tmp_path / "m", model)
+    model.save(tmp_path / "m")
     before = (tmp_path / "m").read_bytes()
 
     def full(descriptor: int) -> None:
@@ -326,7 +329,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises((OSError, FileError), match="no space"):
-        save(tmp_path / "m", model)
+        model.save(tmp_path / "m")
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
     assert (tmp_path / "m").read_bytes() == before
 
@@ -345,7 +348,7 @@ def test_a_layer_of_ones_own_needs_to_be_known(tmp_path: Path) -> None:
             return 2.0 * x * dy, ()
 
     trainer = Trainer(Chain(Dense(4, 3), Square()), SoftmaxCrossEntropy(), device="cpu")
-    save(tmp_path / "m", trainer.model)
+    trainer.model.save(tmp_path / "m")
     with pytest.raises(FileError, match="Square"):
         load(tmp_path / "m", device="cpu")
     assert load(tmp_path / "m", device="cpu", known=(Square,)).network == trainer.step.network
@@ -353,7 +356,7 @@ def test_a_layer_of_ones_own_needs_to_be_known(tmp_path: Path) -> None:
 
 def test_early_stopping_survives_a_resumption(tmp_path: Path) -> None:
     x, y = data()
-    options = {"epochs": 8, "batch_size": 32, "validation": (x[:50], (y[:50] + 1) % 3)}
+    options = {"max_epochs": 8, "batch_size": 32, "validation_data": (x[:50], (y[:50] + 1) % 3)}
     rule = EarlyStopping(patience=5)
     whole = Trainer(NETWORK, optimizer=Adam(0.01), device="cpu")
     whole.fit(x, y, **options, early_stopping=rule)

@@ -32,11 +32,12 @@ from mlp_xp.nn.losses import (
     SquaredError,
 )
 from mlp_xp.nn.networks import mlp
+from mlp_xp_backends.trees import ABSENT
 
 ROWS, N_IN, N_OUT = 7, 6, 4
 MIDDLE = [
     *(Identity(), ReLU(), LeakyReLU(0.1), Sigmoid(), Tanh(), Softplus(), GELU()),
-    *(LayerNorm(5), BatchNorm(5), Dropout(0.3), Rescale(0.2, 3.0)),
+    *(LayerNorm(5), BatchNorm(5), Dropout(0.3), Rescale(shift=0.2, scale=3.0)),
 ]
 
 
@@ -62,7 +63,9 @@ def test_layer_between_dense_layers(layer, x, classes):
     assert set(report.errors) >= {"0.W", "0.b", "2.W", "2.b", "x"}
 
 
-@pytest.mark.parametrize("layer", [*MIDDLE[:7], LayerNorm(N_IN), BatchNorm(N_IN), Dropout(0.3), Rescale(0.2, 3.0)])
+@pytest.mark.parametrize(
+    "layer", [*MIDDLE[:7], LayerNorm(N_IN), BatchNorm(N_IN), Dropout(0.3), Rescale(shift=0.2, scale=3.0)]
+)
 def test_layer_alone_at_the_input(layer, x, rng):
     chain = Chain(layer, Dense(N_IN, N_OUT))
     if layer.takes == "numbers":
@@ -73,7 +76,7 @@ def test_layer_alone_at_the_input(layer, x, rng):
 
 @pytest.mark.parametrize("combine", ["concat", "sum"])
 def test_embedding(combine, rng, classes):
-    first = Embedding(8, 3, 2, combine)
+    first = Embedding(8, 3, ids_per_row=2, combine=combine)
     chain = Chain(first, Dense(first.width(2), N_OUT))
     report = check_gradients(chain, SoftmaxCrossEntropy(), rng.integers(0, 8, (ROWS, 2)), classes)
     assert report.ok, report
@@ -93,7 +96,7 @@ def test_loss(make, reduction, weighted, x, classes, rng):
         BinaryCrossEntropy: rng.integers(0, 2, (ROWS, N_OUT)),
         Poisson: rng.poisson(2.0, (ROWS, N_OUT)),
     }.get(make, rng.standard_normal((ROWS, N_OUT)))
-    loss = (SoftmaxCrossEntropy if make == "soft" else make)(reduction)
+    loss = (SoftmaxCrossEntropy if make == "soft" else make)(reduction=reduction)
     report = check_gradients(mlp(N_IN, 5, N_OUT), loss, x, y, sample_weight=rng.random(ROWS) if weighted else None)
     assert report.ok, report
 
@@ -107,7 +110,7 @@ def test_deep_network_with_everything(norm, x, classes):
 
 class WrongTanh(Tanh):
     def backward(self, xp, params, y, dy):
-        return dy * (1.0 - y * y * 1.001), ()
+        return dy * (1.0 - y * y * 1.001), ABSENT
 
 
 class WrongBias(Dense):
@@ -125,6 +128,39 @@ def test_a_wrong_derivative_is_found_and_named(x, classes):
     report = check_gradients(Chain(Dense(N_IN, 5), WrongTanh(), Dense(5, N_OUT)), SoftmaxCrossEntropy(), x, classes)
     wrong = {name for name, error in report.errors.items() if error > report.tolerance}
     assert wrong == {"0.W", "0.b", "x"}
+
+
+class Greedy(Tanh):
+    def forward(self, xp, params, x):
+        x *= 2.0
+        return super().forward(xp, params, x)
+
+
+class GreedyBack(Tanh):
+    def backward(self, xp, params, y, dy):
+        dy *= 1.0 - y * y
+        return dy, ABSENT
+
+
+@pytest.mark.parametrize("layer", [Greedy(), GreedyBack()])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_layer_that_writes_to_its_arguments_is_named(layer, place, x, rng):
+    chain = Chain(*[Dense(N_IN, N_IN)] * place, Chain(layer), Dense(N_IN, 2))
+    before = x.copy()
+    with pytest.raises(ValueError, match=rf"{type(layer).__name__}.(for|back)ward writes to its arguments"):
+        check_gradients(chain, SquaredError(), x, rng.standard_normal((ROWS, 2)))
+    np.testing.assert_array_equal(x, before)
+    x[0, 0] = 1.0  # still writable
+
+
+def test_a_loss_without_any_derivative_is_refused():
+    class Noise(Tanh):
+        def forward(self, xp, params, x):
+            y, cache = super().forward(xp, params, x)
+            return y + np.random.default_rng().random(y.shape), cache
+
+    with pytest.raises(ValueError, match="no derivative at any entry that was tried"):
+        check_gradients(Chain(Noise(), Dense(3, 2)), SquaredError(), np.ones((4, 3)), np.ones((4, 2)))
 
 
 def test_a_kink_is_stepped_around():

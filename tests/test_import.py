@@ -60,7 +60,7 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", MATH)
 def test_math_names_no_array_library_and_no_backend(name):
-    modules = imported(PACKAGE / name) - {"mlp_xp_backends.trees"}
+    modules = imported(PACKAGE / name) - {"mlp_xp_backends.trees", "mlp_xp_backends.typing"}
     assert not {module.partition(".")[0] for module in modules} & (LIBRARIES | {"mlp_xp_backends"})
 
 
@@ -75,6 +75,20 @@ def test_every_public_name_is_there(module):
     assert set(module.__all__) <= set(dir(module))
     for name in module.__all__:
         assert getattr(module, name).__doc__, name
+
+
+def test_the_math_imports_nothing_above_it():
+    for path in (PACKAGE / "nn").rglob("*.py"):
+        inside = {module for module in imported(path) if module.startswith("mlp_xp.")}
+        assert all(module.startswith(("mlp_xp.nn", "mlp_xp._checks")) for module in inside), path
+
+
+def test_all_of_the_math_is_public():
+    from mlp_xp import nn
+
+    assert set(nn.__all__) <= set(mlp_xp.__all__)
+    assert all(getattr(nn, name) is getattr(mlp_xp, name) for name in nn.__all__)
+    assert {name for name in vars(mlp_xp.schedules) if name[0].isupper()} >= {"OneCycle", "LossRatio", "Moment"}
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():

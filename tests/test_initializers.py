@@ -38,15 +38,15 @@ def test_glorot_uniform_has_the_published_bound():
 
 def test_normal_uniform_and_constant():
     rng = np.random.default_rng(0)
-    moments_hold(Normal(0.5)(rng, SHAPE, FANS), 0.0, 0.25, 3.0)
-    w = Uniform(-1.0, 3.0)(rng, SHAPE, FANS)
+    moments_hold(Normal(std=0.5)(rng, SHAPE, FANS), 0.0, 0.25, 3.0)
+    w = Uniform(low=-1.0, high=3.0)(rng, SHAPE, FANS)
     moments_hold(w, 1.0, 16 / 12, 1.8)
     assert w.min() >= -1.0
     assert w.max() < 3.0
     np.testing.assert_array_equal(Constant(0.25)(rng, (2, 3), (2, 3)), np.full((2, 3), 0.25))
 
 
-@pytest.mark.parametrize("initializer", [He(), Glorot(), LeCun(), Normal(0.1), Uniform()])
+@pytest.mark.parametrize("initializer", [He(), Glorot(), LeCun(), Normal(std=0.1), Uniform()])
 def test_the_generator_alone_decides(initializer):
     a, b, c = (initializer(np.random.default_rng(seed), SHAPE, FANS) for seed in (0, 0, 1))
     np.testing.assert_array_equal(a, b)

@@ -190,7 +190,7 @@ def test_a_mistake_is_told_in_one_line(
     argv: tuple[str, ...], wanted: str, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = mlp_xp.Trainer(mlp_xp.mlp(3, 2), device="cpu")
-    mlp_xp.save("other.safetensors", trainer.model)
+    trainer.model.save("other.safetensors")
     Path("empty.txt").write_text("so it is", encoding="utf-8")
     report("train", "--corpus", text, "--vocab-size", 9, "--epochs", 1)
     capsys.readouterr()

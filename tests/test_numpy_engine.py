@@ -24,7 +24,7 @@ from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_backend import CompiledLoop, NumpyBackend
 from mlp_xp_backends.numpy_engine.blas import Blas, openblas
 from mlp_xp_backends.numpy_engine.mkl import Mkl, blas, mkl
-from mlp_xp_backends.trees import leaves, tree_map
+from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 
 Library = Callable[[], Blas | None]
 LIBRARIES = [
@@ -308,14 +308,14 @@ NETWORKS = {
     "sigmoid": Chain(Dense(12, 40), Sigmoid(), Dense(40, 7)),
     "dropout": Chain(Dense(12, 40), Tanh(), Dropout(0.3), Dense(40, 7)),
     "wide": Chain(Dense(12, 400), ReLU(), Dense(400, 400), ReLU(), Dense(400, 7)),
-    "words": Chain(Embedding(9, 5, 3), Dense(15, 20), Sigmoid(), Dense(20, 7)),
+    "words": Chain(Embedding(9, 5, ids_per_row=3), Dense(15, 20), Sigmoid(), Dense(20, 7)),
     "classes": Chain(Dense(12, 40), ReLU(), Dense(40, 300)),
-    "vocabulary": Chain(Embedding(800, 30, 3), Dense(90, 20), Sigmoid(), Dense(20, 7)),
+    "vocabulary": Chain(Embedding(800, 30, ids_per_row=3), Dense(90, 20), Sigmoid(), Dense(20, 7)),
 }
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": SGD(0.1),
-    "momentum": SGD(0.1, 0.9),
-    "nesterov": SGD(0.1, 0.9, nesterov=True),
+    "momentum": SGD(0.1, momentum=0.9),
+    "nesterov": SGD(0.1, momentum=0.9, nesterov=True),
     "adam": Adam(0.01),
     "adamw": AdamW(0.01),
     "rmsprop": RMSprop(0.001),
@@ -346,7 +346,7 @@ def training(
     def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
         rows, rates = item
         x, y = (xp.take(a, rows, axis=0) for a in consts)
-        return step(xp, carry, x, y, (), Rates(*rates))
+        return step(xp, carry, x, y, ABSENT, Rates(*rates))
 
     return body, state, (X, Y), (rows, stacked)
 
@@ -616,7 +616,7 @@ def test_masks_of_an_odd_number_of_bytes_lend_their_memory(shape: tuple[int, int
     x, y, losses = f((2 * rows, 20)), np.arange(2 * rows) % 3, []
     for backend in (NumpyBackend(library), PlainNumpy()):
         trainer = Trainer(network, optimizer=Adam(0.01), device=backend)
-        losses.append([record["loss"] for record in trainer.fit(x, y, epochs=2, batch_size=rows)])
+        losses.append([record["loss"] for record in trainer.fit(x, y, max_epochs=2, batch_size=rows)])
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
@@ -651,7 +651,7 @@ def test_carried_arrays_that_stay_may_lie_anyhow(lying: Any, library: Library) -
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint64"])
 def test_ids_of_every_dtype(dtype: str) -> None:
     def body(xp: Any, carry: Any, y: Any, ids: Any) -> Any:
-        layer = Embedding(300, 4, 3, "sum")
+        layer = Embedding(300, 4, ids_per_row=3, combine="sum")
         (g,) = layer.gradient(xp, (), ids, y)
         return (carry[0] + g,), xp.sum(g)
 

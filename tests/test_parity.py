@@ -25,7 +25,8 @@ from mlp_xp.parity.cases import OPTIMIZERS, layer_case, loss_case, optimizer_cas
 from mlp_xp.parity.judge import computed, expected, verdicts
 from mlp_xp_backends import get_backend
 from mlp_xp_backends.loop import plain_loop
-from mlp_xp_backends.trees import leaves, tree_map
+from mlp_xp_backends.numpy_namespace import xp as XP
+from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 
 NUMPY = get_backend("numpy")
 CASES = {case.rows[0]: case for case in cases()}
@@ -41,7 +42,7 @@ def test_backend_computes_what_numpy_computes(backend, case, dtype):
 @pytest.mark.parametrize("case", [case for case in cases() if not case.run], ids=lambda case: case.rows[0])
 def test_the_value_beside_the_bound_is_float64_numpy(case):
     inputs = tree_map(np.array, (case.carry, case.consts, case.items))
-    result = case.result(*plain_loop(np, case.body, np.stack)(*inputs))
+    result = case.result(*plain_loop(XP, case.body, np.stack)(*inputs))
     for a, e in zip(leaves(result), leaves(expected(case, "float64")), strict=True):
         np.testing.assert_allclose(np.asarray(a, e.value.dtype), e.value, rtol=1e-15, atol=0.0)
 
@@ -143,12 +144,12 @@ class BiasOfMean(Dense):
 class GELUWithoutCubeInSlope(GELU):
     def backward(self, xp, params, cache, dy):
         x, t = cache
-        return dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * math.sqrt(2.0 / math.pi)), ()
+        return dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * math.sqrt(2.0 / math.pi)), ABSENT
 
 
 class SigmoidWithoutSquare(Sigmoid):
     def backward(self, xp, params, y, dy):
-        return dy * y, ()
+        return dy * y, ABSENT
 
 
 class SoftplusWithoutGuard(Softplus):
@@ -219,7 +220,7 @@ class PoissonWithoutCounts(Poisson):
 class UnweightedMean(SoftmaxCrossEntropy):
     def forward(self, xp, z, y, w):
         cost, (cache, share) = super().forward(xp, z, y, w)
-        if not isinstance(w, tuple) and self.reduction == "mean":
+        if w is not ABSENT and self.reduction == "mean":
             share = share * xp.sum(w, axis=-1) / w.shape[-1]
         return cost, (cache, share)
 
@@ -295,8 +296,7 @@ def rounded(x, bits):
 
 def numpy_with(matmul):
     """NumPy with another product."""
-    xp = SimpleNamespace(**{name: getattr(np, name) for name in dir(np) if not name.startswith("_")})
-    xp.matmul = matmul
+    xp = SimpleNamespace(**{**vars(XP), "matmul": matmul})
     return Variant(NUMPY, xp=xp, compile=lambda body: plain_loop(xp, body, np.stack))
 
 

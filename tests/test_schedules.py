@@ -52,7 +52,7 @@ def test_one_cycle_is_that_of_torch(steps, warmup, start, end):
         ),
         steps,
     )
-    np.testing.assert_allclose(rates(OneCycle(0.1, warmup, start, end), steps), theirs, rtol=1e-10)
+    np.testing.assert_allclose(rates(OneCycle(0.1, warmup=warmup, start=start, end=end), steps), theirs, rtol=1e-10)
 
 
 def test_one_cycle_climbs_to_its_rate_and_ends_far_below_its_start():
@@ -73,17 +73,17 @@ def test_one_cycle_of_few_steps_stays_between_0_and_its_rate(steps):
 
 def test_cosine_is_that_of_torch():
     theirs = torch_rates(lambda s, o: s.CosineAnnealingLR(o, 40, eta_min=0.01), 40)
-    np.testing.assert_allclose(rates(Cosine(0.1, 0.01), 40), theirs, rtol=1e-12)
+    np.testing.assert_allclose(rates(Cosine(0.1, end=0.01), 40), theirs, rtol=1e-12)
 
 
 def test_step_is_that_of_torch():
     theirs = torch_rates(lambda s, o: s.StepLR(o, 3, 0.5), 12)
-    np.testing.assert_allclose(epoch_rates(StepDecay(0.1, 3, 0.5), 12), theirs, rtol=1e-12)
+    np.testing.assert_allclose(epoch_rates(StepDecay(0.1, every=3, factor=0.5), 12), theirs, rtol=1e-12)
 
 
 def test_exponential_is_that_of_torch():
     theirs = torch_rates(lambda s, o: s.ExponentialLR(o, 0.9), 12)
-    np.testing.assert_allclose(epoch_rates(ExponentialDecay(0.1, 0.9), 12), theirs, rtol=1e-12)
+    np.testing.assert_allclose(epoch_rates(ExponentialDecay(0.1, decay=0.9), 12), theirs, rtol=1e-12)
 
 
 def test_reduce_on_plateau_is_that_of_torch():
@@ -93,12 +93,14 @@ def test_reduce_on_plateau_is_that_of_torch():
         lambda s, o: s.ReduceLROnPlateau(o, factor=0.5, patience=3, threshold=1e-2, eps=0.0), 80, losses=losses
     )
     assert len(set(theirs)) > 3
-    np.testing.assert_allclose(epoch_rates(ReduceOnPlateau(0.1, 0.5, 3, 1e-2), 80, losses), theirs, rtol=1e-12)
+    np.testing.assert_allclose(
+        epoch_rates(ReduceOnPlateau(0.1, factor=0.5, patience=3, threshold=1e-2), 80, losses), theirs, rtol=1e-12
+    )
 
 
 def test_inverse_scaling_falls_with_the_rows_seen():
     np.testing.assert_allclose(
-        epoch_rates(InverseScaling(0.1, 0.5), 4), [0.1 / math.sqrt(100 * e + 1) for e in range(4)], rtol=1e-15
+        epoch_rates(InverseScaling(0.1, power=0.5), 4), [0.1 / math.sqrt(100 * e + 1) for e in range(4)], rtol=1e-15
     )
 
 
@@ -107,12 +109,6 @@ def test_constant_is_a_number_and_a_number_is_constant():
     assert as_schedule(0.1) == ConstantRate(0.1)
     assert as_schedule(1) == ConstantRate(1.0)
     assert as_schedule(Cosine(0.1)) == Cosine(0.1)
-
-
-@pytest.mark.parametrize("lr", ["0.1", None, True, -0.1, math.inf, math.nan])
-def test_what_is_no_rate_is_refused(lr):
-    with pytest.raises(ValueError, match="learning rate must be a number"):
-        as_schedule(lr)
 
 
 def loss_ratio(losses, window):
@@ -127,7 +123,7 @@ def loss_ratio(losses, window):
 
 @pytest.mark.parametrize("window", [1, 4])
 def test_loss_ratio_is_the_ratio_of_two_windows(backend, window):
-    rule = LossRatio(0.1, window)
+    rule = LossRatio(0.1, window=window)
     losses = np.random.default_rng(0).uniform(0.5, 1.5, (15, 2)) * np.linspace(1.0, 0.3, 15)[:, None]
     xp = backend.xp
 
@@ -143,21 +139,8 @@ def test_loss_ratio_is_the_ratio_of_two_windows(backend, window):
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: StepDecay(0.1, 0), "every must be at least 1 epoch"),
-        (lambda: OneCycle(0.1, warmup=1.5), "warmup is a share"),
-        (lambda: OneCycle(0.1, start=0.0), "start and end divide rates"),
-        (lambda: ReduceOnPlateau(0.1, patience=-1), "patience must not be negative"),
-        (lambda: LossRatio(0.1, window=0), "window must be at least 1 step"),
-    ],
+    "schedule", [StepDecay(0.1, every=2), ExponentialDecay(0.1), InverseScaling(0.1), ConstantRate(0.1)]
 )
-def test_what_cannot_be_is_refused(make, words):
-    with pytest.raises(ValueError, match=words):
-        make()
-
-
-@pytest.mark.parametrize("schedule", [StepDecay(0.1, 2), ExponentialDecay(0.1), InverseScaling(0.1), ConstantRate(0.1)])
 def test_schedule_by_epoch_has_one_rate_in_all_steps_of_it(schedule):
     assert schedule.by_epoch
     assert len({schedule.rate(Moment(step, 50, 3, 700)) for step in range(30, 40)}) == 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("sklearn", "1.9")
+pytest.importorskip("sklearn", "1.7")
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import estimator_checks_generator
 

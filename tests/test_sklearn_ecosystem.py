@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn", "1.9")
+pytest.importorskip("sklearn", "1.7")
 import joblib
 from sklearn import config_context
 from sklearn.base import clone
@@ -161,7 +161,7 @@ def test_bad_parameters_are_refused() -> None:
 def test_without_scikit_learn_it_says_what_to_install() -> None:
     code = "import sys; sys.modules['sklearn'] = None; import mlp_xp.sklearn"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=ENVIRONMENT)
-    assert "ImportError: mlp_xp.sklearn needs scikit-learn 1.9 or newer" in done.stderr
+    assert "ImportError: mlp_xp.sklearn needs scikit-learn 1.7 or newer" in done.stderr
     assert "pip install 'mlp-xp[sklearn]'" in done.stderr
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("sklearn", "1.9")
+pytest.importorskip("sklearn", "1.7")
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn", "1.9")
+pytest.importorskip("sklearn", "1.7")
 from sklearn import neural_network as theirs
 from sklearn.datasets import make_classification, make_multilabel_classification, make_regression
 from sklearn.exceptions import ConvergenceWarning
@@ -110,6 +110,15 @@ def test_several_outputs_and_counts(loss: str, solver: str, targets: int) -> Non
     X, y = numbers(targets)
     y = np.random.default_rng(0).poisson(np.exp(np.clip(y, -2.0, 2.0))).astype(float)
     assert_same(*both("MLPRegressor", X, y, loss=loss, solver=solver))
+
+
+@pytest.mark.parametrize("n", [2, 3, "several"])
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_saturated_outputs(solver: str, n: Any) -> None:
+    """Their losses take the logarithm of rounded and clipped probabilities, and so do ours."""
+    X, y = labels() if n == "several" else classes(n)
+    with np.errstate(over="ignore"):  # of scikit-learn's softmax
+        assert_same(*both("MLPClassifier", 100.0 * X, y, solver=solver, learning_rate_init=0.05))
 
 
 @pytest.mark.parametrize(

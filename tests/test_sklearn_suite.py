@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn", "1.9")
+pytest.importorskip("sklearn", "1.7")
 from sklearn import neural_network
 
 import mlp_xp.sklearn as mlp_xp_sklearn
@@ -55,5 +55,5 @@ def global_random_seed() -> int:
 
 
 def test_all_but_the_private_ones_are_here() -> None:
-    assert len(tests) == 42
+    assert len(tests) >= 41  # as many as scikit-learn 1.7 has
     assert module.MLPClassifier is mlp_xp_sklearn.MLPClassifier

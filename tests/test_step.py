@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlp_xp.data.feed import Batch, gather
-from mlp_xp.nn.layers import Chain, Dense, Embedding, Rescale
+from mlp_xp.nn.layers import BatchNorm, Chain, Dense, Dropout, Embedding, ReLU, Rescale
 from mlp_xp.nn.losses import Poisson, SoftmaxCrossEntropy
 from mlp_xp.nn.networks import mlp
 from mlp_xp.nn.optimizers import SGD, Adam, AdamW, Rates, RMSprop
@@ -17,7 +17,8 @@ from mlp_xp.nn.step import TrainState, TrainStep, clip_by_global_norm, is_weight
 from mlp_xp.parity import cases
 from mlp_xp.parity.cases import rates_of
 from mlp_xp_backends import get_backend
-from mlp_xp_backends.trees import leaves, named_leaves, tree_map
+from mlp_xp_backends.numpy_namespace import xp as XP
+from mlp_xp_backends.trees import ABSENT, leaves, named_leaves, tree_map
 
 N_IN, N_OUT, ROWS, BATCH = 8, 5, 48, 12
 SOFTMAX = SoftmaxCrossEntropy()
@@ -34,7 +35,7 @@ def data(seed=0):
 def begun(step, seed=0):
     """The state before the first step, in float64."""
     rng = np.random.default_rng(seed)
-    return step.init(np, *tree_map(np.asarray, (step.network.init(rng), step.network.init_state(rng))))
+    return step.init(XP, *tree_map(np.asarray, (step.network.init(rng), step.network.init_state(rng))))
 
 
 @cache
@@ -72,7 +73,7 @@ def close(ours, theirs, rtol=1e-11):
 @pytest.mark.parametrize(
     ("optimizer", "make", "l2"),
     [
-        (SGD(0.1, 0.9, nesterov=True), lambda o, p: o.SGD(p, 0.1, momentum=0.9, nesterov=True), 0.0),
+        (SGD(0.1, momentum=0.9, nesterov=True), lambda o, p: o.SGD(p, 0.1, momentum=0.9, nesterov=True), 0.0),
         (Adam(0.01), lambda o, p: o.Adam(p, 0.01), 0.02),
         (AdamW(0.01), lambda o, p: o.AdamW(p, 0.01), 0.0),
     ],
@@ -82,7 +83,7 @@ def close(ours, theirs, rtol=1e-11):
 def test_training_goes_the_way_of_torch(optimizer, make, l2, clip):
     torch = pytest.importorskip("torch")
     step = TrainStep(network(activation="tanh"), SOFTMAX, optimizer, l2=l2, clip_norm=clip)
-    state, batch, steps = begun(step), data()._replace(w=()), 25
+    state, batch, steps = begun(step), data()._replace(w=ABSENT), 25
     net = torch.nn.Sequential(torch.nn.Linear(N_IN, 7), torch.nn.Tanh(), torch.nn.Linear(7, N_OUT)).double()
     with torch.no_grad():
         for layer, p in ((net[0], state.params[0]), (net[2], state.params[2])):
@@ -114,10 +115,12 @@ WHOLE = {
     "dropout, batch norm, Adam, l2, clip, max-norm": TrainStep(
         network(dropout=0.3, norm="batch"), SOFTMAX, Adam(0.01, eps=1e-3), l2=0.01, clip_norm=0.5, max_norm=0.9
     ),  # a small epsilon would blow up the rounding of biases before a batch norm, whose gradients are 0
-    "layer norm, LossRatio, momentum": TrainStep(network(norm="layer"), SOFTMAX, SGD(LossRatio(0.1, 3), 0.9)),
-    "LossRatio, AdamW, dropout": TrainStep(network(dropout=0.5), SOFTMAX, AdamW(LossRatio(0.01, 2)), l2=0.1),
+    "layer norm, LossRatio, momentum": TrainStep(
+        network(norm="layer"), SOFTMAX, SGD(LossRatio(0.1, window=3), momentum=0.9)
+    ),
+    "LossRatio, AdamW, dropout": TrainStep(network(dropout=0.5), SOFTMAX, AdamW(LossRatio(0.01, window=2)), l2=0.1),
     "rescale, gelu, RMSprop": TrainStep(
-        network(first=Rescale(0.1, 2.0), activation="gelu"), SOFTMAX, RMSprop(0.01, eps=1e-3), clip_norm=0.2
+        network(first=Rescale(shift=0.1, scale=2.0), activation="gelu"), SOFTMAX, RMSprop(0.01, eps=1e-3), clip_norm=0.2
     ),
 }
 
@@ -126,7 +129,7 @@ WHOLE = {
 def test_three_models_at_once_are_three_runs(backend, step):
     alone = [begun(step, seed) for seed in range(3)]
     params, layers = tree_map(lambda *a: np.stack(a), *((s.params, s.layers) for s in alone))
-    together, losses = trained(step, step.init(np, params, layers), data(), backend=backend)
+    together, losses = trained(step, step.init(XP, params, layers), data(), backend=backend)
     for i, state in enumerate(alone):
         after, loss = trained(step, state, data())
         close(tree_map(lambda a, i=i: a[i], together), after)
@@ -134,11 +137,11 @@ def test_three_models_at_once_are_three_runs(backend, step):
 
 
 def test_three_models_of_words_at_once_are_three_runs():
-    step = TrainStep(Chain(Embedding(9, 3, 2), Dense(6, N_OUT)), SOFTMAX, SGD(0.5, 0.9))
+    step = TrainStep(Chain(Embedding(9, 3, ids_per_row=2), Dense(6, N_OUT)), SOFTMAX, SGD(0.5, momentum=0.9))
     batch = data()._replace(x=np.random.default_rng(3).integers(0, 9, (ROWS, 2), dtype=np.int32))
     alone = [begun(step, seed) for seed in range(3)]
     together, _ = trained(
-        step, step.init(np, tree_map(lambda *a: np.stack(a), *(s.params for s in alone)), ((), ())), batch
+        step, step.init(XP, tree_map(lambda *a: np.stack(a), *(s.params for s in alone)), (ABSENT, ABSENT)), batch
     )
     for i, state in enumerate(alone):
         close(tree_map(lambda a, i=i: a[i], together), trained(step, state, batch)[0])
@@ -174,7 +177,7 @@ def test_state_keeps_its_dtypes_and_shapes(backend, step):
 @pytest.mark.parametrize("backend", ["numpy", "array_api_strict", "torch"], indirect=True)  # JAX's cannot be written to
 def test_pure_operations_leave_their_inputs_as_they_were(backend):
     for case in cases():
-        if case.carry != ():
+        if case.carry is not ABSENT:
             continue
         consts, items = tree_map(lambda a: backend.asarray(np.array(a)), (case.consts, case.items))
         backend.compile(case.body)((), consts, items)
@@ -191,7 +194,7 @@ def test_step_leaves_all_but_its_state_as_it_was(step):
     (x, y, w), layers, rates = frozen
     state = begun(step)._replace(layers=layers)
     state = state._replace(params=tree_map(np.array, state.params))
-    after, _ = step(np, state, x, y, w, tree_map(lambda r: r[0], rates))
+    after, _ = step(XP, state, x, y, w, tree_map(lambda r: r[0], rates))
     assert all(a is b for a, b in zip(leaves(after.params), leaves(state.params), strict=True))  # consumed
 
 
@@ -203,7 +206,7 @@ def one(step):
     before, state = begun(step), begun(step)
     rates = tree_map(lambda r: r[0], rates_of(step.optimizer, 1))
     batch = data()
-    after, loss = step(np, state, batch.x, batch.y, batch.w, rates)
+    after, loss = step(XP, state, batch.x, batch.y, batch.w, rates)
     return before, after, loss
 
 
@@ -216,8 +219,8 @@ def test_the_loss_is_that_before_the_step():
     step = TrainStep(network(), SOFTMAX, SGD(0.1))
     before, _, loss = one(step)
     batch = data()
-    z, _, _ = step.network.forward(np, before.params, before.layers, batch.x, True)
-    assert loss == SOFTMAX.forward(np, z, batch.y, batch.w)[0]
+    z, _, _ = step.network.forward(XP, before.params, before.layers, batch.x, True)
+    assert loss == SOFTMAX.forward(XP, z, batch.y, batch.w)[0]
 
 
 def test_l2_pulls_at_weights_and_not_at_biases():
@@ -245,12 +248,12 @@ def test_clipping_bounds_the_whole_gradient_and_keeps_its_direction():
 
 def test_clipping_nothing_divides_by_nothing():
     zeros = (np.zeros((2, 3)), np.zeros((1, 3)))
-    close(clip_by_global_norm(np, zeros, 1.0), zeros, rtol=0.0)
+    close(clip_by_global_norm(XP, zeros, 1.0), zeros, rtol=0.0)
 
 
 def test_each_model_is_clipped_by_itself():
     g = np.random.default_rng(0).standard_normal((3, 4, 2)) * np.array([1e-3, 1.0, 1e3])[:, None, None]
-    clipped = clip_by_global_norm(np, (g,), 1.0)[0]
+    clipped = clip_by_global_norm(XP, (g,), 1.0)[0]
     np.testing.assert_allclose(np.linalg.norm(clipped, axis=(1, 2)), np.minimum(np.linalg.norm(g, axis=(1, 2)), 1.0))
 
 
@@ -269,7 +272,7 @@ def test_max_norm_bounds_the_weights_into_each_unit():
 def test_loss_ratio_scales_the_rate_by_the_losses_of_the_run_itself():
     lr, window, steps = 0.5, 3, 20
     ruled, losses = trained(
-        step := TrainStep(network(), SOFTMAX, SGD(LossRatio(lr, window))), begun(step), data(), steps
+        step := TrainStep(network(), SOFTMAX, SGD(LossRatio(lr, window=window))), begun(step), data(), steps
     )
     factors = [1.0]  # of the step that follows
     for t in range(1, steps):
@@ -280,13 +283,13 @@ def test_loss_ratio_scales_the_rate_by_the_losses_of_the_run_itself():
     state, batch, rng = begun(plain), data(), np.random.default_rng(1)
     for factor in factors:
         rows = rng.permutation(ROWS)[:BATCH]
-        state, _ = plain(np, state, *(leaf[rows] for leaf in batch), Rates((np.float64(lr * factor),)))
+        state, _ = plain(XP, state, *(leaf[rows] for leaf in batch), Rates((np.float64(lr * factor),)))
     assert len(set(factors)) > 3
     close(ruled.params, state.params)
 
 
 def test_shrink_is_1_up_to_the_limit():
-    np.testing.assert_allclose(shrink(np, np.array([0.0, 1.0, 4.0, 16.0]), 2.0), [1.0, 1.0, 1.0, 0.5], rtol=1e-15)
+    np.testing.assert_allclose(shrink(XP, np.array([0.0, 1.0, 4.0, 16.0]), 2.0), [1.0, 1.0, 1.0, 0.5], rtol=1e-15)
 
 
 def test_weights_are_told_by_name():
@@ -294,10 +297,10 @@ def test_weights_are_told_by_name():
 
 
 def test_no_step_without_weight():
-    step = TrainStep(network(norm="layer"), SOFTMAX, SGD(0.1, 0.9))
+    step = TrainStep(network(norm="layer"), SOFTMAX, SGD(0.1, momentum=0.9))
     state, batch = begun(step), data()
     after, loss = step(
-        np, state, batch.x, batch.y, np.zeros(ROWS), tree_map(lambda r: r[0], rates_of(step.optimizer, 1))
+        XP, state, batch.x, batch.y, np.zeros(ROWS), tree_map(lambda r: r[0], rates_of(step.optimizer, 1))
     )
     assert loss == 0.0
     close(after.params, begun(step).params, rtol=0.0)
@@ -317,3 +320,91 @@ def test_a_step_is_a_value():
     assert make() == make()
     assert hash(make()) == hash(make())
     assert isinstance(begun(make()), TrainState)
+
+
+def test_a_penalty_given_with_the_step_replaces_the_configured_one():
+    batch = data()
+    for configured, given in ((0.0, 0.3), (0.3, 0.0), (0.7, 0.3)):
+        step, other = (TrainStep(network(), SOFTMAX, SGD(0.1), l2=l2) for l2 in (configured, given))
+        rates = tree_map(lambda r: r[0], rates_of(step.optimizer, 1))
+        ours, loss = step(XP, begun(step), batch.x, batch.y, batch.w, rates, np.asarray(given))
+        theirs, expected = other(XP, begun(other), batch.x, batch.y, batch.w, rates)
+        assert loss == pytest.approx(float(expected), rel=1e-14)
+        close(ours, theirs, rtol=1e-14)
+
+
+def test_each_model_has_a_penalty_of_its_own():
+    step, batch = TrainStep(network(), SOFTMAX, SGD(0.1)), data()
+    rates = tree_map(lambda r: r[0], rates_of(step.optimizer, 1))
+    l2 = np.array([0.0, 0.1, 1.0])
+    stacked = step.init(XP, tree_map(lambda *a: np.stack(a), *[begun(step, i).params for i in range(3)]), (ABSENT,) * 3)
+    together, losses = step(XP, stacked, batch.x, batch.y, batch.w, rates, l2.reshape(3, 1, 1))
+    for i in range(3):
+        alone, loss = step(XP, begun(step, i), batch.x, batch.y, batch.w, rates, l2[i])
+        assert losses[i] == pytest.approx(float(loss), rel=1e-14)
+        close(tree_map(lambda a, i=i: a[i], together.params), alone.params, rtol=1e-13)
+
+
+# Frozen layers
+
+FROZEN = {
+    "first": ((0, 1), {"2.W", "2.b"}),
+    "last": ((2,), {"0.W", "0.b"}),
+    "given backwards, twice, as NumPy's": ([np.int64(1), 0, 0], {"2.W", "2.b"}),
+}
+
+
+@pytest.mark.parametrize(("frozen", "moving"), FROZEN.values(), ids=FROZEN)
+@pytest.mark.parametrize("optimizer", [SGD(0.1, momentum=0.9), Adam(0.01), AdamW(0.01)], ids=["SGD", "Adam", "AdamW"])
+def test_frozen_parameters_stay_and_the_others_move_as_before(backend, frozen, moving, optimizer):
+    options = {"l2": 0.1, "max_norm": 5.0}
+    free, step = (TrainStep(network(), SOFTMAX, optimizer, frozen=f, **options) for f in ((), frozen))
+    assert step.frozen in ((0, 1), (2,))
+    state = begun(step)
+    assert len(state.slots) == len(moving)
+    before, expected = named_leaves(begun(step).params), named_leaves(trained(free, begun(free), data(), 1)[0].params)
+    after, _ = trained(step, state, data(), 1, backend=backend)
+    for name, w in named_leaves(after.params).items():
+        close(w, expected[name] if name in moving else before[name], rtol=1e-11 if name in moving else 0.0)
+
+
+def test_no_gradient_of_frozen_layers_is_computed():
+    class Costly(Dense):
+        def gradient(self, xp, params, x, dy):
+            raise AssertionError
+
+    chain = Chain(Costly(N_IN, 7), Dense(7, 7), Costly(7, 7), Dense(7, N_OUT))
+    step = TrainStep(chain, SOFTMAX, SGD(0.1), frozen=(0, 2), l2=0.1, clip_norm=1.0)
+    before, after, _ = one(step)
+    pairs = zip(named_leaves(before.params).items(), leaves(after.params), strict=True)
+    changed = {name for (name, old), new in pairs if not np.array_equal(old, new)}
+    assert changed == {"1.W", "1.b", "3.W", "3.b"}
+
+
+def test_frozen_layers_compute_as_in_prediction_and_keep_their_state():
+    chain = Chain(Dense(N_IN, 7), BatchNorm(7), Dropout(0.5), Dense(7, N_OUT))
+    step = TrainStep(chain, SOFTMAX, SGD(0.1), frozen=(0, 1, 2))
+    before, after, loss = one(step)
+    close(after.layers, before.layers, rtol=0.0)
+    batch = data()
+    z, _, _ = chain.forward(XP, before.params, before.layers, batch.x, False)
+    assert loss == SOFTMAX.forward(XP, z, batch.y, batch.w)[0]
+
+
+@pytest.mark.parametrize(
+    ("frozen", "words"),
+    [
+        ((0, 3), "leaves no parameters to train"),
+        ((4,), "frozen names layer 4, but the network has 4 layers"),
+        ((-1,), "each position in frozen must be an integer of at least 0"),
+        ((True,), "each position in frozen must be an integer"),
+        ("0", "frozen must be a tuple of positions"),
+        (0, "frozen must be a tuple of positions"),
+        ((1,), "frozen names layer 1, BatchNorm, which has a state, but the trainable layer 0 is in front"),
+    ],
+)
+def test_what_cannot_be_frozen(frozen, words):
+    chain = Chain(Dense(N_IN, 7), BatchNorm(7), ReLU(), Dense(7, N_OUT)) if frozen == (1,) else None
+    chain = chain or Chain(Dense(N_IN, 7), ReLU(), Dropout(0.5), Dense(7, N_OUT))
+    with pytest.raises((ValueError, TypeError), match=words):
+        TrainStep(chain, SOFTMAX, SGD(0.1), frozen=frozen)

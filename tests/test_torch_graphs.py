@@ -21,7 +21,7 @@ from mlp_xp.nn.step import TrainStep  # noqa: E402
 from mlp_xp_backends import BackendError, get_backend  # noqa: E402
 from mlp_xp_backends.loop import plain_loop  # noqa: E402
 from mlp_xp_backends.torch_graphs import EAGER, GRAPHS, GraphLoop, cuda_graph  # noqa: E402
-from mlp_xp_backends.trees import leaves, tree_map  # noqa: E402
+from mlp_xp_backends.trees import ABSENT, leaves, tree_map  # noqa: E402
 
 XP = get_backend("torch:cpu").xp
 
@@ -180,7 +180,7 @@ def test_a_network_trains_the_same() -> None:
 
     def body(xp: Any, state: Any, consts: Any, item: Any) -> Any:
         rows, rates = item
-        return step(xp, state, *(xp.take(a, rows, axis=0) for a in consts), (), rates)
+        return step(xp, state, *(xp.take(a, rows, axis=0) for a in consts), ABSENT, rates)
 
     loops = Loops(body)
     state = step.init(XP, params, layers)

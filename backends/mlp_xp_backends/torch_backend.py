@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mlp_xp_backends.errors import memory_guard
+from mlp_xp_backends.groups.base import Group
 from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.namespace import CREATION, derived, mapped
@@ -23,6 +24,8 @@ class TorchBackend:
     """torch on ``device``, ``cpu`` or ``cuda:N``; without autograd, since the math has its own gradients."""
 
     name = "torch"
+    group: Group | None = None
+    """The group that ``xp.all_sum`` adds over, if any: see `with_group`."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
@@ -48,7 +51,7 @@ class TorchBackend:
     def compile(self, body: Body) -> Loop:
         """The loop as plain Python on the CPU; on a GPU its step as a CUDA graph, when it has run for a while."""
         run = plain_loop(self.xp, body, torch.stack)
-        if self._device.type == "cuda":
+        if self._device.type == "cuda" and self.group is None:  # a graph cannot hold a call to another process
             run = GraphLoop(self.xp, body, run, partial(cuda_graph, self._device))
 
         def loop(carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:

@@ -1,196 +1,139 @@
-"""Models and checkpoints as files. Nothing in them is code, and what was trained on a GPU loads anywhere.
-
-A model is the network, its loss and its numbers; a checkpoint holds also the optimizer, the generator, the position
-in the run and its history: a run that is killed and resumed from it ends with the same bits as one that never was.
-"""
+"""Checkpoints as files: a run that is killed and resumed from one ends with the same bits as an undisturbed run."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np  # noqa: TID251  files hold arrays of the host
 
-from mlp_xp._checks import shown
-from mlp_xp.files import safetensors as container
-from mlp_xp.files.config import KNOWN, Decoder, encode
-from mlp_xp.files.safetensors import FileError
-from mlp_xp.model import Model, as_backend
-from mlp_xp.nn.layers import Chain
-from mlp_xp.nn.layers.base import Spec
+from mlp_xp.files import config, entries, fields, generators, history, safetensors
+from mlp_xp.files.config import Decoder, check_known
+from mlp_xp.files.networks import (
+    check_network,
+    fill,
+    fill_network,
+    initial_state,
+    named,
+    of_arrays,
+    of_network,
+    stack_of,
+)
+from mlp_xp.files.safetensors import Content, Entry
+from mlp_xp.files.snapshot import Best, Snapshot
 from mlp_xp.nn.step import TrainState, TrainStep
-from mlp_xp.training.early_stopping import Best
-from mlp_xp_backends import Backend
-from mlp_xp_backends.trees import leaves, named_leaves, tree_map, unflatten
+from mlp_xp_backends.typing import HostArray
 
-if TYPE_CHECKING:
-    from mlp_xp.training.trainer import Trainer
-
-Tree = Any
-HostArray = np.ndarray[Any, Any]
+Json = Any
 
 
-def save(path: str | Path, model: Model) -> None:
-    """Write ``model`` to ``path``, a safetensors file, atomically."""
-    if not isinstance(model, Model):
-        raise TypeError(f"save writes a model to a path: save('net.safetensors', trainer.model), not {shown(model)}")
-    header = {
-        "network": encode(model.network),
-        "loss": encode(model.loss),
-        "models": list(leaves(model.params)[0].shape[:-2]),
-        "extra": model.extra,
-    }
-    container.write(path, "model", _named(model.backend, {"params": model.params, "layers": model.state}), header)
+def write_snapshot(path: str | Path, snapshot: Snapshot) -> None:
+    """Write ``snapshot`` to ``path``, a safetensors file, atomically.
 
-
-def load(path: str | Path, device: str | Backend = "auto", known: tuple[type, ...] = ()) -> Model:
-    """The model in ``path``, a model or a checkpoint, on ``device``.
-
-    ``known`` are the classes of your own layers and losses, if the model has any. Raises `FileError` if the file is
-    damaged, of another program or version, or its numbers do not fit its network.
+    `TypeError` or `ValueError` if it cannot be saved, before anything is written; `FileError` if writing fails.
     """
-    arrays, header = container.read(path, "model", "checkpoint")
-    backend = as_backend(device)
-    with _explained(path):
-        decode = Decoder((*KNOWN, *known))
-        network, loss = decode(header["network"]), decode(header["loss"])
-        _expect(isinstance(network, Chain), "its network is not a Chain")
-        _expect(hasattr(loss, "rows"), f"its loss is {loss!r}")
-        params, layers = _network_trees(network, arrays, tuple(header.get("models", ())))
-        params, layers = tree_map(backend.asarray, (params, layers))
-        return Model(network, loss, params, layers, backend, dict(header.get("extra", {})))
+    header, arrays = pack(snapshot)
+    safetensors.write(path, "checkpoint", arrays, header)
 
 
-def save_checkpoint(path: str | Path, trainer: Trainer) -> None:
-    """Write everything that the rest of ``trainer``'s run depends on. Waits for the device."""
-    step = trainer.step
-    header: dict[str, Any] = {
-        "network": encode(step.network),
-        "loss": encode(step.loss),
-        "optimizer": encode(step.optimizer),
-        "regularization": [step.l2, step.clip_norm, step.max_norm],
-        "dtype": trainer.dtype,
-        "generator": trainer.epoch_generator if trainer.position else trainer.rng.bit_generator.state,
-        "updates": trainer.updates,
-        "samples": trainer.samples,
-        "position": trainer.position,
-        "history": trainer.history,
-        "run": trainer.run,
-        "best": None if trainer.best is None else [trainer.best.epoch, trainer.best.score],
+def read_snapshot(path: str | Path, known: Iterable[type] = ()) -> Snapshot:
+    """The snapshot in ``path``; ``known`` and the errors are those of `mlp_xp.files.models.read_model`."""
+    known = check_known(known)
+    with safetensors.opened(path) as content:
+        return unpack(content, content.header(("checkpoint",))[1], Decoder(known))
+
+
+def check_savable(snapshot: Snapshot) -> None:
+    """Raise `TypeError` or `ValueError` unless ``snapshot`` can be written and read again. Writes nothing."""
+    header, arrays = pack(snapshot)
+    found = safetensors.entries(arrays)
+    safetensors.index("checkpoint", found, header)
+    step = snapshot.step
+    config.encode_checked(step)
+    check_network(step.network, step.loss)
+    state = initial_state(step, stack_of(snapshot.state.params), snapshot.dtype)
+    expected = of_arrays(named(**state._asdict()))
+    safetensors.check_entries({name: found[name] for name in named(**snapshot.state._asdict())}, expected)
+
+
+def pack(snapshot: Snapshot) -> tuple[Json, dict[str, HostArray]]:
+    """The header and the arrays of a file."""
+    best = snapshot.best
+    entries.check_position(snapshot.plan, snapshot.position, snapshot.updates)
+    columns, arrays = history.encode(snapshot.history)
+    arrays |= named(**snapshot.state._asdict())
+    if snapshot.position:
+        arrays["losses"] = snapshot.losses
+    if best is not None:
+        arrays |= named(**{"best.params": best.params, "best.layers": best.layers})
+    header = {
+        "step": config.encode(snapshot.step),
+        "dtype": snapshot.dtype,
+        "models": list(stack_of(snapshot.state.params)),
+        "history": columns,
+        "generator": generators.encode(snapshot.generator),
+        "plan": None if snapshot.plan is None else snapshot.plan._asdict(),
+        "position": snapshot.position,
+        "updates": snapshot.updates,
+        "samples": snapshot.samples,
+        "best": None if best is None else {key: getattr(best, key) for key in ("epoch", "score", "monitor", "mode")},
+        "stopped": snapshot.stopped,
+        "class_weight": entries.class_weight_to_json(snapshot.class_weight),
     }
-    trees: dict[str, Tree] = dict(trainer.state._asdict())
-    if trainer.best is not None:
-        trees |= {"best.params": trainer.best.params, "best.layers": trainer.best.layers}
-    arrays = _named(trainer.backend, trees)
-    if trainer.losses:
-        arrays["losses"] = np.concatenate([trainer.backend.to_numpy(part) for part in trainer.losses])
-    container.write(path, "checkpoint", arrays, header)
+    return header, arrays
 
 
-def load_checkpoint(cls: type[Any], path: str | Path, device: str | Backend, known: tuple[type, ...] = ()) -> Any:
-    """A trainer of class ``cls`` in the state of the checkpoint; see `load` for ``known`` and the errors."""
-    from mlp_xp.training.trainer import Run
-
-    arrays, header = container.read(path, "checkpoint")
-    with _explained(path):
-        decode = Decoder((*KNOWN, *known))
-        network, loss, optimizer = (decode(header[key]) for key in ("network", "loss", "optimizer"))
-        _expect(isinstance(network, Chain), "its network is not a Chain")
-        _expect(hasattr(loss, "rows") and hasattr(optimizer, "update"), f"it has {loss!r} and {optimizer!r}")
-        l2, clip_norm, max_norm = header["regularization"]
-        step = TrainStep(network, loss, optimizer, l2, clip_norm, max_norm)
-        params, layers = _network_trees(network, arrays, ())
-        state = step.init(np, params, layers)
-        slots, ratio = _fill(state.slots, "slots", arrays), _fill(state.ratio, "ratio", arrays)
-        trainer = cls(
-            network,
-            loss,
-            optimizer,
-            device=device,
-            dtype=header["dtype"],
-            l2=l2,
-            clip_norm=clip_norm,
-            max_norm=max_norm,
+def unpack(content: Content, header: Json, decode: Decoder) -> Snapshot:
+    """The snapshot in an open file; `ValueError` if there is none."""
+    step, dtype, models, columns, generator, plan, position, updates, samples, best, stopped, class_weight = (
+        fields.take(
+            header,
+            "its header",
+            step=(fields.anything, fields.REQUIRED),
+            dtype=(fields.DTYPE, "float32"),
+            models=(fields.axes, ()),
+            history=(entries.columns, {}),
+            generator=(fields.anything, fields.REQUIRED),
+            plan=(entries.plan, None),
+            position=(fields.COUNT, 0),
+            updates=(fields.COUNT, 0),
+            samples=(fields.COUNT, 0),
+            best=(entries.best, None),
+            stopped=(fields.flag, False),
+            class_weight=(entries.class_weight, None),
         )
-        trainer.rng = _generator(header["generator"])
-        trainer.state = tree_map(trainer.backend.asarray, TrainState(params, layers, slots, ratio))
-        trainer.updates, trainer.samples, trainer.position = (
-            _count(header[key]) for key in ("updates", "samples", "position")
-        )
-        trainer.history = [dict(record) for record in header["history"]]
-        trainer.run = None if header["run"] is None else Run(*header["run"])
-        if header["best"] is not None:
-            best = _network_trees(network, arrays, (), "best.")
-            trainer.best = Best(*header["best"], *tree_map(trainer.backend.asarray, best))
-        if "losses" in arrays:
-            trainer.losses = [trainer.backend.asarray(arrays["losses"])]
-        _expect(len(arrays.get("losses", ())) == trainer.position, "its losses do not fit its position")
-        return trainer
+    )
+    step, generator = decode(step), generators.decode(generator)
+    if not isinstance(step, TrainStep):
+        raise ValueError("its step is not a TrainStep")
+    check_network(step.network, step.loss)
+    entries.check_position(plan, position, updates)
+    like = initial_state(step, models, dtype)
+    expected = of_network(step.network, models, dtype) | of_arrays(named(slots=like.slots, ratio=like.ratio))
+    expected |= _of_history(content, columns)
+    if position:
+        expected["losses"] = Entry(dtype, (position, *models))
+    if best is not None:
+        expected |= of_network(step.network, models, dtype, "best.")
+    arrays = content.arrays(expected)
+    state = TrainState(
+        *fill_network(step.network, arrays), fill(like.slots, "slots", arrays), fill(like.ratio, "ratio", arrays)
+    )
+    records = history.decode(columns, arrays.get("history", np.empty((0, len(columns)))), arrays.get("history.present"))
+    losses = arrays.get("losses", np.empty((0, *models), dtype))
+    if best is not None:
+        params, layers = fill_network(step.network, arrays, "best.")
+        best = Best(*best, params=params, layers=layers)
+    return Snapshot(
+        step, dtype, state, records, generator, plan, position, losses, updates, samples, best, stopped, class_weight
+    )  # fmt: skip
 
 
-def _named(backend: Backend, trees: dict[str, Tree]) -> dict[str, HostArray]:
-    """All leaves on the host, by the names of trees and leaves."""
-    return {
-        name: backend.to_numpy(leaf) for key, tree in trees.items() for name, leaf in named_leaves(tree, key).items()
-    }
-
-
-def _network_trees(
-    network: Chain, arrays: dict[str, HostArray], models: tuple[int, ...], prefix: str = ""
-) -> tuple[Tree, Tree]:
-    """Parameters and layer states from the file, each as ``network`` asks for it."""
-    params = _fill(network.specs(), f"{prefix}params", arrays, models)
-    return params, _fill(network.state_specs(), f"{prefix}layers", arrays, models)
-
-
-def _fill(like: Tree, name: str, arrays: dict[str, HostArray], models: tuple[int, ...] = ()) -> Tree:
-    """The tree of that name from the file, each leaf of the shape and dtype that ``like`` has there."""
-
-    def leaf(name: str, like: Any) -> HostArray:
-        if isinstance(like, Spec):
-            shape = (*models, like.rows, like.columns)
-            dtypes = ["float32", "float64"] if like.dtype == "float" else [like.dtype]
-        else:
-            shape, dtypes = like.shape, [str(like.dtype)]
-        found = arrays.get(name)
-        if found is None:
-            raise ValueError(f"{name} is missing")
-        if found.shape != shape or str(found.dtype) not in dtypes:
-            raise ValueError(
-                f"{name} must be {' or '.join(dtypes)} of shape {shape}, not {found.dtype} of shape {found.shape}"
-            )
-        return found
-
-    return unflatten(like, iter([leaf(key, value) for key, value in named_leaves(like, name).items()]))
-
-
-def _generator(state: Any) -> np.random.Generator:
-    """A generator in that state."""
-    kinds = {"PCG64": np.random.PCG64, "PCG64DXSM": np.random.PCG64DXSM, "SFC64": np.random.SFC64}
-    kind = kinds.get(state["bit_generator"])
-    if kind is None:
-        raise ValueError(f"its generator is {state['bit_generator']!r}; known are {', '.join(kinds)}")
-    bits = kind()
-    bits.state = state
-    return np.random.Generator(bits)
-
-
-def _count(value: Any) -> int:
-    _expect(isinstance(value, int) and value >= 0, f"{value!r} is no count")
-    return int(value)
-
-
-def _expect(condition: bool, complaint: str) -> None:
-    if not condition:
-        raise ValueError(complaint)
-
-
-@contextlib.contextmanager
-def _explained(path: str | Path) -> Iterator[None]:
-    """Whatever does not fit inside a file that can be read is a `FileError`."""
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise FileError(f"{path} does not hold what it should: {error}") from error
+def _of_history(content: Content, columns: dict[str, str]) -> dict[str, Entry]:
+    """The entries of the history, as long as the file has it."""
+    if not columns:
+        return {}
+    shape = (content.size_of("history") // len(columns), len(columns))
+    present = {"history.present": Entry("bool", shape)} if "history.present" in content.entries else {}
+    return {"history": Entry("float64", shape), **present}

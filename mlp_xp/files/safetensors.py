@@ -1,114 +1,219 @@
-"""Arrays and a JSON header in one safetensors file: written atomically, read with suspicion."""
+"""The container: named arrays and a JSON header in one safetensors file.
+
+The format is that of https://github.com/huggingface/safetensors: eight bytes with the length of a JSON index, the
+index, then the arrays. Our own header is a JSON text among the metadata of the index. Files are read with suspicion:
+every length, offset and name is checked before memory is allocated.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
-import secrets
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np  # noqa: TID251  files hold arrays of the host
 
-HostArray = np.ndarray[Any, Any]
+from mlp_xp.files import atomic
+from mlp_xp.files.paths import FileError, as_path, check_regular, failed
+from mlp_xp_backends.typing import HostArray
+
 Json = Any
 
 FORMAT = 1
-MAX_HEADER = 16 * 2**20  # bytes; a header of this library has some hundred
+MAX_INDEX = 4 * 2**20  # bytes; the index of a network of five layers has a few thousand
+MAX_MESSAGE = 400  # characters of a message, which may quote the file
+DTYPES = {
+    code: np.dtype(name).newbyteorder("<")
+    for code, name in {
+        **{"F64": "float64", "F32": "float32", "F16": "float16", "BOOL": "bool"},
+        **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8"},
+        **{"U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8"},
+    }.items()
+}
+CODES = {dtype.name: code for code, dtype in DTYPES.items()}
 
 
-class FileError(ValueError):
-    """A file that is not what it should be; the message says what was expected and what was found."""
+class Entry(NamedTuple):
+    """An array in a file, or one that is expected there."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def check_entries(found: dict[str, Entry], expected: dict[str, Entry]) -> None:
+    """Raise `ValueError` unless both are the same."""
+    if missing := expected.keys() - found.keys():
+        raise ValueError(f"the array {min(missing)} is missing")
+    if unknown := found.keys() - expected.keys():
+        raise ValueError(f"it holds an unknown array {min(unknown)!r}")
+    for name, entry in expected.items():
+        if found[name] != entry:
+            raise ValueError(
+                f"{name} must be {entry.dtype} of shape {entry.shape}, "
+                f"not {found[name].dtype} of shape {found[name].shape}"
+            )
+
+
+def entries(arrays: dict[str, HostArray]) -> dict[str, Entry]:
+    """The dtype and shape of each array; `TypeError` if a file cannot hold it."""
+    for name, a in arrays.items():
+        if a.dtype.name not in CODES:
+            raise TypeError(f"{name} is an array of {a.dtype}: a file holds numbers of up to 64 bits and booleans")
+    return {name: Entry(a.dtype.name, a.shape) for name, a in arrays.items()}
+
+
+def index(kind: str, found: dict[str, Entry], header: Json) -> bytes:
+    """The beginning of a file with these arrays; `ValueError` if it is longer than `read` accepts."""
+    content: dict[str, Any] = {
+        "__metadata__": {"mlp_xp": str(FORMAT), "kind": kind, "header": json.dumps(header, separators=(",", ":"))}
+    }
+    end = 0
+    for name in _order(found):
+        dtype, shape = found[name]
+        begin, end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
+        content[name] = {"dtype": CODES[dtype], "shape": shape, "data_offsets": (begin, end)}
+    text = json.dumps(content, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the arrays are aligned
+    if len(text) > MAX_INDEX:
+        raise ValueError(f"a file has an index of at most {MAX_INDEX} bytes, but this {kind} needs {len(text)}")
+    return len(text).to_bytes(8, "little") + text
+
+
+def _order(found: dict[str, Entry]) -> list[str]:
+    """Names in the order of storage: by falling size of an element, so that all are aligned."""
+    return sorted(found, key=lambda name: (-np.dtype(found[name].dtype).itemsize, name))
 
 
 def write(path: str | Path, kind: str, arrays: dict[str, HostArray], header: Json) -> None:
-    """Write ``arrays`` and ``header`` (anything that JSON can hold) to ``path``.
+    """Write ``arrays`` and ``header`` (anything that JSON can hold) to ``path``, atomically."""
+    found = entries(arrays)
+    start = index(kind, found, header)
 
-    The file appears complete or not at all: a temporary file beside it is filled, flushed to the disk and renamed.
-    """
-    from safetensors.numpy import save
+    def fill(file: BinaryIO) -> None:
+        file.write(start)
+        for name in _order(found):
+            a = arrays[name]
+            file.write(a.astype(a.dtype.newbyteorder("<"), order="C", copy=False).reshape(-1).view(np.uint8))
 
-    path = Path(path)
-    text = json.dumps(header)
-    content = save(
-        {name: np.ascontiguousarray(a) for name, a in arrays.items()},
-        metadata={"mlp_xp": str(FORMAT), "kind": kind, "header": text},
-    )
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    atomic.write(path, fill)
+
+
+class Content:
+    """A file that is open for reading: its header, the entries of its arrays, and the arrays on demand."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > size - 8:
+            raise ValueError(f"it is cut short or not a file of mlp_xp: {size} bytes, an index of {length}")
+        if length > MAX_INDEX:
+            raise ValueError(f"its index has {length} bytes, more than {MAX_INDEX}")
+        content = parse(file.read(length).decode())
+        _check(isinstance(content, dict), "its index is not a JSON object")
+        self.metadata = content.pop("__metadata__", {})
+        _check(isinstance(self.metadata, dict), "its metadata are not a JSON object")
+        self.file, self.begin = file, 8 + length
+        self.offsets: dict[str, int] = {}
+        self.entries = {name: self._entry(name, entry) for name, entry in content.items()}
+        self._check_layout(size - self.begin)
+
+    def _entry(self, name: str, entry: Json) -> Entry:
+        """The entry of an array, whose offset is stored too."""
+        _check(isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}, f"{name!r} is malformed")
+        code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        _check(isinstance(code, str) and code in DTYPES, f"{name!r} has an unknown dtype")
+        _check(_are_counts(shape) and len(shape) <= 16 and _are_counts(offsets, 2), f"{name!r} is malformed")
+        length = math.prod(shape) * DTYPES[code].itemsize
+        _check(offsets[1] - offsets[0] == length, f"{name!r} has {offsets[1] - offsets[0]} bytes instead of {length}")
+        self.offsets[name] = offsets[0]
+        return Entry(DTYPES[code].name, tuple(shape))
+
+    def _check_layout(self, size: int) -> None:
+        """`ValueError` unless the arrays follow one another without gap or overlap up to the end of the file."""
+        end = 0
+        for name in sorted(self.entries, key=lambda name: (self.offsets[name], math.prod(self.entries[name].shape))):
+            _check(self.offsets[name] == end, f"{name!r} overlaps another array or leaves a gap")
+            end += math.prod(self.entries[name].shape) * np.dtype(self.entries[name].dtype).itemsize
+        _check(end == size, f"its arrays have {end} bytes, but {size} follow the index")
+
+    def header(self, kinds: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
+        """The kind of the file and its header; `ValueError` for another program, format or kind."""
+        version, kind = self.metadata.get("mlp_xp"), self.metadata.get("kind")
+        _check(version is not None, "it is a safetensors file of another program")
+        if version != str(FORMAT):
+            raise ValueError(f"it has format {version!r}, and this mlp_xp reads format {FORMAT}: update mlp_xp")
+        if kind not in kinds:
+            raise ValueError(f"it is a {kind}, not a {' or '.join(kinds)}")
+        header = parse(self.metadata.get("header"))
+        if not isinstance(header, dict):
+            raise ValueError("its header is not a JSON object")
+        return kind, header
+
+    def size_of(self, name: str) -> int:
+        """The number of elements of an array; `ValueError` if it is missing."""
+        _check(name in self.entries, f"the array {name} is missing")
+        return math.prod(self.entries[name].shape)
+
+    def arrays(self, expected: dict[str, Entry]) -> dict[str, HostArray]:
+        """All arrays; `ValueError` unless they are the expected ones."""
+        check_entries(self.entries, expected)
+        return {name: self._array(name) for name in sorted(expected, key=self.offsets.__getitem__)}
+
+    def _array(self, name: str) -> HostArray:
+        dtype, shape = self.entries[name]
+        a = np.empty(shape, np.dtype(dtype).newbyteorder("<"))
+        self.file.seek(self.begin + self.offsets[name])
+        raw = a.reshape(-1).view(np.uint8)
+        _check(self.file.readinto(raw) == raw.size, f"{name} is cut short")  # type: ignore[attr-defined]
+        return (raw != 0).reshape(shape) if dtype == "bool" else a.astype(dtype, copy=False)
+
+
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[Content]:
+    """The content of the file at ``path``. Any error while it is open becomes a `FileError` that names the path."""
+    path = as_path(path)
+    check_regular("read", path)
     try:
-        file = temporary.open("xb")  # with the permissions that any new file gets
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
-    try:
-        with file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _flush_folder(path.parent)
-
-
-def check_folder(path: Path) -> None:
-    """Raise `FileError` unless a file could be written to ``path``."""
-    if not path.parent.is_dir():
-        raise FileError(f"cannot write {path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise FileError(f"cannot write {path}: it is a folder")
-    if not os.access(path.parent, os.W_OK):
-        raise FileError(f"cannot write {path}: its folder is read-only")
-
-
-def _flush_folder(folder: Path) -> None:
-    """Bring the rename to the disk, where the system can do that."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def read(path: str | Path, *kinds: str) -> tuple[dict[str, HostArray], Json]:
-    """The arrays and the header of a file of one of these kinds that `write` wrote; `FileError` for everything else."""
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    _check_size(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            _check_metadata(path, kinds, metadata)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-        header = json.loads(metadata["header"])
+        with path.open("rb") as file:
+            yield Content(file, os.fstat(file.fileno()).st_size)
     except FileError:
         raise
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
-        raise FileError(f"{path} is damaged or no file of mlp_xp: {error}") from error
-    return arrays, header
-
-
-def _check_size(path: Path) -> None:
-    """The first eight bytes hold the length of the header, which must fit into the file."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            first = file.read(8)
     except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
-    length = int.from_bytes(first, "little")
-    if len(first) < 8 or length > min(size - 8, MAX_HEADER):
-        raise FileError(f"{path} is cut short or no file of mlp_xp: {size} bytes with a header said to be {length}")
+        raise failed("read", path, error) from error
+    except Exception as error:  # also from constructors of classes that the user passes as known
+        text = str(error) if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: {error}"
+        raise FileError(f"cannot read {path}: {text[:MAX_MESSAGE]}") from error
 
 
-def _check_metadata(path: Path, kinds: tuple[str, ...], metadata: dict[str, str]) -> None:
-    version = metadata.get("mlp_xp")
-    if version is None:
-        raise FileError(f"{path} is a safetensors file of another program")
-    if version != str(FORMAT):
-        raise FileError(f"{path} has format {version}, this mlp_xp reads format {FORMAT}: update mlp_xp")
-    if metadata.get("kind") not in kinds:
-        raise FileError(f"{path} is a {metadata.get('kind')}, not a {' or '.join(kinds)}")
+def parse(text: Any) -> Json:
+    """JSON; `ValueError` if it is malformed, nested too deeply, or has an object with the same key twice."""
+    _check(isinstance(text, str), "its header is missing")
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("it is damaged: its JSON is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is damaged: its JSON is malformed ({error})") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    _check(len(content) == len(pairs), "it is damaged: a key occurs twice in its JSON")
+    return content
+
+
+def _are_counts(values: Any, length: int | None = None) -> bool:
+    return (
+        isinstance(values, list)
+        and (length is None or len(values) == length)
+        and all(type(v) is int and 0 <= v < 2**63 for v in values)
+    )
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np  # noqa: TID251  the reference is NumPy in float64
 
-from mlp_xp.data.feed import check_inputs, check_targets, check_weights
-from mlp_xp.nn.layers import Chain
+from mlp_xp.nn.layers import Chain, Layer, StatefulLayer
 from mlp_xp.nn.losses import Loss
-from mlp_xp_backends import get_backend
-from mlp_xp_backends.trees import leaves, named_leaves, tree_map, unflatten
-
-Tree = Any
-HostArray = np.ndarray[Any, Any]
+from mlp_xp_backends.numpy_namespace import xp
+from mlp_xp_backends.trees import ABSENT, leaves, named_leaves, tree_map, unflatten
+from mlp_xp_backends.typing import HostArray, Tree
 
 
 @dataclass(frozen=True)
@@ -83,24 +81,20 @@ def check_gradients(
     the second difference of order h, where it is of order h^2 otherwise: beyond h^1.5 another entry is tried.
     """
     rng = np.random.default_rng(0) if rng is None else rng
-    host = get_backend("cpu")
-    x = np.asarray(check_inputs(host, network, x))
-    y = check_targets(host, loss, network.width(x.shape[1]), y, len(x))
-    w = check_weights(host, sample_weight, len(x))
-    x = x.astype(np.float64) if network.first.takes == "floats" else x
+    x, y, w = _checked(network, loss, x, y, sample_weight)
     if params is None:
         params = tree_map(lambda p: p + 0.1 * rng.standard_normal(p.shape), network.init(rng))
     params = tree_map(lambda p: np.array(p, dtype=np.float64), params)
     state = network.init_state(rng)
+    guarded = _guarded(network)
 
     def cost(params: Tree, x: HostArray) -> float:
-        z, _, _ = network.forward(np, params, state, x, True)
-        return float(loss.forward(np, z, y, w)[0])
+        z, _, _ = guarded.forward(xp, params, state, x, True)
+        return float(loss.forward(xp, z, y, w)[0])
 
-    z, caches, _ = network.forward(np, params, state, x, True)
-    _, cache = loss.forward(np, z, y, w)
-    dz = loss.backward(np, cache)
-    dx, grads = network.backward(np, params, caches, dz)
+    z, caches, _ = guarded.forward(xp, params, state, x, True)
+    _, cache = loss.forward(xp, z, y, w)
+    dx, grads = guarded.backward(xp, params, caches, loss.backward(xp, cache))
     flat, names = leaves(params), list(named_leaves(params))
     pairs = {}
     for i, (name, p, g) in enumerate(zip(names, flat, leaves(grads), strict=True)):
@@ -119,6 +113,58 @@ def check_gradients(
     return GradientReport(errors, tolerance)
 
 
+def _checked(network: Chain, loss: Loss, x: Any, y: Any, w: Any) -> tuple[HostArray, HostArray, Any]:
+    """Copies of the data, floats in float64; `ValueError` where they do not fit the network, the loss or ``x``."""
+    x, y, w = np.array(x), np.array(y), ABSENT if w is None else np.asarray(w, dtype=np.float64)
+    if x.ndim != 2 or len(y) != len(x) or (w is not ABSENT and w.shape != (len(x),)):
+        raise ValueError(f"x must be (rows, features), with a row of y and a weight for each row, but x is {x.shape}")
+    n_out = network.width(x.shape[1])
+    if loss.target == "class" and y.dtype.kind in "iu":
+        if n_out is not None and not 0 <= y.min() <= y.max() < n_out:
+            raise ValueError(f"y must hold classes from 0 to {n_out - 1}, but holds {y.min()} ... {y.max()}")
+    elif y.shape != (len(x), n_out if n_out is not None else x.shape[1]):
+        raise ValueError(f"y must have one column for each of the {n_out} outputs, but its shape is {y.shape}")
+    return (x.astype(np.float64) if network.first.takes == "floats" else x), y, w
+
+
+class _Guarded:
+    """A layer whose arguments are read-only."""
+
+    def __init__(self, layer: Layer | StatefulLayer) -> None:
+        self.layer = layer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)
+
+    def forward(self, *args: Any) -> Any:
+        """The layer's."""
+        return self._call(self.layer.forward, args)
+
+    def backward(self, *args: Any) -> Any:
+        """The layer's."""
+        return self._call(self.layer.backward, args)
+
+    def _call(self, f: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        for a in leaves(args):
+            if isinstance(a, np.ndarray):
+                a.flags.writeable = False
+        try:
+            return f(*args)
+        except ValueError as error:
+            if "read-only" not in str(error):
+                raise
+            raise ValueError(
+                f"{type(self.layer).__name__}.{f.__name__} writes to its arguments: "
+                "compute a new array, such as y = 2.0 * x, instead of x *= 2.0"
+            ) from error
+
+
+def _guarded(network: Chain) -> Chain:
+    """``network`` with read-only arguments for every layer."""
+    layers = (_guarded(layer) if isinstance(layer, Chain) else _Guarded(layer) for layer in network.layers)
+    return Chain(*cast("Iterator[Layer]", layers))
+
+
 def _pairs(f: Any, p: HostArray, g: HostArray, rng: np.random.Generator, entries: int) -> HostArray:
     """Some entries of ``g`` and the differences of ``f`` around ``p`` there, (2, entries)."""
     centre = f(p)
@@ -131,7 +177,10 @@ def _pairs(f: Any, p: HostArray, g: HostArray, rng: np.random.Generator, entries
         if len(pairs) == entries:
             break
     if not pairs:
-        raise ValueError("the loss has a kink in every direction that was tried: choose other params or x")
+        raise ValueError(
+            "the loss has no derivative at any entry that was tried, or differs from call to call: choose other params "
+            "or x, and check that no layer draws random numbers"
+        )
     return np.array(pairs).T
 
 

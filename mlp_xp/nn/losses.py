@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
+from mlp_xp._checks import POSITIVE, Number, OneOf, conform
 from mlp_xp.nn.metrics import Metric, accuracy, binary_accuracy
-
-Array = Any
-Tree = Any
-Namespace = Any
+from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.typing import Array, Namespace, Tree
 
 Reduction = Literal["mean", "sum"]
+REDUCTION = OneOf("mean", "sum")
 Target = Literal["class", "binary", "real", "count"]
 
 
@@ -41,7 +41,7 @@ class Loss(Protocol):
         """What the network predicts: the mean of the distribution that this loss is the likelihood of."""
         ...
 
-    def forward(self, xp: Namespace, z: Array, y: Array, w: Array | tuple[()]) -> tuple[Array, Tree]:
+    def forward(self, xp: Namespace, z: Array, y: Array, w: Array) -> tuple[Array, Tree]:
         """The reduced cost, one number per model, and the cache of `backward`."""
         cost, cache = self.rows(xp, z, y)
         share = _shares(xp, self.reduction, cost, w)
@@ -54,9 +54,9 @@ class Loss(Protocol):
         return slope * (share if isinstance(share, float) else xp.expand_dims(share, axis=-1))
 
 
-def _shares(xp: Namespace, reduction: Reduction, cost: Array, w: Array | tuple[()]) -> Any:
+def _shares(xp: Namespace, reduction: Reduction, cost: Array, w: Array) -> Any:
     """The factor of each row in the reduced cost: ``w`` or ``w / sum(w)``; a number where all are equal."""
-    if isinstance(w, tuple):
+    if w is ABSENT:
         return 1.0 / cost.shape[-1] if reduction == "mean" else 1.0
     w = xp.astype(w, cost.dtype, copy=False)
     if reduction == "sum":
@@ -65,12 +65,7 @@ def _shares(xp: Namespace, reduction: Reduction, cost: Array, w: Array | tuple[(
     return w / xp.where(total > 0.0, total, 1.0)  # a batch without weight costs nothing
 
 
-def _check_reduction(loss: Loss) -> None:
-    if loss.reduction not in ("mean", "sum"):
-        raise ValueError(f"{type(loss).__name__}: reduction must be 'mean' or 'sum', not {loss.reduction!r}")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SoftmaxCrossEntropy(Loss):
     """``l = log(sum_k exp z_k) - z_y`` for a class y, and ``l = -sum_k y_k log p_k`` for a distribution y.
 
@@ -83,13 +78,12 @@ class SoftmaxCrossEntropy(Loss):
     metrics: ClassVar[tuple[Metric, ...]] = (accuracy,)
 
     def __post_init__(self) -> None:
-        _check_reduction(self)
+        conform(self, reduction=REDUCTION)
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
         """The cost, with z shifted by its largest entry, so that nothing overflows; the cache is ``(p, y)``."""
         if xp.isdtype(y.dtype, "integral"):
-            y = xp.astype(y, xp.int32, copy=False)  # bytes would not do for as many numbers
-            y = xp.expand_dims(y, axis=-1) == xp.arange(z.shape[-1], dtype=y.dtype)
+            y = xp.one_hot(y, z.shape[-1], dtype=z.dtype)
         y = xp.astype(y, z.dtype, copy=False)
         z = z - xp.max(z, axis=-1, keepdims=True)
         e = xp.exp(z)
@@ -108,7 +102,7 @@ class SoftmaxCrossEntropy(Loss):
         return e / xp.sum(e, axis=-1, keepdims=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BinaryCrossEntropy(Loss):
     """``l = sum_k log(1 + exp z_k) - y_k z_k``: one yes or no for each output (Bishop 2006, eq. 4.90).
 
@@ -120,7 +114,7 @@ class BinaryCrossEntropy(Loss):
     metrics: ClassVar[tuple[Metric, ...]] = (binary_accuracy,)
 
     def __post_init__(self) -> None:
-        _check_reduction(self)
+        conform(self, reduction=REDUCTION)
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
         """The cost with ``log(1 + exp z) = max(z, 0) + log(1 + exp(-|z|))``; the cache is ``(z, y)``."""
@@ -138,7 +132,7 @@ class BinaryCrossEntropy(Loss):
         return 0.5 + 0.5 * xp.tanh(0.5 * z)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SquaredError(Loss):
     """``l = |z - y|^2 / 2`` for ``y`` of shape (rows, n_out) (Bishop 2006, eq. 5.11)."""
 
@@ -146,7 +140,7 @@ class SquaredError(Loss):
     target: ClassVar[Target] = "real"
 
     def __post_init__(self) -> None:
-        _check_reduction(self)
+        conform(self, reduction=REDUCTION)
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
         """The cost; the cache is ``z - y``."""
@@ -162,7 +156,7 @@ class SquaredError(Loss):
         return z
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Poisson(Loss):
     """``l = sum_k exp(z_k) - y_k z_k`` for counts ``y`` of shape (rows, n_out) with rate ``exp(z)``.
 
@@ -173,7 +167,7 @@ class Poisson(Loss):
     target: ClassVar[Target] = "count"
 
     def __post_init__(self) -> None:
-        _check_reduction(self)
+        conform(self, reduction=REDUCTION)
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
         """The cost; the cache is ``(rate, y)``."""
@@ -191,7 +185,7 @@ class Poisson(Loss):
         return xp.exp(xp.minimum(z, 0.5 * math.log(float(xp.finfo(z.dtype).max))))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AbsoluteError(Loss):
     """``l = sum_k |z_k - y_k|`` for ``y`` of shape (rows, n_out): its minimum is the conditional median.
 
@@ -202,7 +196,7 @@ class AbsoluteError(Loss):
     target: ClassVar[Target] = "real"
 
     def __post_init__(self) -> None:
-        _check_reduction(self)
+        conform(self, reduction=REDUCTION)
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
         """The cost; the cache is ``z - y``."""
@@ -218,7 +212,7 @@ class AbsoluteError(Loss):
         return z
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Huber(Loss):
     """``l = sum_k d^2 / 2`` where ``|d| <= delta``, else ``delta (|d| - delta / 2)``, with ``d = z - y``.
 
@@ -231,9 +225,7 @@ class Huber(Loss):
     target: ClassVar[Target] = "real"
 
     def __post_init__(self) -> None:
-        _check_reduction(self)
-        if not 0.0 < self.delta < math.inf:
-            raise ValueError(f"Huber: delta must be a number above 0, not {self.delta!r}")
+        conform(self, reduction=REDUCTION, delta=POSITIVE)
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
         """``c (d - c / 2)``, both cases in one, with ``c`` as `slope`; it is also the cache."""
@@ -250,7 +242,7 @@ class Huber(Loss):
         return z
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Quantile(Loss):
     """``l = sum_k max(q (y_k - z_k), (1 - q) (z_k - y_k))``: its minimum is the conditional quantile ``q``.
 
@@ -262,9 +254,7 @@ class Quantile(Loss):
     target: ClassVar[Target] = "real"
 
     def __post_init__(self) -> None:
-        _check_reduction(self)
-        if not 0.0 < self.q < 1.0:
-            raise ValueError(f"Quantile: q must lie between 0 and 1, not {self.q!r}")
+        conform(self, reduction=REDUCTION, q=Number(0.0, 1.0))
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
         """The cost; the cache is ``z - y``."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-Array = Any
-Namespace = Any
+from mlp_xp_backends.typing import Array, Namespace
 
 Metric = Callable[[Namespace, Array, Array], Array]
 """``metric(xp, z, y)``: from the outputs (..., rows, n_out) and the targets, one number per row (..., rows)."""

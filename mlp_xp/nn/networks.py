@@ -6,8 +6,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
 
-from mlp_xp._checks import check_kind
-from mlp_xp.nn.initializers import Glorot, He, Initializer
+from mlp_xp._checks import SHARE, Count, Maybe, OneOf, check_kind
+from mlp_xp.nn.initializers import INITIALIZER, Glorot, He, Initializer
 from mlp_xp.nn.layers import (
     GELU,
     BatchNorm,
@@ -65,22 +65,24 @@ def mlp(
     first
         A layer in front of all, such as ``Rescale(scale=1 / 255)`` for pixels or an `Embedding` for ids.
     """
-    if len(widths) < 2 or not all(isinstance(width, int) for width in widths):
+    if len(widths) < 2:
         given = ", ".join(map(repr, widths))
         raise ValueError(f"mlp needs the numbers of inputs and of outputs, such as mlp(784, 300, 10), not mlp({given})")
-    if init is not None:
-        check_kind("init", init, ("__call__",), "He()")
+    widths = tuple(Count()("each width of mlp", width) for width in widths)
+    dropout = SHARE("dropout", dropout)
+    norm = Maybe(OneOf(*NORMS))("norm", norm)
+    init = Maybe(INITIALIZER)("init", init)
     act = as_activation(activation)
     hidden_init = init or (He() if isinstance(act, (ReLU, LeakyReLU, GELU, Softplus)) else Glorot())
     layers: list[Layer | StatefulLayer] = [] if first is None else [first]
     for n_in, n_out in pairwise(widths[:-1]):
-        layers.append(Dense(n_in, n_out, hidden_init))
+        layers.append(Dense(n_in, n_out, init_W=hidden_init))
         if norm is not None:
-            layers.append(_norm(norm, n_out))
+            layers.append(NORMS[norm](n_out))
         layers.append(act)
         if dropout:
             layers.append(Dropout(dropout))
-    return Chain(*layers, Dense(widths[-2], widths[-1], init or Glorot()))
+    return Chain(*layers, Dense(widths[-2], widths[-1], init_W=init or Glorot()))
 
 
 def as_activation(activation: str | Layer) -> Layer:
@@ -91,9 +93,3 @@ def as_activation(activation: str | Layer) -> Layer:
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
     return ACTIVATIONS[activation]
-
-
-def _norm(name: str, n: int) -> Layer | StatefulLayer:
-    if name not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)} or None, not {name!r}")
-    return NORMS[name](n)

@@ -8,14 +8,13 @@ from it, are computed on the host in float64 by ``rates`` and arrive as 0-d arra
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple, Protocol
 
-from mlp_xp.nn.schedules import Schedule, as_schedule
-
-Array = Any
-Tree = Any
-Namespace = Any
+from mlp_xp._checks import NOT_NEGATIVE, SHARE, Flag, conform
+from mlp_xp.nn.schedules import Schedule, rate_or_schedule
+from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.typing import Array, Namespace, Tree
 
 
 class Rates(NamedTuple):
@@ -57,11 +56,12 @@ class SGD(Optimizer):
     """
 
     lr: float | Schedule = 0.01
+    _: KW_ONLY
     momentum: float = 0.0
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        _check(self, momentum=self.momentum)
+        conform(self, lr=rate_or_schedule, momentum=SHARE, nesterov=Flag())
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("SGD: nesterov needs a momentum above 0, such as SGD(lr, momentum=0.9, nesterov=True)")
 
@@ -71,7 +71,7 @@ class SGD(Optimizer):
 
     def init(self, xp: Namespace, w: Array) -> Tree:
         """The velocity, if there is momentum."""
-        return xp.zeros_like(w) if self.momentum else ()
+        return xp.zeros_like(w) if self.momentum else ABSENT
 
     def update(self, xp: Namespace, w: Array, v: Tree, g: Array, rates: Rates) -> tuple[Array, Tree]:
         """See the class."""
@@ -108,13 +108,14 @@ class Adam(Optimizer):
     """
 
     lr: float | Schedule = 0.001
+    _: KW_ONLY
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
     eps_hat: bool = False
 
     def __post_init__(self) -> None:
-        _check(self, b1=self.b1, b2=self.b2)
+        conform(self, lr=rate_or_schedule, b1=SHARE, b2=SHARE, eps=NOT_NEGATIVE, eps_hat=Flag())
 
     def rates(self, lr: float, t: int) -> Rates:
         """``lr sqrt(1 - b2^t) / (1 - b1^t)`` and the epsilon that then stands beside ``sqrt(v)``."""
@@ -142,17 +143,18 @@ class AdamW(Optimizer):
     """`Adam` after ``w <- w - lr weight_decay w`` on every parameter (Loshchilov and Hutter 2019, algorithm 2)."""
 
     lr: float | Schedule = 0.001
+    _: KW_ONLY
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        _check(self, b1=self.b1, b2=self.b2)
+        conform(self, lr=rate_or_schedule, b1=SHARE, b2=SHARE, eps=NOT_NEGATIVE, weight_decay=NOT_NEGATIVE)
 
     @property
     def _adam(self) -> Adam:
-        return Adam(self.lr, self.b1, self.b2, self.eps)
+        return Adam(self.lr, b1=self.b1, b2=self.b2, eps=self.eps)
 
     def rates(self, lr: float, t: int) -> Rates:
         """Those of `Adam` and ``1 - lr weight_decay``'s second term."""
@@ -174,11 +176,12 @@ class RMSprop(Optimizer):
     """``w <- w - lr g / (sqrt(v) + eps)`` with ``v <- decay v + (1 - decay) g^2`` (Hinton 2012, lecture 6e)."""
 
     lr: float | Schedule = 0.001
+    _: KW_ONLY
     decay: float = 0.99
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        _check(self, decay=self.decay)
+        conform(self, lr=rate_or_schedule, decay=SHARE, eps=NOT_NEGATIVE)
 
     def rates(self, lr: float, t: int) -> Rates:
         """``lr``."""
@@ -194,11 +197,3 @@ class RMSprop(Optimizer):
         v += (1.0 - self.decay) * (g * g)
         w -= rates.scaled[0] * g / (xp.sqrt(v) + self.eps)
         return w, v
-
-
-def _check(optimizer: Optimizer, **decays: float) -> None:
-    """Raise `ValueError` for a learning rate that is none and for a decay outside [0, 1)."""
-    as_schedule(optimizer.lr)
-    for name, decay in decays.items():
-        if not 0.0 <= decay < 1.0:
-            raise ValueError(f"{type(optimizer).__name__}: {name} must lie in [0, 1), not {decay!r}")

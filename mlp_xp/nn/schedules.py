@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from dataclasses import KW_ONLY, dataclass
+from numbers import Real
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
-from mlp_xp._checks import shown
+from mlp_xp._checks import FACTOR, NOT_NEGATIVE, POSITIVE, SHARE, Count, Number, conform, shown
+from mlp_xp_backends.typing import Array, Namespace
 
-Array = Any
-Namespace = Any
+RATE = NOT_NEGATIVE
 
 
 class Moment(NamedTuple):
@@ -50,6 +51,9 @@ class ConstantRate(Schedule):
 
     lr: float
 
+    def __post_init__(self) -> None:
+        conform(self, lr=RATE)
+
     def rate(self, at: Moment) -> float:
         """See `Schedule`."""
         return self.lr
@@ -62,11 +66,12 @@ class StepDecay(Schedule):
     by_epoch: ClassVar[bool] = True
 
     lr: float
+    _: KW_ONLY
     every: int
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        _check(self, self.every >= 1, "every must be at least 1 epoch")
+        conform(self, lr=RATE, every=Count(), factor=FACTOR)
 
     def rate(self, at: Moment) -> float:
         """See `Schedule`."""
@@ -80,7 +85,11 @@ class ExponentialDecay(Schedule):
     by_epoch: ClassVar[bool] = True
 
     lr: float
+    _: KW_ONLY
     decay: float = 0.95
+
+    def __post_init__(self) -> None:
+        conform(self, lr=RATE, decay=FACTOR)
 
     def rate(self, at: Moment) -> float:
         """See `Schedule`."""
@@ -94,11 +103,15 @@ class InverseScaling(Schedule):
     by_epoch: ClassVar[bool] = True
 
     lr: float
+    _: KW_ONLY
     power: float = 0.5
+
+    def __post_init__(self) -> None:
+        conform(self, lr=RATE, power=NOT_NEGATIVE)
 
     def rate(self, at: Moment) -> float:
         """See `Schedule`."""
-        return float(self.lr / (at.samples + 1) ** self.power)
+        return float(self.lr * float(at.samples + 1) ** -self.power)  # a large power underflows to 0
 
 
 @dataclass(frozen=True)
@@ -106,7 +119,11 @@ class Cosine(Schedule):
     """``end + (lr - end) (1 + cos(pi step / steps)) / 2`` (Loshchilov and Hutter 2017, eq. 5, without restarts)."""
 
     lr: float
+    _: KW_ONLY
     end: float = 0.0
+
+    def __post_init__(self) -> None:
+        conform(self, lr=RATE, end=RATE)
 
     def rate(self, at: Moment) -> float:
         """See `Schedule`."""
@@ -121,13 +138,15 @@ class OneCycle(Schedule):
     """
 
     lr: float
+    _: KW_ONLY
     warmup: float = 0.3
     start: float = 25.0
     end: float = 1e4
 
     def __post_init__(self) -> None:
-        _check(self, 0.0 <= self.warmup <= 1.0, "warmup is a share of the steps, from 0 to 1")
-        _check(self, self.start > 0.0 and self.end > 0.0, "start and end divide rates: they must be above 0")
+        conform(self, lr=RATE, warmup=Number(0.0, 1.0, "[]"), start=Number(1.0, ends="[)"), end=POSITIVE)
+        if self.start * self.end < 1.0:
+            raise ValueError(f"OneCycle: end must be at least 1 / start, so that the last rate is at most lr: {self!r}")
 
     def rate(self, at: Moment) -> float:
         """See `Schedule`."""
@@ -148,12 +167,13 @@ class ReduceOnPlateau(Schedule):
     by_epoch: ClassVar[bool] = True
 
     lr: float
+    _: KW_ONLY
     factor: float = 0.1
     patience: int = 10
     threshold: float = 1e-4
 
     def __post_init__(self) -> None:
-        _check(self, self.patience >= 0, "patience must not be negative")
+        conform(self, lr=RATE, factor=FACTOR, patience=Count(0), threshold=SHARE)
 
     def rate(self, at: Moment) -> float:
         """See `Schedule`."""
@@ -184,10 +204,11 @@ class LossRatio(Schedule):
     by_epoch: ClassVar[bool] = True
 
     lr: float
+    _: KW_ONLY
     window: int = 100
 
     def __post_init__(self) -> None:
-        _check(self, self.window >= 1, "window must be at least 1 step")
+        conform(self, lr=RATE, window=Count())
 
     def rate(self, at: Moment) -> float:
         """``lr``; the factor of the state comes on top of it."""
@@ -217,20 +238,16 @@ def _cosine(start: float, end: float, t: float) -> float:
     return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * t))
 
 
-def _check(schedule: Schedule, fits: bool, wanted: str) -> None:
-    if not fits:
-        raise ValueError(f"{type(schedule).__name__}: {wanted}, but it is {schedule!r}")
-
-
 def as_schedule(lr: float | Schedule) -> Schedule:
-    """``lr`` as a schedule, constant where it is a number."""
-    if isinstance(lr, (int, float)) and not isinstance(lr, bool) and 0.0 <= lr < math.inf:
-        return ConstantRate(float(lr))
-    if isinstance(lr, type) or not hasattr(lr, "rate"):
-        raise ValueError(
-            f"the learning rate must be a number from 0 or a schedule such as OneCycle(0.01), not {shown(lr)}"
-        )
-    highest = getattr(lr, "lr", 0.0)
-    if isinstance(highest, (int, float)) and not 0.0 <= highest < math.inf:
-        raise ValueError(f"the learning rate of a schedule must be a number from 0, but it is {lr!r}")
-    return lr  # type: ignore[return-value]  # it has the one method that a schedule needs
+    """``lr`` as a schedule: a number becomes a `ConstantRate`; `TypeError` or `ValueError` for anything else."""
+    rate = rate_or_schedule("the learning rate", lr)
+    return ConstantRate(rate) if isinstance(rate, float) else rate
+
+
+def rate_or_schedule(name: str, lr: Any) -> float | Schedule:
+    """The rule for an optimizer's ``lr``: a number as a Python float, or a schedule."""
+    if not isinstance(lr, type) and callable(getattr(lr, "rate", None)):
+        return cast(Schedule, lr)
+    if not isinstance(lr, Real):
+        raise TypeError(f"{name} must be {RATE.wanted}, or a schedule such as OneCycle(0.01), not {shown(lr)}")
+    return RATE(name, lr)

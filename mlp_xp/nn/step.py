@@ -2,76 +2,121 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
+from mlp_xp._checks import NOT_NEGATIVE, POSITIVE, Count, Like, Maybe, conform
+from mlp_xp.nn.layers.base import Layer, StatefulLayer
 from mlp_xp.nn.layers.chain import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp.nn.optimizers import Optimizer, Rates
 from mlp_xp.nn.schedules import LossRatio
-from mlp_xp_backends.trees import leaves, named_leaves, tree_map, unflatten
+from mlp_xp_backends.trees import ABSENT, leaves, named_leaves, tree_map, unflatten
+from mlp_xp_backends.typing import Array, Namespace, Tree
 
-Array = Any
-Tree = Any
-Namespace = Any
+LOSS = Like("SoftmaxCrossEntropy()", ("rows", "slope"))
+OPTIMIZER = Like("Adam(0.001)", ("init", "rates", "update"))
 
 
 class TrainState(NamedTuple):
     """Everything that changes from step to step."""
 
     params: Tree
+    """Parameters, one entry per layer."""
     layers: Tree
-    """What stateful layers carry."""
+    """State of the stateful layers, one entry per layer."""
     slots: Tree
-    """The optimizer's numbers, one entry per parameter in the order of `leaves`."""
+    """State of the optimizer, one entry per trainable parameter in the order of `leaves`."""
     ratio: Tree
-    """The state of a `LossRatio` schedule, else ``()``."""
+    """State of a `LossRatio` schedule, otherwise ``ABSENT``."""
 
 
 @dataclass(frozen=True)
 class TrainStep:
     """One step of gradient descent on ``loss(network(x), y) + l2 |W|^2 / 2``.
 
-    The penalty is on weight matrices alone (`Dense`'s ``W``), biases are free. ``clip_norm`` bounds the norm of the
-    whole gradient (Pascanu et al. 2013, algorithm 1), ``max_norm`` that of the weights into each unit, after the step
-    (Srivastava et al. 2014, sec. 5.1).
+    Parameters
+    ----------
+    network, loss, optimizer
+        What to train, on which loss, by which rule.
+    l2
+        Factor of the penalty, which applies to weight matrices (`Dense`'s ``W``) but not to biases.
+    clip_norm
+        Largest norm of the whole gradient (Pascanu et al. 2013, algorithm 1), or ``None``.
+    max_norm
+        Largest norm of the weights into each unit after the step (Srivastava et al. 2014, sec. 5.1), or ``None``.
+    frozen
+        Positions of layers in the network whose parameters and state stay as they are. They compute as in prediction,
+        and no gradient, penalty or optimizer state exists for them.
+
+    >>> import numpy as np
+    >>> from mlp_xp import SGD, SquaredError, TrainStep, get_backend, mlp
+    >>> xp, rng = get_backend("cpu").xp, np.random.default_rng(0)
+    >>> step = TrainStep(mlp(2, 1), SquaredError(), SGD(0.1))
+    >>> state = step.init(xp, step.network.init(rng), step.network.init_state(rng))
+    >>> x, y = rng.standard_normal((8, 2)), np.ones((8, 1))
+    >>> losses = []
+    >>> for t in range(100):
+    ...     state, loss = step(xp, state, x, y, ABSENT, step.optimizer.rates(0.1, t + 1))
+    ...     losses.append(float(loss))
+    >>> losses[-1] < 1e-6 < losses[0]
+    True
     """
 
     network: Chain
     loss: Loss
     optimizer: Optimizer
+    _: KW_ONLY
     l2: float = 0.0
     clip_norm: float | None = None
     max_norm: float | None = None
+    frozen: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.l2 < 0.0:
-            raise ValueError(f"l2 must not be negative, but is {self.l2!r}")
-        for name, limit in (("clip_norm", self.clip_norm), ("max_norm", self.max_norm)):
-            if limit is not None and not limit > 0.0:
-                raise ValueError(f"{name} must be above 0, or None for no limit, but is {limit!r}")
+        conform(
+            self,
+            network=Like("mlp(784, 300, 10)", ("forward", "gradient", "specs")),
+            loss=LOSS,
+            optimizer=OPTIMIZER,
+            l2=NOT_NEGATIVE,
+            clip_norm=Maybe(POSITIVE),
+            max_norm=Maybe(POSITIVE),
+        )
+        object.__setattr__(self, "frozen", _checked_positions(self.frozen, self.network))
 
     def init(self, xp: Namespace, params: Tree, layers: Tree) -> TrainState:
-        """The state before the first step, around parameters and layer states as `Chain` draws them."""
-        slots = tuple(self.optimizer.init(xp, w) for w in leaves(params))
-        lr = self.optimizer.lr
-        w = leaves(params)[0]
-        ratio = lr.init(xp, w.shape[:-2], w.dtype) if isinstance(lr, LossRatio) else ()
+        """The state before the first step, from parameters and layer states as `Chain` draws them."""
+        trainable = leaves(self._trainable(params))
+        slots = tuple(self.optimizer.init(xp, w) for w in trainable)
+        lr, w = self.optimizer.lr, trainable[0]
+        ratio = lr.init(xp, w.shape[:-2], w.dtype) if isinstance(lr, LossRatio) else ABSENT
         return TrainState(params, layers, slots, ratio)
 
     def __call__(
-        self, xp: Namespace, state: TrainState, x: Array, y: Array, w: Array | tuple[()], rates: Rates
+        self,
+        xp: Namespace,
+        state: TrainState,
+        x: Array,
+        y: Array,
+        w: Array,
+        rates: Rates,
+        l2: Array = ABSENT,
     ) -> tuple[TrainState, Array]:
         """The state after a step on the batch and the loss before it; consumes ``state``.
 
-        ``x`` is (rows, n_in), ``y`` and the weights ``w`` as `Loss` takes them, ``rates`` from the optimizer. The loss
-        is 0-d, or (models,) if the parameters have an axis of models in front.
+        ``x`` is (rows, n_in), ``y`` and the weights ``w`` are as `Loss` takes them, ``rates`` come from the optimizer.
+        ``l2``, 0-d or (models, 1, 1), replaces the factor of the penalty in this step: divided by the sum of the
+        weights of the batch it makes scikit-learn's penalty. The loss is 0-d, or (models,) if the parameters have an
+        axis of models in front.
         """
-        z, caches, layers = self.network.forward(xp, state.params, state.layers, x, True)
+        z, caches, layers = self.network.forward(xp, state.params, state.layers, x, True, self.frozen)
         loss, cache = self.loss.forward(xp, z, y, w)
-        grads = self.network.gradient(xp, state.params, caches, self.loss.backward(xp, cache))
-        if self.l2:
-            loss, grads = self._penalize(xp, state.params, loss, grads)
+        grads = self.network.gradient(xp, state.params, caches, self.loss.backward(xp, cache), self.frozen)
+        if l2 is not ABSENT:
+            loss, grads = self._penalized(xp, state.params, loss, grads, l2, xp.reshape(l2, loss.shape))
+        elif self.l2:
+            loss, grads = self._penalized(xp, state.params, loss, grads, self.l2, self.l2)
         if self.clip_norm is not None:
             grads = clip_by_global_norm(xp, grads, self.clip_norm)
         ratio = state.ratio
@@ -84,35 +129,67 @@ class TrainStep:
         params, slots = self._update(xp, state, grads, rates)
         return TrainState(params, layers, slots, ratio), loss
 
-    def _penalize(self, xp: Namespace, params: Tree, loss: Array, grads: Tree) -> tuple[Array, Tree]:
-        """Add ``l2 |W|^2 / 2`` to the loss and ``l2 W`` to the gradient."""
+    def _penalized(
+        self, xp: Namespace, params: Tree, loss: Array, grads: Tree, l2: Any, l2_of_loss: Any
+    ) -> tuple[Array, Tree]:
+        """``l2 |W|^2 / 2`` added to the loss, with ``l2`` in the shape of the loss, and ``l2 W`` to the gradient."""
         penalized = []
-        for (name, p), g in zip(named_leaves(params).items(), leaves(grads), strict=True):
+        for (name, p), g in zip(named_leaves(self._trainable(params)).items(), leaves(grads), strict=True):
             if is_weight(name):
-                loss = loss + 0.5 * self.l2 * xp.sum(p * p, axis=(-2, -1))
-                g = g + self.l2 * p
+                loss = loss + 0.5 * l2_of_loss * xp.sum(p * p, axis=(-2, -1))
+                g = g + l2 * p
             penalized.append(g)
         return loss, unflatten(grads, iter(penalized))
 
     def _update(self, xp: Namespace, state: TrainState, grads: Tree, rates: Rates) -> tuple[Tree, Tree]:
-        """The optimizer's rule on every parameter."""
-        params, slots = [], []
-        for (name, w), s, g in zip(named_leaves(state.params).items(), state.slots, leaves(grads), strict=True):
+        """The optimizer's rule on every trainable parameter."""
+        params, slots, before = [], [], self._trainable(state.params)
+        for (name, w), s, g in zip(named_leaves(before).items(), state.slots, leaves(grads), strict=True):
             w, s = self.optimizer.update(xp, w, s, g, rates)
             if self.max_norm is not None and is_weight(name):
                 w *= shrink(xp, xp.sum(w * w, axis=-2, keepdims=True), self.max_norm)
             params.append(w)
             slots.append(s)
-        return unflatten(state.params, iter(params)), tuple(slots)
+        after = unflatten(before, iter(params))
+        return tuple(old if i in self.frozen else after[i] for i, old in enumerate(state.params)), tuple(slots)
+
+    def _trainable(self, params: Tree) -> Tree:
+        """``params`` with ``ABSENT`` for frozen layers."""
+        return tuple(ABSENT if i in self.frozen else p for i, p in enumerate(params))
+
+
+def _checked_positions(positions: Sequence[int], network: Chain) -> tuple[int, ...]:
+    """Positions of layers in ascending order, if they leave something to train and a gradient to train it by."""
+    if not isinstance(positions, (tuple, list)):
+        raise TypeError(f"frozen must be a tuple of positions of layers, such as (0, 1), not {positions!r}")
+    checked = tuple(sorted({Count(0)("each position in frozen", i) for i in positions}))
+    if checked and checked[-1] >= len(network.layers):
+        raise ValueError(f"frozen names layer {checked[-1]}, but the network has {len(network.layers)} layers, from 0")
+    if not checked:
+        return checked
+    first = network.first_trainable(checked)
+    if first == len(network.layers):
+        raise ValueError(f"frozen={checked} leaves no parameters to train: leave out at least one layer that has some")
+    for i in checked:
+        if i > first and _keeps_state(network.layers[i]):
+            raise ValueError(
+                f"frozen names layer {i}, {type(network.layers[i]).__name__}, which has a state, but the trainable "
+                f"layer {first} is in front of it: freeze layer {first} as well, or leave {i} out"
+            )
+    return checked
+
+
+def _keeps_state(layer: Layer | StatefulLayer) -> bool:
+    return layer.stateful and bool(leaves(layer.state_specs()))  # type: ignore[union-attr]  # stateful: it has them
 
 
 def is_weight(name: str) -> bool:
-    """Whether a parameter of that name is a weight matrix, on which penalties and constraints act."""
+    """Whether a parameter of that name is a weight matrix, to which penalties and constraints apply."""
     return name == "W" or name.endswith(".W")
 
 
 def clip_by_global_norm(xp: Namespace, grads: Tree, limit: float) -> Tree:
-    """All gradients times the same number, at most 1, so that their common norm does not exceed ``limit``."""
+    """All gradients times one factor of at most 1, so that their common norm does not exceed ``limit``."""
     squares = sum(xp.sum(g * g, axis=(-2, -1), keepdims=True) for g in leaves(grads))
     factor = shrink(xp, squares, limit)
     return tree_map(lambda g: g * factor, grads)

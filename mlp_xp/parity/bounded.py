@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np  # noqa: TID251  the reference is NumPy in float64
 
-if TYPE_CHECKING:
-    from mlp_xp.parity.bounds import Bounds
+from mlp_xp_backends.typing import HostArray
 
-HostArray = np.ndarray[Any, Any]
+
+class Arithmetic(Protocol):
+    """A floating-point format and the rounding of results in it."""
+
+    dtype: Any
+    u: float
+    tiny: float
+
+    def bounded(self, x: Any) -> Bounded:
+        """``x`` with a bound on the error of rounding it to the dtype."""
+        ...
+
+    def rounded(self, value: HostArray, passed: HostArray, roundoffs: Any = 1.0) -> Bounded:
+        """A result with the bounds of its operands passed on and its own rounding added."""
+        ...
 
 
 class Truth:
@@ -37,7 +50,7 @@ class Bounded:
 
     __array_ufunc__ = None  # NumPy leaves operations with us to us
 
-    def __init__(self, xp: Bounds, value: HostArray, error: HostArray) -> None:
+    def __init__(self, xp: Arithmetic, value: HostArray, error: HostArray) -> None:
         self.xp, self.value = xp, np.asarray(value)
         self.error = np.where(np.isnan(error), np.inf, error)
 

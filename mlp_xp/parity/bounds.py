@@ -10,11 +10,11 @@ operation                                 rounding it may add                   
 ========================================  ==========================================  =========================
 ``+ - * /``, ``sqrt``                     ``u |y|``                                   IEEE 754; eq. 2.4
 ``matmul`` over K terms                   ``g(K) |A| |B|``                            eq. 3.13
-``sum`` of K terms                        ``g(K - 1) sum |x|``                        eq. 4.4, any order
+``sum``, ``segment_sum`` of K terms         ``g(K - 1) sum |x|``                        eq. 4.4, any order
 ``mean`` of K terms                       ``g(K) sum |x| / K``                        the same and a division
 ``exp log log1p tanh logaddexp``          ``8 u |y|``                                 `FUNCTION_ULPS`
 a Python number such as ``0.044715``      what rounding it to the dtype changes       exact
-``max clip abs sign where take reshape``  nothing                                     exact
+``max clip abs sign where take one_hot``    nothing                                     exact
 a comparison of numbers within bounds     both answers are taken to be possible
 everything                                the smallest normal number                  flush to zero, eq. 2.8
 ========================================  ==========================================  =========================
@@ -35,14 +35,14 @@ from typing import Any
 import numpy as np  # noqa: TID251  the reference is NumPy in float64
 
 from mlp_xp.parity.bounded import Bounded, Truth
-
-HostArray = np.ndarray[Any, Any]
+from mlp_xp_backends.numpy_namespace import xp
+from mlp_xp_backends.typing import HostArray
 
 FUNCTION_ULPS = 4
 """Units in the last place, 2 u each, by which a library's exp, log or tanh may be off: the best are within 1, CUDA's
 documented ones within 2 (CUDA C++ programming guide, sec. Mathematical Functions), fast vectorized ones within 4."""
 
-MOVES = ("expand_dims", "matrix_transpose", "reshape", "squeeze", "take", "take_along_axis")
+MOVES = ("broadcast_to", "expand_dims", "matrix_transpose", "reshape", "squeeze", "take", "take_along_axis")
 INCREASING = {"exp": -math.inf, "tanh": -math.inf, "log": 0.0, "log1p": -1.0}
 """Increasing functions, with the number from which on they are defined."""
 
@@ -100,6 +100,10 @@ class Bounds:
     def abs(self, x: Bounded) -> Bounded:
         """Exact."""
         return abs(x)
+
+    def one_hot(self, ids: HostArray, n: int, *, dtype: Any) -> Bounded:
+        """Exact."""
+        return self.bounded(xp.one_hot(ids, n, dtype=np.float64))
 
     def argmax(self, x: Any, *, axis: int) -> HostArray:
         """That of the values: only asked of data, which have no error."""
@@ -182,6 +186,13 @@ class Bounds:
         parts = (x.value, x.error, np.abs(x.value) + x.error)
         value, passed, size = (np.asarray(np.sum(part, axis=axis, keepdims=keepdims)) for part in parts)
         return value, passed, size, x.value.size // value.size
+
+    def segment_sum(self, values: Bounded, ids: HostArray, n: int) -> Bounded:
+        """``g(K - 1)`` of the sum of magnitudes, K the largest number of rows with the same id; any order."""
+        parts = (values.value, values.error, np.abs(values.value) + values.error)
+        value, passed, size = (xp.segment_sum(part, ids, n) for part in parts)
+        terms = int(np.max(xp.segment_sum(np.ones((*ids.shape, 1)), ids, n)))
+        return Bounded(self, value, passed + self.growth(terms - 1) * size + self.tiny)
 
     def sqrt(self, x: Bounded) -> Bounded:
         """Correctly rounded, as IEEE 754 has it."""

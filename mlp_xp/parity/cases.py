@@ -47,10 +47,9 @@ from mlp_xp.nn.networks import mlp
 from mlp_xp.nn.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from mlp_xp.nn.schedules import LossRatio, Moment, as_schedule
 from mlp_xp.nn.step import TrainState, TrainStep
-from mlp_xp_backends.trees import tree_map
+from mlp_xp_backends.trees import ABSENT, tree_map
+from mlp_xp_backends.typing import Array, Tree
 
-Array = Any
-Tree = Any
 Body = Callable[[Any, Tree, Tree, Tree], tuple[Tree, Tree]]
 
 ROWS, FEATURES, OUTPUTS = 12, 32, 10
@@ -77,7 +76,7 @@ class Case:
         """What is judged of the loop's ``(carry, outs)``: one entry per row."""
         if self.run:
             return (carry.params,)
-        return outs if self.carry == () else ((carry, outs),)
+        return outs if self.carry is ABSENT else ((carry, outs),)
 
 
 @cache
@@ -92,7 +91,7 @@ def _pure(rows: tuple[str, ...], f: Callable[..., Tree], *inputs: Tree) -> Case:
     def body(xp: Any, carry: Tree, consts: Tree, item: Tree) -> tuple[Tree, Tree]:
         return carry, f(xp, *consts)
 
-    return Case(rows, body, (), inputs, np.zeros(1, np.int32))
+    return Case(rows, body, ABSENT, inputs, np.zeros(1, np.int32))
 
 
 def layer_case(name: str, layer: Layer | StatefulLayer, x: Array, rng: np.random.Generator) -> Case:
@@ -108,7 +107,7 @@ def layer_case(name: str, layer: Layer | StatefulLayer, x: Array, rng: np.random
     def f(xp: Any, params: Tree, state: Tree, x: Array, dy: Array) -> Tree:
         y, caches, after = chain.forward(xp, params, state, x, True)
         dx, grads = chain.backward(xp, params, caches, dy)
-        both = ((y, after), (() if dx is None else dx, grads, chain.gradient(xp, params, caches, dy)))
+        both = ((y, after), (ABSENT if dx is None else dx, grads, chain.gradient(xp, params, caches, dy)))
         return (*both, chain.forward(xp, params, state, x, False)[0]) if layer.stateful else both
 
     parts = ("forward", "backward", *(("predict",) if layer.stateful else ()))
@@ -128,14 +127,14 @@ def _layers() -> Iterator[Case]:
     pixels = rng.integers(0, 256, (ROWS, FEATURES), dtype=np.uint8)
     yield layer_case("Dense", Dense(FEATURES, OUTPUTS), even, rng)
     yield layer_case("Dense 784", Dense(784, OUTPUTS), rng.standard_normal((ROWS, 784)), rng)
-    yield layer_case("Embedding concat", Embedding(9, 4, 3, "concat"), ids, rng)
-    yield layer_case("Embedding sum", Embedding(9, 4, 3, "sum"), ids, rng)
+    yield layer_case("Embedding concat", Embedding(9, 4, ids_per_row=3, combine="concat"), ids, rng)
+    yield layer_case("Embedding sum", Embedding(9, 4, ids_per_row=3, combine="sum"), ids, rng)
     for layer in (Identity(), ReLU(), LeakyReLU(0.1), Sigmoid(), Tanh(), Softplus(), GELU()):
         yield layer_case(type(layer).__name__, layer, x, rng)
     yield layer_case("LayerNorm", LayerNorm(FEATURES), even, rng)
     yield layer_case("BatchNorm", BatchNorm(FEATURES), even, rng)
     yield layer_case("Dropout", Dropout(0.4), even, rng)
-    yield layer_case("Rescale", Rescale(3.0, 1.0 / 255.0), pixels, rng)
+    yield layer_case("Rescale", Rescale(shift=3.0, scale=1.0 / 255.0), pixels, rng)
     key = Dropout(0.3).init_state(rng)
     yield _pure(("Dropout mask",), lambda xp, key: (Dropout(0.3).keep(xp, key, (ROWS, FEATURES)),), key)
 
@@ -150,8 +149,8 @@ def loss_case(name: str, make: Callable[..., Loss], z: Array, y: Array, w: Array
 
     def f(xp: Any, z: Array, y: Array, w: Array) -> Tree:
         return (
-            both(xp, mean, z, y, ()),
-            both(xp, total, z, y, ()),
+            both(xp, mean, z, y, ABSENT),
+            both(xp, total, z, y, ABSENT),
             (both(xp, mean, z, y, w), both(xp, total, z, y, w)),
             mean.output(xp, z),
         )
@@ -211,9 +210,9 @@ def optimizer_case(name: str, optimizer: Optimizer, steps: int = 4) -> Case:
     g = rng.standard_normal((steps, FEATURES, OUTPUTS)) * np.geomspace(1e-6, 1e2, FEATURES)[:, None]
 
     def body(xp: Any, carry: Tree, consts: Tree, item: Tree) -> tuple[Tree, Tree]:
-        return optimizer.update(xp, *carry, *item), ()
+        return optimizer.update(xp, *carry, *item), ABSENT
 
-    return Case((name,), body, (w, optimizer.init(np, w)), (), (g, rates_of(optimizer, steps)))
+    return Case((name,), body, (w, optimizer.init(np, w)), ABSENT, (g, rates_of(optimizer, steps)))
 
 
 def rates_of(optimizer: Optimizer, steps: int) -> Tree:
@@ -236,7 +235,7 @@ def _schedules() -> Iterator[Case]:
         return state, state.factor
 
     losses = np.random.default_rng(5).uniform(0.5, 2.0, (9, 3))
-    yield Case(("LossRatio",), body, rule.init(np, (3,), np.float64), (), losses)
+    yield Case(("LossRatio",), body, rule.init(np, (3,), np.float64), ABSENT, losses)
 
 
 def _initial_states() -> Iterator[Case]:
@@ -270,9 +269,9 @@ def _steps() -> Iterator[Case]:
     y = rng.integers(0, OUTPUTS, 2 * ROWS, dtype=np.int32)
     w = rng.uniform(0.5, 2.0, 2 * ROWS)
     step = partial(step_case, batch=ROWS, steps=1)
-    small = partial(mlp, FEATURES, 16, OUTPUTS, init=Normal(0.2))
+    small = partial(mlp, FEATURES, 16, OUTPUTS, init=Normal(std=0.2))
     softmax = SoftmaxCrossEntropy()
-    yield step("step, SGD", TrainStep(small(), softmax, SGD(0.1)), Batch(x, y, ()))
+    yield step("step, SGD", TrainStep(small(), softmax, SGD(0.1)), Batch(x, y, ABSENT))
     yield step(
         "step, Adam, dropout, batch norm, l2, clip, max-norm",
         TrainStep(
@@ -296,13 +295,15 @@ def _steps() -> Iterator[Case]:
     yield step(
         "step, bytes, RMSprop, binary",
         TrainStep(
-            small(first=Rescale(0.0, 1 / 255), activation="sigmoid"), BinaryCrossEntropy(), RMSprop(0.01, eps=0.1)
+            small(first=Rescale(shift=0.0, scale=1 / 255), activation="sigmoid"),
+            BinaryCrossEntropy(),
+            RMSprop(0.01, eps=0.1),
         ),
-        Batch(pixels, (rng.random((len(x), OUTPUTS)) < 0.5).astype(np.float64), ()),
+        Batch(pixels, (rng.random((len(x), OUTPUTS)) < 0.5).astype(np.float64), ABSENT),
     )
     ids = rng.integers(0, 9, (len(x), 3), dtype=np.int32)
-    words = Chain(Embedding(9, 4, 3), Dense(12, OUTPUTS))
-    yield step("step, ids, Nesterov", TrainStep(words, softmax, OPTIMIZERS["SGD Nesterov"]), Batch(ids, y, ()))
+    words = Chain(Embedding(9, 4, ids_per_row=3), Dense(12, OUTPUTS))
+    yield step("step, ids, Nesterov", TrainStep(words, softmax, OPTIMIZERS["SGD Nesterov"]), Batch(ids, y, ABSENT))
 
 
 def _run() -> Case:
@@ -312,4 +313,4 @@ def _run() -> Case:
     ink = np.maximum(rng.standard_normal((10, 784)) - 0.5, 0.0)
     x = np.minimum(ink[y] * rng.uniform(0.5, 1.0, (1024, 1)) + 0.1 * rng.random((1024, 784)), 1.0)
     step = TrainStep(mlp(784, 128, 10), SoftmaxCrossEntropy(), Adam())
-    return step_case("run, 30 steps of 784-128-10, Adam", step, Batch(x, y, ()), RUN_BATCH, RUN_STEPS, run=True)
+    return step_case("run, 30 steps of 784-128-10, Adam", step, Batch(x, y, ABSENT), RUN_BATCH, RUN_STEPS, run=True)

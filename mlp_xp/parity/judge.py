@@ -14,11 +14,9 @@ from mlp_xp.parity.bounds import Bounds
 from mlp_xp.parity.cases import Body, Case
 from mlp_xp_backends import Backend
 from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.numpy_namespace import xp
 from mlp_xp_backends.trees import leaves, tree_map, unflatten
-
-Array = Any
-Tree = Any
-HostArray = np.ndarray[Any, Any]
+from mlp_xp_backends.typing import HostArray, Tree
 
 RUN_TOLERANCE = 1e-5
 """Relative error (Frobenius) of each parameter after the run in float32; in float64 as much smaller as the unit
@@ -104,12 +102,12 @@ def expected(case: Case, dtype: str) -> Tree:
     inputs = tree_map(lambda a: _cast(a, dtype), (case.carry, case.consts, case.items))
     if case.run:
         return _expected_of_run(case, inputs, dtype)
-    xp = Bounds(dtype)
-    carry, consts, items = tree_map(lambda a: xp.bounded(a) if a.dtype.kind == "f" else a, inputs)
+    bounds = Bounds(dtype)
+    carry, consts, items = tree_map(lambda a: bounds.bounded(a) if a.dtype.kind == "f" else a, inputs)
     outs = []
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         for i in range(len(leaves(case.items)[0])):
-            carry, out = case.body(xp, carry, consts, tree_map(lambda a, i=i: xp.take(a, i, axis=0), items))
+            carry, out = case.body(bounds, carry, consts, tree_map(lambda a, i=i: bounds.take(a, i, axis=0), items))
             outs.append(tree_map(_expectation, out))
     columns = zip(*map(leaves, outs), strict=True)
     return case.result(tree_map(_expectation, carry), unflatten(outs[0], (_stacked(column) for column in columns)))
@@ -132,7 +130,7 @@ def _expected_of_run(case: Case, inputs: Tree, dtype: str) -> Tree:
     """The run in float64 from the same inputs, each parameter to be met within a relative error."""
     carry, consts, items = tree_map(lambda a: a.astype(np.float64) if a.dtype.kind == "f" else a, inputs)
     tolerance = RUN_TOLERANCE * Bounds(dtype).u / Bounds("float32").u
-    result = case.result(*plain_loop(np, case.body, np.stack)(carry, consts, items))
+    result = case.result(*plain_loop(xp, case.body, np.stack)(carry, consts, items))
     return tree_map(lambda a: Expected(a, tolerance * np.linalg.norm(a), np.dtype(dtype)), result)
 
 

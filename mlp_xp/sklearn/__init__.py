@@ -1,14 +1,14 @@
 """scikit-learn's multilayer perceptrons on any device: change the import, keep the code.
 
-`MLPClassifier` and `MLPRegressor` take the parameters of scikit-learn 1.9's estimators with their meaning and defaults,
+`MLPClassifier` and `MLPRegressor` take the parameters of scikit-learn's estimators with the same meaning and defaults,
 give the same model for the same ``random_state``, and add what those lack. Needs ``pip install 'mlp-xp[sklearn]'``.
 """
 
 try:
-    import sklearn.callback as _required  # noqa: F401  the newest part of scikit-learn that is used
+    import sklearn.utils._repr_html as _required  # noqa: F401  the newest part of scikit-learn that is needed
 except ImportError as error:
     raise ImportError(
-        f"mlp_xp.sklearn needs scikit-learn 1.9 or newer ({error}): pip install 'mlp-xp[sklearn]'"
+        f"mlp_xp.sklearn needs scikit-learn 1.7 or newer ({error}): pip install 'mlp-xp[sklearn]'"
     ) from error
 
 from mlp_xp.sklearn.classifier import MLPClassifier

@@ -1,51 +1,41 @@
-"""Arrays that come in, of any library, and predictions that go back to where they came from."""
+"""Arrays of any library as input, and predictions in the library and on the device of the input."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
 from scipy import sparse
 
 from mlp_xp_backends.host import as_host
-
-Array = Any
-HostArray = np.ndarray[Any, Any]
+from mlp_xp_backends.typing import Array, HostArray
 
 DENSE_BYTES = 64 * 2**20
-"""Sparse matrices up to this size, written out, are kept dense."""
+"""Sparse matrices of at most this size, written out, are converted to dense arrays."""
 
 
-class Origin(NamedTuple):
-    """The library and the device that an array is of."""
-
-    xp: Any
-    device: Any
-
-    def bring(self, values: HostArray) -> Array:
-        """``values`` as an array there; strings and objects, which no device holds, stay as they are."""
-        if values.dtype.kind not in "biuf":
-            return values
-        return self.xp.asarray(np.require(values, requirements="W"), device=self.device)
-
-
-def origin(x: Any) -> Origin | None:
-    """Where ``x`` comes from; ``None`` for NumPy, pandas, SciPy and lists."""
-    if not is_array_api_obj(x) or is_numpy_array(x):
-        return None
-    return Origin(array_namespace(x), device(x))
+def is_foreign(x: Any) -> bool:
+    """Whether ``x`` is an array of a library other than NumPy, pandas and SciPy."""
+    return not isinstance(x, np.ndarray) and is_array_api_obj(x) and not is_numpy_array(x)
 
 
 def to_host(x: Any) -> Any:
-    """``x`` as a NumPy array if it is an array of another library, else ``x``."""
-    return x if origin(x) is None else as_host(x.detach() if hasattr(x, "detach") else x)
+    """``x`` as a NumPy array if it is an array of another library, otherwise ``x``."""
+    return as_host(x.detach() if hasattr(x, "detach") else x) if is_foreign(x) else x
+
+
+def like(x: Any, values: HostArray) -> Array:
+    """``values`` as an array of the library and on the device of ``x``; strings and objects stay on the host."""
+    if not is_foreign(x) or values.dtype.kind not in "biuf":
+        return values
+    return array_namespace(x).asarray(np.require(values, requirements="W"), device=device(x))
 
 
 def home(x: Any) -> str:
-    """The device where ``x`` lies, as `get_backend` takes it: ``cpu`` for all that the host can read."""
-    if origin(x) is None or not hasattr(x, "__dlpack_device__"):
+    """The device of ``x``, as `get_backend` takes it: ``cpu`` for everything that the host can read."""
+    if not is_foreign(x) or not hasattr(x, "__dlpack_device__"):
         return "cpu"
     kind, index = x.__dlpack_device__()
     library = type(x).__module__.partition(".")[0].removesuffix("lib")
@@ -54,7 +44,7 @@ def home(x: Any) -> str:
 
 @dataclass(frozen=True)
 class SparseRows:
-    """A sparse matrix that gives out its rows as dense arrays: what a feed of batches asks of a host array."""
+    """A sparse matrix whose rows are read as dense arrays, as a feed reads a host array."""
 
     matrix: Any  # (rows, n_in) csr
 
@@ -65,7 +55,7 @@ class SparseRows:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the entries."""
+        """The dtype of the entries."""
         return self.matrix.dtype  # type: ignore[no-any-return]
 
     @property
@@ -81,7 +71,7 @@ class SparseRows:
 
 
 def as_rows(x: Any) -> Any:
-    """``x`` with each row in one piece, dense, or as `SparseRows` where that would take much memory."""
+    """``x`` with contiguous rows: dense, or as `SparseRows` if dense rows would take much memory."""
     if not sparse.issparse(x):
         return np.ascontiguousarray(x)
     rows = SparseRows(x.tocsr())

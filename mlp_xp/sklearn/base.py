@@ -1,37 +1,51 @@
-"""What the classifier and the regressor have in common: from the data of a user to a solver and back."""
+"""The common part of the classifier and the regressor: from the user's data to a solver and back."""
 
 from __future__ import annotations
 
 import math
 import operator
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
-from sklearn.callback import CallbackSupportMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import _safe_indexing, check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mlp_xp._checks import check_set, shown
 from mlp_xp.data.feed import Batch
-from mlp_xp.model import as_backend
+from mlp_xp.forward import blocks, outputs
+from mlp_xp.model import Model, as_backend
 from mlp_xp.nn.layers import Chain
 from mlp_xp.sklearn.arrays import as_rows, home, to_host
-from mlp_xp.sklearn.forward import blocks, outputs
 from mlp_xp.sklearn.lbfgs import fit_lbfgs
-from mlp_xp.sklearn.network import build_network, draw, tree
-from mlp_xp.sklearn.stochastic import Setting, fit_stochastic
-from mlp_xp.sklearn.tasks import Tasks
-from mlp_xp.sklearn.validation import Held, Validation
+from mlp_xp.sklearn.network import build_network, draw, no_state, tree
+from mlp_xp.sklearn.stochastic import fit_stochastic
+from mlp_xp.sklearn.tasks import CallbackSupportMixin, Tasks
+from mlp_xp.sklearn.validation import Held, Setting, Validation
+from mlp_xp.sklearn.weights import row_weights
 from mlp_xp_backends import Backend
+from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.typing import HostArray
 
-HostArray = np.ndarray[Any, Any]
+FEW = 2048
+"""Rows up to which NumPy predicts without a compiled loop, whose bookkeeping would take longer than the products."""
 
 
 class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """The common part of `MLPClassifier` and `MLPRegressor`."""
+    """The common part of `MLPClassifier` and `MLPRegressor`.
+
+    They define ``_learn_labels``, ``_encode`` (labels or values to targets of the loss), ``_decode`` (back),
+    ``_decide`` (outputs of the loss to labels or values), ``_measure`` (the score), ``_loss``, ``_portable_loss`` (the
+    loss of `mlp_xp` with the same gradient) and ``_out_activation``.
+    """
+
+    _doc_link_module = "mlp_xp"
+    _doc_link_template = (
+        "https://scikit-learn.org/stable/modules/generated/sklearn.neural_network.{estimator_name}.html"
+    )
+    _numeric: ClassVar[bool]
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> Any:
@@ -44,15 +58,35 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
         y
             (rows,) or (rows, outputs): class labels or numbers.
         sample_weight
-            (rows,), one weight per row.
+            (rows,), one non-negative weight per row.
         validation_data
-            ``(X, y)`` or ``(X, y, sample_weight)``, scored after each epoch; with ``early_stopping`` it takes the place
-            of the ``validation_fraction``. Not for ``solver="lbfgs"``.
+            ``(X, y)`` or ``(X, y, sample_weight)``, scored after each epoch. With ``early_stopping`` it replaces the
+            ``validation_fraction``. Not for ``solver="lbfgs"``.
         """
         return self._fit(X, y, sample_weight, validation_data, incremental=False)
 
+    def to_model(self, device: str | Backend | None = None) -> Model:
+        """The fitted network as a `Model` with the same weights, which can be saved, on ``device``.
+
+        Its `Model.predict_proba` returns the same numbers. For two classes that is the probability of the second one,
+        (rows, 1). ``model.extra["classes"]`` holds the ``classes_``.
+        """
+        check_is_fitted(self)
+        backend = as_backend(device or self.device or "cpu")
+        network = self._network()
+        params = tree(network, self.coefs_, self.intercepts_, lambda a: backend.asarray(a.copy()))
+        return Model(network, self._portable_loss(), params, no_state(network), backend, self._extra())
+
+    def _adopt(self, coefs: list[HostArray], intercepts: list[HostArray]) -> Any:
+        """Set all attributes as after a fit that ended with these weights."""
+        self._validate_params()
+        self.n_features_in_ = coefs[0].shape[0]
+        self._random_state = check_random_state(self.random_state)
+        self._initialize(coefs, intercepts)
+        return self
+
     def _check_solver(self) -> bool:
-        """Raise `AttributeError` if the solver knows no single epochs."""
+        """Raise `AttributeError` if the solver does not train in epochs."""
         if self.solver == "lbfgs":
             raise AttributeError("partial_fit is only available for stochastic solvers, which lbfgs is not")
         return True
@@ -62,12 +96,19 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
             return self
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         given, labels = to_host(X), to_host(y)
-        data = self._data(given, labels, sample_weight, incremental, first)
+        x, y = self._check(given, labels, reset=first)
+        self._learn_labels(y, incremental)
+        data = Batch(x, self._encode(y), self._weights(sample_weight, y, x, incremental))
+        units = [x.shape[1], *self._hidden(), data.y.shape[1]]
+        network = build_network(units, self.activation, self.dropout)
         self._random_state = check_random_state(self.random_state)
-        self.n_outputs_ = data.y.shape[1]
-        network = build_network([data.x.shape[1], *self._hidden(), self.n_outputs_], self.activation, self.dropout)
         if first:
-            self._initialize(network, self.dtype or str(data.x.dtype))
+            self._initialize(*draw(network, self._random_state, self.dtype or str(x.dtype)))
+        elif units != self._units():
+            raise ValueError(
+                f"this estimator was fitted with layers of {self._units()} units, and now has {units}: to go on with "
+                "warm_start or partial_fit keep hidden_layer_sizes and the outputs; to start anew, fit a clone"
+            )
         setting = Setting(self._backend(X), network, self._loss(), str(self.coefs_[0].dtype))
         with Tasks(self, given, labels, sample_weight, on=not incremental) as tasks:
             if self.solver == "lbfgs":
@@ -75,7 +116,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
                 fit_lbfgs(self, setting, data._replace(x=as_rows(data.x)), tasks)
             else:
                 data, held = self._split(given, data, validation_data)
-                validation = self._validation(setting, held)
+                validation = None if held is None else self._validation(setting, held)
                 self.stopped_ = fit_stochastic(self, setting, data, validation, tasks, incremental)
         if not all(np.all(np.isfinite(w)) for w in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
@@ -85,16 +126,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
         return self
 
     def _has_stopped(self, validation_data: Any) -> bool:
-        """Whether a `partial_fit` with early stopping is at its end."""
+        """Whether a `partial_fit` with early stopping has ended."""
         if validation_data is None:
             raise ValueError("partial_fit does not support early_stopping=True without validation_data")
         return bool(getattr(self, "stopped_", False))
-
-    def _data(self, x: Any, y: Any, sample_weight: Any, incremental: bool, first: bool) -> Batch:
-        """Checked rows, targets as the loss takes them, and weights."""
-        x, y = self._check(x, y, reset=first)
-        self._learn_labels(y, incremental)
-        return Batch(x, self._encode(y), self._weights(sample_weight, y, x, incremental))
 
     def _check(self, x: Any, y: Any, reset: bool) -> tuple[Any, HostArray]:
         """Rows and labels or values, checked by scikit-learn's own rules."""
@@ -120,22 +155,26 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
             raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
         return hidden
 
-    def _weights(self, sample_weight: Any, y: HostArray, x: Any, incremental: bool) -> Any:
-        """One weight per row, or ``()`` for equal ones."""
-        return () if sample_weight is None else _check_sample_weight(to_host(sample_weight), x, dtype=x.dtype)
+    def _units(self) -> list[int]:
+        """Units of each layer of the fitted network, from input to output."""
+        return [*(W.shape[0] for W in self.coefs_), self.coefs_[-1].shape[1]]
+
+    def _network(self) -> Chain:
+        """The fitted network."""
+        return build_network(self._units(), self.activation, self.dropout)
 
     def _backend(self, x: Any) -> Backend:
         """Where to compute with ``x``."""
         return as_backend(home(x) if self.device is None else self.device)
 
-    def _initialize(self, network: Chain, dtype: str) -> None:
-        """What a first fit starts from."""
+    def _initialize(self, coefs: list[HostArray], intercepts: list[HostArray]) -> None:
+        """Set the attributes that a first fit starts from."""
+        self.coefs_, self.intercepts_ = coefs, intercepts
         self.n_iter_ = self.t_ = 0
-        self.n_layers_ = len(self._hidden()) + 2
+        self.n_layers_, self.n_outputs_ = len(coefs) + 1, coefs[-1].shape[1]
         self.out_activation_ = self._out_activation()
-        self.coefs_, self.intercepts_ = draw(network, self._random_state, dtype)
-        self._best_coefs = [W.copy() for W in self.coefs_]
-        self._best_intercepts = [b.copy() for b in self.intercepts_]
+        self._best_coefs = [W.copy() for W in coefs]
+        self._best_intercepts = [b.copy() for b in intercepts]
         if self.solver != "lbfgs":
             self.loss_curve_: list[float] = []
             self._no_improvement_count = 0
@@ -150,7 +189,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
             raise ValueError(f"{what} needs a solver that trains in epochs, such as 'adam', not 'lbfgs'")
 
     def _split(self, given: Any, data: Batch, validation_data: Any) -> tuple[Batch, Held | None]:
-        """What to train on, and what to hold out."""
+        """The rows to train on, and those to hold out."""
         if validation_data is not None:
             check_set(validation_data, "validation_data must be (X, y) or (X, y, sample_weight)")
             return data._replace(x=as_rows(data.x)), self._held(*validation_data)
@@ -167,35 +206,43 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
         held = _rows(data, valid)
-        w = None if isinstance(held.w, tuple) else held.w
-        return _rows(data, train), Held(_safe_indexing(given, valid), held.x, held.y, self._decode(held.y), w)
+        return _rows(data, train), Held(_safe_indexing(given, valid), *held[:2], self._decode(held.y), _or_none(held.w))
 
     def _held(self, X: Any, y: Any, sample_weight: Any = None) -> Held:
         """A validation set of the user's own."""
         given = to_host(X)
         x, y = self._check(given, to_host(y), reset=False)
-        w = None if sample_weight is None else _check_sample_weight(to_host(sample_weight), x, dtype=x.dtype)
         target = self._encode(y)
-        return Held(given, as_rows(x), target, self._decode(target), w)
+        return Held(given, as_rows(x), target, self._decode(target), _or_none(row_weights(sample_weight, x)))
 
-    def _validation(self, setting: Setting, held: Held | None) -> Validation | None:
-        if held is None:
-            return None
+    def _validation(self, setting: Setting, held: Held) -> Validation:
         if getattr(self, "validation_scores_", None) is None:
             self.validation_scores_, self.best_validation_score_ = [], -math.inf
             self.validation_loss_curve_ = []
-        return Validation(self, setting.backend, setting.network, setting.loss, held, setting.dtype)
+        return Validation(self, setting, held)
 
     def _predictions(self, X: Any) -> HostArray:
-        """What the loss takes the network's outputs for, (rows, outputs), on the host."""
+        """The output of the loss, such as probabilities, (rows, outputs), on the host."""
         check_is_fitted(self)
         x = as_rows(validate_data(self, to_host(X), accept_sparse=["csr", "csc"], reset=False))
-        backend, dtype = self._backend(X), str(self.coefs_[0].dtype)
-        units = [*(W.shape[0] for W in self.coefs_), self.coefs_[-1].shape[1]]
-        network = build_network(units, self.activation, self.dropout)
-        params = tree(network, self.coefs_, self.intercepts_, lambda a: backend.asarray(a, dtype))
-        z = outputs(backend, network, params, ((),) * len(network.layers), blocks(backend, x, dtype))
+        network, backend, dtype = self._network(), self._backend(X), str(self.coefs_[0].dtype)
+        state = no_state(network)
+        if backend.name == "numpy" and len(x) <= FEW:
+            params = tree(network, self.coefs_, self.intercepts_, lambda a: a)
+            z, _, _ = network.forward(np, params, state, x[:].astype(dtype, copy=False), False)
+        else:
+            params = tree(network, self.coefs_, self.intercepts_, lambda a: backend.asarray(a, dtype))
+            batches = blocks(backend, network, Batch(x, ABSENT, ABSENT), dtype, pad=True)
+            z = outputs(backend, network, params, state, batches, len(x))
         return self._loss().output(np, z)  # type: ignore[no-any-return]
+
+    def _weights(self, sample_weight: Any, y: HostArray, x: Any, incremental: bool) -> Any:
+        """One weight per row, or `ABSENT`."""
+        return row_weights(sample_weight, x)
+
+    def _extra(self) -> dict[str, Any]:
+        """What a `Model` keeps of the estimator besides weights."""
+        return {}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -205,4 +252,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
 
 def _rows(data: Batch, rows: HostArray) -> Batch:
     x, y, w = data
-    return Batch(as_rows(_safe_indexing(x, rows)), y[rows], w if isinstance(w, tuple) else w[rows])
+    return Batch(as_rows(_safe_indexing(x, rows)), y[rows], ABSENT if w is ABSENT else w[rows])
+
+
+def _or_none(w: Any) -> Any:
+    return None if w is ABSENT else w

@@ -9,62 +9,51 @@ from scipy import sparse
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
-from mlp_xp.nn.losses import Loss
+from mlp_xp.model import Model
+from mlp_xp.nn.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 from mlp_xp.nn.schedules import Schedule
-from mlp_xp.sklearn.arrays import origin, to_host
+from mlp_xp.sklearn.arrays import is_foreign, like, to_host
 from mlp_xp.sklearn.base import BaseMLP
 from mlp_xp.sklearn.losses import BinaryLogLoss, LogLoss
-from mlp_xp.sklearn.network import Activation
-from mlp_xp.sklearn.parameters import CLASSIFIER
+from mlp_xp.sklearn.network import Activation, read
+from mlp_xp.sklearn.parameters import CLASSIFIER, assign, described
+from mlp_xp.sklearn.weights import class_factors, row_weights
 from mlp_xp_backends import Backend
-
-Array = Any
-HostArray = np.ndarray[Any, Any]
+from mlp_xp_backends.typing import Array, HostArray
 
 
+@described
 class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-learn has no types
     """scikit-learn's ``MLPClassifier`` on any device.
 
-    All parameters and attributes of ``sklearn.neural_network.MLPClassifier`` 1.9 keep their meaning and defaults, and
-    the same ``random_state`` gives the same model. The parameters below are new or take more than scikit-learn's.
+    All parameters and attributes of ``sklearn.neural_network.MLPClassifier`` keep their meaning and defaults, and the
+    same ``random_state`` gives the same model.
 
     Parameters
     ----------
-    activation
-        identity, logistic, tanh, relu, leaky_relu, gelu, softplus, sigmoid or a layer of `mlp_xp`; or a sequence of
-        these, one for each hidden layer.
-    solver
-        lbfgs, sgd, adam, adamw (``alpha`` is then the decoupled weight decay), or an optimizer of `mlp_xp` such as
-        ``RMSprop(0.001)``, whose own rate or schedule holds.
-    learning_rate
-        constant, invscaling, adaptive (both for sgd), or a schedule such as ``mlp_xp.nn.schedules.Cosine(0.01)``.
-    device
-        Where to train and predict, as `mlp_xp.get_backend` takes it: ``cpu``, ``cuda``, ``cuda:1``, ``torch:cuda`` ...
-        By default where ``X`` lies: on a GPU with the library of ``X``, else on the CPU with NumPy.
-    dtype
-        ``float32`` or ``float64``; by default that of ``X``, float64 where ``X`` holds something else.
-    dropout
-        Share of the units of each hidden layer that are dropped in training.
-    class_weight
-        ``{label: weight}``, a list of these for several outputs, or ``"balanced"``: factors of ``sample_weight``.
-    scoring
-        What is measured on the validation set: ``None`` for the accuracy, ``"loss"`` for the negative loss, or a scorer
-        of scikit-learn by name or as a callable.
-    l2_mode
-        ``"batch"``: as in scikit-learn, ``alpha |W|^2 / 2`` is divided by the rows (or weights) of the batch.
-        ``"constant"``: it is added to the mean loss, so that it does not depend on the size of the batch.
+    (parameters)
+    class_weight : dict, list of dict, 'balanced' or None, default=None
+        Factors of ``sample_weight``: ``{label: weight}``, for several outputs a list of these, or ``balanced``.
 
     Attributes
     ----------
-    validation_loss_curve_
-        The loss on the validation set after each epoch, ``None`` without one.
-    stopped_
-        Whether training ended before ``max_iter`` epochs. A `partial_fit` with ``early_stopping`` that has stopped
-        holds the best weights, and does nothing from then on.
+    classes_ : ndarray
+        The class labels.
+    (attributes)
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> classifier = MLPClassifier((16,), learning_rate_init=0.01, random_state=0).fit(X, y)
+    >>> classifier.predict(X[:3])
+    array([0, 0, 0])
+    >>> classifier.score(X, y) > 0.95
+    True
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = CLASSIFIER
@@ -104,44 +93,45 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         scoring: Any = None,
         l2_mode: str = "batch",
     ) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.max_fun = max_fun
-        self.device = device
-        self.dtype = dtype
-        self.dropout = dropout
-        self.class_weight = class_weight
-        self.scoring = scoring
-        self.l2_mode = l2_mode
+        assign(self, locals())
+
+    @classmethod
+    def from_model(cls, model: Model, *, classes: Any = None, **parameters: Any) -> MLPClassifier:
+        """A fitted classifier with the weights of ``model``, a chain of `Dense` layers and activations.
+
+        ``classes`` are the labels of the outputs, by default ``model.extra["classes"]`` or 0, 1, 2 ...; ``parameters``
+        are those of the constructor. Two outputs of a softmax become one logistic output with equal probabilities.
+        """
+        known, coefs, intercepts = read(model)
+        n, target = coefs[-1].shape[1], model.loss.target
+        if target not in ("class", "binary") or (target == "class" and n == 1):
+            raise ValueError(
+                f"a classifier needs a model with SoftmaxCrossEntropy or BinaryCrossEntropy, not {model.loss} on "
+                f"{n} outputs: see MLPRegressor.from_model"
+            )
+        several = target == "binary" and n > 1
+        labels = np.asarray(model.extra.get("classes", range(max(n, 2))) if classes is None else classes)
+        if labels.shape != (max(n, 2),):
+            raise ValueError(f"classes must be {max(n, 2)} labels, one for each output, not {labels.tolist()}")
+        order = np.argsort(labels)
+        if target == "class":
+            coefs[-1], intercepts[-1] = (a[..., order] for a in (coefs[-1], intercepts[-1]))
+            if n == 2:
+                coefs[-1], intercepts[-1] = (a[..., 1:] - a[..., :1] for a in (coefs[-1], intercepts[-1]))
+        elif not several and order[0] == 1:
+            coefs[-1], intercepts[-1] = -coefs[-1], -intercepts[-1]
+        estimator = cls(**{**known, **parameters})
+        estimator._learn_labels(np.eye(n, dtype=int) if several else labels, incremental=False)
+        return estimator._adopt(coefs, intercepts)  # type: ignore[no-any-return]
 
     @available_if(BaseMLP._check_solver)  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(
         self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None, *, validation_data: Any = None
     ) -> MLPClassifier:
-        """Train for one epoch on ``X`` and ``y``; parameters as `fit`.
+        """Train for one epoch on ``X`` and ``y``; parameters as for `fit`.
 
-        The first call needs ``classes``, all labels that will ever come. With ``early_stopping`` each call needs
+        The first call needs ``classes``, the labels of all calls. With ``early_stopping`` each call needs
         ``validation_data``; see ``stopped_``.
         """
         if _check_partial_fit_first_call(self, classes):
@@ -150,30 +140,27 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         return self._fit(X, y, sample_weight, validation_data, incremental=True)  # type: ignore[no-any-return]
 
     def predict(self, X: Any) -> Array:
-        """Labels, (rows,), or 0 and 1 for each label, (rows, labels); of the library and on the device of ``X``."""
-        labels = self._decide(self._predictions(X))
-        there = origin(X)
-        return labels if there is None else there.bring(labels)
+        """Labels, (rows,), or 0 and 1 for each label, (rows, labels), in the library and on the device of ``X``."""
+        return like(X, self._decide(self._predictions(X)))
 
     def predict_proba(self, X: Any) -> Array:
-        """Probabilities of the ``classes_``, (rows, classes); of the library and on the device of ``X``."""
+        """Probabilities of the ``classes_``, (rows, classes), in the library and on the device of ``X``."""
         p = self._predictions(X)
-        if self.n_outputs_ == 1:
-            p = np.concatenate([1.0 - p, p], axis=1)
-        there = origin(X)
-        return p if there is None else there.bring(p)
+        return like(X, np.concatenate([1.0 - p, p], axis=1) if self.n_outputs_ == 1 else p)
 
     def predict_log_proba(self, X: Any) -> Array:
         """The logarithm of `predict_proba`."""
-        there = origin(X)
-        return np.log(self.predict_proba(X)) if there is None else there.xp.log(self.predict_proba(X))
+        p = to_host(self.predict_proba(X))
+        if not is_foreign(X):
+            return np.log(p)
+        with np.errstate(divide="ignore"):
+            return like(X, np.log(p))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The accuracy of `predict`."""
         return self._measure(to_host(y), to_host(self.predict(X)), to_host(sample_weight))
 
     def _learn_labels(self, y: HostArray, incremental: bool) -> None:
-        """Set ``classes_``, or check that ``y`` holds no others where they are to stay."""
         y = _flat(y)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
@@ -198,7 +185,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             return marked.toarray() if sparse.issparse(marked) else marked  # type: ignore[no-any-return]
         index = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
         if not np.array_equal(self.classes_[index], y):
-            raise ValueError(f"y holds labels that training did not see: {np.setdiff1d(y, self.classes_)}")
+            raise ValueError(f"y holds labels that were not in the training data: {np.setdiff1d(y, self.classes_)}")
         outputs = np.arange(len(self.classes_)) if len(self.classes_) > 2 else np.ones(1, int)
         target: HostArray = index[:, None] == outputs
         return target
@@ -207,7 +194,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         return self._label_binarizer.inverse_transform(target)  # type: ignore[no-any-return]
 
     def _decide(self, p: HostArray) -> HostArray:
-        """The likeliest labels."""
+        """The labels of the largest probabilities."""
         return self._decode(p.ravel() if self.n_outputs_ == 1 else p)
 
     def _measure(self, y: HostArray, predicted: HostArray, w: HostArray | None) -> float:
@@ -215,22 +202,26 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
 
     def _weights(self, sample_weight: Any, y: HostArray, x: Any, incremental: bool) -> Any:
         """Those of the rows times those of their classes."""
-        weights = super()._weights(sample_weight, y, x, incremental)
         if self.class_weight is None:
-            return weights
+            return row_weights(sample_weight, x)
         if incremental and self.class_weight == "balanced":
             raise ValueError(
-                "class_weight='balanced' needs all labels at once: for partial_fit give a dictionary, for instance by "
+                "class_weight='balanced' needs all labels at once: for partial_fit pass a dictionary, such as "
                 "sklearn.utils.compute_class_weight('balanced', classes=classes, y=y)"
             )
-        by_class = compute_sample_weight(self.class_weight, y).astype(x.dtype)
-        return by_class if isinstance(weights, tuple) else weights * by_class
+        return row_weights(sample_weight, x, class_factors(self.class_weight, self.classes_, _flat(y)))
 
     def _loss(self) -> Loss:
         return LogLoss() if self._out_activation() == "softmax" else BinaryLogLoss()
 
+    def _portable_loss(self) -> Loss:
+        return SoftmaxCrossEntropy() if self._out_activation() == "softmax" else BinaryCrossEntropy()
+
     def _out_activation(self) -> str:
         return "softmax" if self._label_binarizer.y_type_ == "multiclass" else "logistic"
+
+    def _extra(self) -> dict[str, Any]:
+        return {"classes": self.classes_.tolist()}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -11,22 +11,23 @@ import scipy.optimize
 from sklearn.utils.optimize import _check_optimize_result
 
 from mlp_xp.data.feed import WINDOW_BYTES, Batch
+from mlp_xp.forward import blocks
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp.sklearn.arrays import SparseRows
-from mlp_xp.sklearn.network import lists, tree
-from mlp_xp.sklearn.stochastic import SMALL, Setting
+from mlp_xp.sklearn.network import lists, no_state, tree
+from mlp_xp.sklearn.stochastic import SMALL
 from mlp_xp.sklearn.tasks import Tasks
+from mlp_xp.sklearn.validation import Setting
+from mlp_xp.sklearn.weights import scaled
 from mlp_xp_backends import Backend
-from mlp_xp_backends.trees import leaves, unflatten
-
-Array = Any
-Tree = Any
-HostArray = np.ndarray[Any, Any]
+from mlp_xp_backends.protocol import Loop
+from mlp_xp_backends.trees import ABSENT, leaves, unflatten
+from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 
 
 def fit_lbfgs(e: Any, setting: Setting, data: Batch, tasks: Tasks) -> None:
-    """Minimize the objective over all rows at once, from the estimator's weights on."""
+    """Minimize the objective over all rows at once, starting from the estimator's weights."""
     problem = Problem(e, setting, data)
 
     def value_and_gradient(theta: HostArray) -> tuple[float, HostArray]:
@@ -39,7 +40,7 @@ def fit_lbfgs(e: Any, setting: Setting, data: Batch, tasks: Tasks) -> None:
 
     result = scipy.optimize.minimize(
         value_and_gradient,
-        np.concatenate([a.reshape(-1) for a in (*e.coefs_, *e.intercepts_)]),
+        _packed(e.coefs_, e.intercepts_),
         method="L-BFGS-B",
         jac=True,
         callback=iteration_ends,
@@ -49,8 +50,7 @@ def fit_lbfgs(e: Any, setting: Setting, data: Batch, tasks: Tasks) -> None:
     e.loss_ = float(result.fun)
     if e.verbose:
         print(f"L-BFGS: {result.nit} iterations, {result.nfev} evaluations, loss = {e.loss_:.8f}")
-    learned = problem.fitted(result.x)
-    e.coefs_, e.intercepts_ = learned["coefs_"], learned["intercepts_"]
+    vars(e).update(problem.fitted(result.x))
 
 
 class Problem:
@@ -61,24 +61,31 @@ class Problem:
 
     def __init__(self, e: Any, setting: Setting, data: Batch) -> None:
         self.backend, self.network, loss, self.dtype = setting
-        compiled = _kept if data.x.nbytes <= SMALL else _compiled
-        self.loop = compiled(self.backend, self.network, loss)
+        rows = len(data.x)
         self.shapes = [a.shape for a in (*e.coefs_, *e.intercepts_)]
         self.penalized = sum(a.size for a in e.coefs_)
-        self.total = float(data.x.shape[0] if isinstance(data.w, tuple) else data.w.sum(dtype=np.float64))
-        self.l2 = e.alpha if e.l2_mode == "constant" else e.alpha / self.total
+        self.l2 = e.alpha
+        if e.l2_mode == "batch":
+            self.l2 /= rows if data.w is ABSENT else data.w.sum(dtype=np.float64)
+        data = data._replace(w=scaled(data.w))
+        self.total = float(rows if data.w is ABSENT else data.w.sum(dtype=np.float64))
+        self.loop = (gradient_loop if data.x.nbytes <= SMALL else gradient_loop.__wrapped__)(
+            self.backend, self.network, loss
+        )
         self.data = data
-        self.resident = None if isinstance(data.x, SparseRows) else [self._send(data)]
+        self.size = max(1, WINDOW_BYTES * rows // data.x.nbytes) if isinstance(data.x, SparseRows) else rows
+        self.resident = None if isinstance(data.x, SparseRows) else list(self._blocks())
 
     def __call__(self, theta: HostArray) -> tuple[float, HostArray]:
         """The objective and its gradient, float64. Waits for the device."""
         params = self._tree(theta, lambda a: self.backend.asarray(a, self.dtype))
         value, gradient = 0.0, np.zeros_like(theta)
-        for part in self.resident or self._parts():
-            _, (cost, grads) = self.loop((), (params, part), self.backend.asarray(np.zeros(1)))
-            value += float(self.backend.to_numpy(cost)[0])
-            coefs, intercepts = lists(unflatten(params, (self.backend.to_numpy(g)[0] for g in leaves(grads))))
-            gradient += np.concatenate([g.reshape(-1) for g in (*coefs, *intercepts)])
+        for block in self.resident or self._blocks():
+            _, (costs, grads) = self.loop((), params, block)
+            for i, cost in enumerate(self.backend.to_numpy(costs).tolist()):
+                value += cost
+                at = lists(unflatten(params, (self.backend.to_numpy(g)[i] for g in leaves(grads))))
+                gradient += _packed(*at)
         W = theta[: self.penalized]
         gradient /= self.total
         gradient[: self.penalized] += self.l2 * W
@@ -89,6 +96,9 @@ class Problem:
         coefs, intercepts = lists(self._tree(theta, lambda a: np.array(a, self.dtype)))
         return {"coefs_": coefs, "intercepts_": intercepts}
 
+    def _blocks(self) -> Iterator[Batch]:
+        return blocks(self.backend, self.network, self.data, self.dtype, self.size)
+
     def _tree(self, theta: HostArray, of: Any) -> Tree:
         """The vector as the network's parameters."""
         ends = np.cumsum([np.prod(shape, dtype=int) for shape in self.shapes])
@@ -96,37 +106,23 @@ class Problem:
         half = len(parts) // 2
         return tree(self.network, parts[:half], parts[half:], of)
 
-    def _parts(self) -> Iterator[Batch]:
-        """A sparse data set piece by piece."""
-        most = max(1, WINDOW_BYTES // (self.data.x.shape[1] * self.data.x.dtype.itemsize))
-        for start in range(0, len(self.data.x), most):
-            rows = slice(start, start + most)
-            yield self._send(Batch(*(leaf if isinstance(leaf, tuple) else leaf[rows] for leaf in self.data)))
 
-    def _send(self, data: Batch) -> Batch:
-        x, y, w = data
-        return Batch(
-            self.backend.asarray(x, self.dtype),
-            self.backend.asarray(y, None if y.dtype.kind == "b" else self.dtype),
-            w if isinstance(w, tuple) else self.backend.asarray(w, self.dtype),
-        )
+def _packed(coefs: list[HostArray], intercepts: list[HostArray]) -> HostArray:
+    return np.concatenate([a.reshape(-1) for a in (*coefs, *intercepts)])
 
 
-def _compiled(backend: Backend, network: Chain, loss: Loss) -> Any:
-    """The loop whose one step gives the sums of cost and gradient over a batch."""
-    states = ((),) * len(network.layers)
+@lru_cache(maxsize=8)
+def gradient_loop(backend: Backend, network: Chain, loss: Loss) -> Loop:
+    """The loop over batches whose steps give the sums of cost and gradient."""
+    states = no_state(network)
 
-    def body(xp: Any, carry: Tree, consts: Tree, item: Array) -> tuple[Tree, tuple[Array, Tree]]:
-        params, (x, y, w) = consts
+    def body(xp: Namespace, carry: Tree, params: Tree, batch: Batch) -> tuple[Tree, tuple[Array, Tree]]:
+        x, y, w = batch
         z, caches, _ = network.forward(xp, params, states, x, True)
         cost, rows = loss.rows(xp, z, y)
         dz = loss.slope(xp, rows)
-        if not isinstance(w, tuple):
+        if w is not ABSENT:
             cost, dz = cost * w, dz * xp.expand_dims(w, axis=-1)
         return carry, (xp.sum(cost, axis=-1), network.gradient(xp, params, caches, dz))
 
     return backend.compile(body)
-
-
-_kept: Any = lru_cache(maxsize=8)(_compiled)
-"""The same for data sets up to `SMALL`: a loop may keep the data that it has run on."""

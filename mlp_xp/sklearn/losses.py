@@ -1,38 +1,61 @@
-"""The losses by which scikit-learn's estimators measure themselves.
+"""The losses that scikit-learn's estimators report.
 
-They have the gradients of the library's own losses; what they report differs in constants, which decide when training
-stops. Formulas of scikit-learn 1.9, ``sklearn.neural_network``.
+Their gradients are those of the library's own losses. Their values differ in constants and in rounding, which decide
+when training stops. Formulas of scikit-learn 1.9, ``sklearn.neural_network._base``.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from mlp_xp.nn.losses import AbsoluteError, Huber, Loss, Poisson, Quantile, Reduction, SoftmaxCrossEntropy, Target
+from mlp_xp.nn.losses import (
+    AbsoluteError,
+    BinaryCrossEntropy,
+    Huber,
+    Loss,
+    Poisson,
+    Quantile,
+    SoftmaxCrossEntropy,
+    SquaredError,
+)
+from mlp_xp.nn.metrics import Metric
+from mlp_xp_backends.typing import Array, Namespace
 
-Array = Any
-Namespace = Any
 
-
-def clip_cost(xp: Namespace, cost: Array) -> Array:
-    """``-log clip(p, eps, 1 - eps)`` for ``cost = -log p``, with the epsilon of the dtype."""
-    eps = float(xp.finfo(cost.dtype).eps)
-    return xp.clip(cost, min=-math.log1p(-eps), max=-math.log(eps))
+def clipped(xp: Namespace, p: Array) -> Array:
+    """``p``, at least the epsilon of its dtype away from 0 and 1."""
+    eps = float(xp.finfo(p.dtype).eps)
+    return xp.clip(p, min=eps, max=1.0 - eps)
 
 
 @dataclass(frozen=True)
-class LogLoss(Loss):
-    """``l = -log clip(p_y)`` with ``p = softmax(z)``, for one-hot ``y`` of shape (rows, n_out)."""
+class LogLoss(SoftmaxCrossEntropy):
+    """``l = -log clip(p_y)`` with ``p = softmax(z)``, for one-hot ``y`` of shape (rows, n_out).
 
-    reduction: Reduction = "mean"
-    target: ClassVar[Target] = "class"
+    The logarithm of the rounded ``p``, as in scikit-learn: a row that is all but certain costs whole multiples of the
+    epsilon.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]] = ()
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
-        """The cost; the cache is ``(p, y)``."""
-        cost, cache = SoftmaxCrossEntropy().rows(xp, z, y)
-        return clip_cost(xp, cost), cache
+        """Return the cost and the cache ``(p, y)``."""
+        p, y = self.output(xp, z), xp.astype(y, z.dtype, copy=False)
+        return -xp.log(clipped(xp, xp.sum(y * p, axis=-1))), (p, y)
+
+
+@dataclass(frozen=True)
+class BinaryLogLoss(BinaryCrossEntropy):
+    """``l = -sum_k y_k log clip(p_k) + (1 - y_k) log(1 - clip(p_k))`` with ``p = sigmoid(z)``."""
+
+    metrics: ClassVar[tuple[Metric, ...]] = ()
+
+    def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
+        """Return the cost and the cache ``(p, y)``."""
+        p, y = self.output(xp, z), xp.astype(y, z.dtype, copy=False)
+        q = clipped(xp, p)
+        return -xp.sum(xp.log(xp.where(y > 0.0, q, 1.0 - q)), axis=-1), (p, y)
 
     def slope(self, xp: Namespace, cache: tuple[Array, Array]) -> Array:
         """``dz = p - y``."""
@@ -40,77 +63,30 @@ class LogLoss(Loss):
         return p - y
 
     def output(self, xp: Namespace, z: Array) -> Array:
-        """``softmax(z)``."""
-        return SoftmaxCrossEntropy().output(xp, z)
-
-
-@dataclass(frozen=True)
-class BinaryLogLoss(Loss):
-    """``l = -sum_k y_k log clip(p_k) + (1 - y_k) log clip(1 - p_k)`` with ``p = sigmoid(z)``."""
-
-    reduction: Reduction = "mean"
-    target: ClassVar[Target] = "binary"
-
-    def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
-        """The cost; the cache is ``(p, y)``."""
-        y = xp.astype(y, z.dtype, copy=False)
-        e = xp.exp(-xp.abs(z))
-        cost = xp.maximum(z, 0.0) - y * z + xp.log1p(e)
-        return xp.sum(clip_cost(xp, cost), axis=-1), (xp.where(z > 0.0, 1.0, e) / (1.0 + e), y)
-
-    def slope(self, xp: Namespace, cache: tuple[Array, Array]) -> Array:
-        """``dz = p - y``."""
-        p, y = cache
-        return p - y
-
-    def output(self, xp: Namespace, z: Array) -> Array:
-        """``sigmoid(z)``, exact to rounding where it is small."""
+        """``sigmoid(z)``, with a relative error of the order of rounding even where it is tiny."""
         e = xp.exp(-xp.abs(z))
         return xp.where(z > 0.0, 1.0, e) / (1.0 + e)
 
 
 @dataclass(frozen=True)
-class HalfSquaredError(Loss):
+class HalfSquaredError(SquaredError):
     """``l = mean_k (z_k - y_k)^2 / 2``, while the gradient is that of the sum over the outputs."""
 
-    reduction: Reduction = "mean"
-    target: ClassVar[Target] = "real"
-
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
-        """The cost; the cache is ``z - y``."""
+        """Return the cost and the cache ``z - y``."""
         d = z - xp.astype(y, z.dtype, copy=False)
         return (0.5 / z.shape[-1]) * xp.sum(d * d, axis=-1), d
 
-    def slope(self, xp: Namespace, d: Array) -> Array:
-        """``dz = z - y``."""
-        return d
-
-    def output(self, xp: Namespace, z: Array) -> Array:
-        """``z``."""
-        return z
-
 
 @dataclass(frozen=True)
-class PoissonDeviance(Loss):
+class PoissonDeviance(Poisson):
     """``l = sum_k y_k log y_k - y_k - y_k z_k + exp z_k``: half the deviance of counts with rate ``exp(z)``."""
 
-    reduction: Reduction = "mean"
-    target: ClassVar[Target] = "count"
-
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
-        """The cost; the cache is ``(rate, y)``."""
+        """Return the cost and the cache ``(rate, y)``."""
         y = xp.astype(y, z.dtype, copy=False)
-        cost, cache = Poisson().rows(xp, z, y)
+        cost, cache = super().rows(xp, z, y)
         return cost + xp.sum(y * xp.log(xp.where(y > 0.0, y, 1.0)) - y, axis=-1), cache
-
-    def slope(self, xp: Namespace, cache: tuple[Array, Array]) -> Array:
-        """``dz = exp(z) - y``."""
-        rate, y = cache
-        return rate - y
-
-    def output(self, xp: Namespace, z: Array) -> Array:
-        """``exp(z)``."""
-        return Poisson().output(xp, z)
 
 
 REGRESSION: dict[str, Loss] = {

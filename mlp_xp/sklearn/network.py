@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from mlp_xp.model import Model
 from mlp_xp.nn.initializers import Uniform
 from mlp_xp.nn.layers import Affine, Chain, Dense, Dropout, Layer, Sigmoid, StatefulLayer
 from mlp_xp.nn.networks import ACTIVATIONS
-from mlp_xp_backends.trees import tree_map
+from mlp_xp_backends.trees import ABSENT, tree_map
+from mlp_xp_backends.typing import HostArray, Tree
 
-Tree = Any
-HostArray = np.ndarray[Any, Any]
 Activation = str | Layer | Sequence[str | Layer]
 
 NAMES = {**ACTIVATIONS, "logistic": Sigmoid()}
@@ -25,18 +26,21 @@ def build_network(units: Sequence[int], activation: Activation, dropout: float) 
     """``Dense -> activation -> dropout`` for each hidden layer and a last `Dense`; ``units`` from input to output.
 
     Weights and biases are drawn from ``U(-b, b)`` with ``b = sqrt(6 / (n_in + n_out))`` (Glorot and Bengio 2010,
-    eq. 16), with 2 in place of 6 beside a logistic activation, as in scikit-learn.
+    eq. 16), or with 2 in place of 6 before a logistic activation, as in scikit-learn.
     """
-    hidden = hidden_activations(activation, len(units) - 2)
+    return _build(tuple(units), tuple(hidden_activations(activation, len(units) - 2)), float(dropout))
+
+
+@lru_cache(maxsize=32)
+def _build(units: tuple[int, ...], hidden: tuple[Layer, ...], dropout: float) -> Chain:
     layers: list[Layer | StatefulLayer] = []
     for i, (n_in, n_out) in enumerate(pairwise(units)):
-        beside = hidden[min(i, len(hidden) - 1)] if hidden else None
-        bound = math.sqrt((2.0 if isinstance(beside, Sigmoid) else 6.0) / (n_in + n_out))
-        layers.append(Dense(n_in, n_out, Uniform(-bound, bound), Uniform(-bound, bound)))
+        following = hidden[min(i, len(hidden) - 1)] if hidden else None
+        bound = math.sqrt((2.0 if isinstance(following, Sigmoid) else 6.0) / (n_in + n_out))
+        init = Uniform(low=-bound, high=bound)
+        layers.append(Dense(n_in, n_out, init_W=init, init_b=init))
         if i < len(hidden):
-            layers.append(hidden[i])
-            if dropout:
-                layers.append(Dropout(dropout))
+            layers += [hidden[i], *([Dropout(dropout)] if dropout else [])]
     return Chain(*layers)
 
 
@@ -56,10 +60,15 @@ def draw(network: Chain, random_state: np.random.RandomState, dtype: str) -> tup
     return lists(tree_map(lambda a: a.astype(dtype, copy=False), network.init(random_state)))
 
 
+def no_state(network: Chain) -> Tree:
+    """The layer states of a forward pass outside of training, where dropout does nothing."""
+    return (ABSENT,) * len(network.layers)
+
+
 def draw_state(network: Chain, random_state: np.random.RandomState) -> Tree:
-    """What stateful layers carry into the first step; nothing is drawn where there are none."""
+    """The state of stateful layers before the first step; draws only where there are any."""
     if not any(layer.stateful for layer in network.layers):
-        return ((),) * len(network.layers)
+        return no_state(network)
     return network.init_state(np.random.default_rng(random_state.randint(2**31 - 1)))
 
 
@@ -70,10 +79,37 @@ def tree(network: Chain, coefs: Sequence[HostArray], intercepts: Sequence[HostAr
     def affine(W: HostArray, b: HostArray) -> Affine:
         return Affine(of(W), of(b.reshape(1, -1)))
 
-    return tuple(affine(*next(pairs)) if isinstance(layer, Dense) else () for layer in network.layers)
+    return tuple(affine(*next(pairs)) if isinstance(layer, Dense) else ABSENT for layer in network.layers)
 
 
 def lists(params: Tree) -> tuple[list[HostArray], list[HostArray]]:
     """``coefs_`` and ``intercepts_`` of parameters on the host."""
     dense = [p for p in params if isinstance(p, Affine)]
     return [p.W for p in dense], [p.b.reshape(-1) for p in dense]
+
+
+def read(model: Model) -> tuple[dict[str, Any], list[HostArray], list[HostArray]]:
+    """Constructor parameters, ``coefs_`` and ``intercepts_`` for the network of a model.
+
+    Raises `ValueError` naming the first layer that the network of an estimator cannot have.
+    """
+    layers = [layer for layer in model.network.layers if not isinstance(layer, Dropout)]
+    for i, layer in enumerate(layers):
+        is_activation = not layer.stateful and layer.specs() == ()
+        if is_activation != bool(i % 2) or not (is_activation or isinstance(layer, Dense)):
+            raise ValueError(
+                f"the network of an estimator alternates Dense layers and activations, but this has {layer}"
+            )
+    if not isinstance(layers[-1], Dense):
+        raise ValueError(f"the network of an estimator ends with a Dense layer, but this ends with {layers[-1]}")
+    coefs, intercepts = [], []
+    for W, b in (p for p in model.params if isinstance(p, Affine)):
+        coefs.append(np.array(model.backend.to_numpy(W)))
+        intercepts.append(np.zeros_like(coefs[-1][0]) if b is ABSENT else np.array(model.backend.to_numpy(b))[0])
+    names = {layer: name for name, layer in NAMES.items()}
+    parameters = {
+        "hidden_layer_sizes": tuple(W.shape[1] for W in coefs[:-1]),
+        "activation": [names.get(layer, layer) for layer in layers[1::2]],
+        "dropout": next((layer.rate for layer in model.network.layers if isinstance(layer, Dropout)), 0.0),
+    }
+    return parameters, coefs, intercepts

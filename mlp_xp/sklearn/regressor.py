@@ -10,59 +10,46 @@ from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
 
-from mlp_xp.nn.losses import Loss, Poisson
+from mlp_xp._checks import shown
+from mlp_xp.model import Model
+from mlp_xp.nn.losses import Loss, Poisson, SquaredError
 from mlp_xp.nn.schedules import Schedule
-from mlp_xp.sklearn.arrays import origin, to_host
+from mlp_xp.sklearn.arrays import like, to_host
 from mlp_xp.sklearn.base import BaseMLP
-from mlp_xp.sklearn.losses import REGRESSION, PoissonDeviance
-from mlp_xp.sklearn.network import Activation
-from mlp_xp.sklearn.parameters import REGRESSOR
+from mlp_xp.sklearn.losses import REGRESSION, HalfSquaredError, PoissonDeviance
+from mlp_xp.sklearn.network import Activation, read
+from mlp_xp.sklearn.parameters import REGRESSOR, assign, described
 from mlp_xp_backends import Backend
-
-Array = Any
-HostArray = np.ndarray[Any, Any]
+from mlp_xp_backends.typing import Array, HostArray
 
 
+@described
 class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-learn has no types
     """scikit-learn's ``MLPRegressor`` on any device.
 
-    All parameters and attributes of ``sklearn.neural_network.MLPRegressor`` 1.9 keep their meaning and defaults, and
-    the same ``random_state`` gives the same model. The parameters below are new or take more than scikit-learn's.
+    All parameters and attributes of ``sklearn.neural_network.MLPRegressor`` keep their meaning and defaults, and the
+    same ``random_state`` gives the same model.
 
     Parameters
     ----------
-    loss
-        squared_error, poisson, absolute_error, huber, quantile (the median), or a loss of `mlp_xp` such as
-        ``Quantile(q=0.9)`` or ``Huber(delta=2.0)``.
-    activation
-        identity, logistic, tanh, relu, leaky_relu, gelu, softplus, sigmoid or a layer of `mlp_xp`; or a sequence of
-        these, one for each hidden layer.
-    solver
-        lbfgs, sgd, adam, adamw (``alpha`` is then the decoupled weight decay), or an optimizer of `mlp_xp` such as
-        ``RMSprop(0.001)``, whose own rate or schedule holds.
-    learning_rate
-        constant, invscaling, adaptive (both for sgd), or a schedule such as ``mlp_xp.nn.schedules.Cosine(0.01)``.
-    device
-        Where to train and predict, as `mlp_xp.get_backend` takes it: ``cpu``, ``cuda``, ``cuda:1``, ``torch:cuda`` ...
-        By default where ``X`` lies: on a GPU with the library of ``X``, else on the CPU with NumPy.
-    dtype
-        ``float32`` or ``float64``; by default that of ``X``, float64 where ``X`` holds something else.
-    dropout
-        Share of the units of each hidden layer that are dropped in training.
-    scoring
-        What is measured on the validation set: ``None`` for R2, ``"loss"`` for the negative loss, or a scorer of
-        scikit-learn by name or as a callable.
-    l2_mode
-        ``"batch"``: as in scikit-learn, ``alpha |W|^2 / 2`` is divided by the rows (or weights) of the batch.
-        ``"constant"``: it is added to the mean loss, so that it does not depend on the size of the batch.
+    loss : str or loss, default='squared_error'
+        ``squared_error``, ``poisson``, ``absolute_error``, ``huber``, ``quantile`` (the median), or a loss of `mlp_xp`
+        such as ``Quantile(q=0.9)`` or ``Huber(delta=2.0)``.
+    (parameters)
 
     Attributes
     ----------
-    validation_loss_curve_
-        The loss on the validation set after each epoch, ``None`` without one.
-    stopped_
-        Whether training ended before ``max_iter`` epochs. A `partial_fit` with ``early_stopping`` that has stopped
-        holds the best weights, and does nothing from then on.
+    (attributes)
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_regression
+    >>> X, y = make_regression(200, 5, random_state=0)
+    >>> regressor = MLPRegressor(solver="lbfgs", random_state=0).fit(X, y)
+    >>> regressor.predict(X[:3]).shape
+    (3,)
+    >>> regressor.score(X, y) > 0.99
+    True
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = REGRESSOR
@@ -101,57 +88,44 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
         scoring: Any = None,
         l2_mode: str = "batch",
     ) -> None:
-        self.loss = loss
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.max_fun = max_fun
-        self.device = device
-        self.dtype = dtype
-        self.dropout = dropout
-        self.scoring = scoring
-        self.l2_mode = l2_mode
+        assign(self, locals())
+
+    @classmethod
+    def from_model(cls, model: Model, **parameters: Any) -> MLPRegressor:
+        """A fitted regressor with the weights of ``model``, a chain of `Dense` layers and activations.
+
+        ``parameters`` are those of the constructor.
+        """
+        known, coefs, intercepts = read(model)
+        names = {SquaredError(): "squared_error", Poisson(): "poisson"}
+        estimator = cls(**{"loss": names.get(model.loss, model.loss), **known, **parameters})
+        return estimator._adopt(coefs, intercepts)  # type: ignore[no-any-return]
 
     @available_if(BaseMLP._check_solver)  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> MLPRegressor:
-        """Train for one epoch on ``X`` and ``y``; parameters as `fit`.
+        """Train for one epoch on ``X`` and ``y``; parameters as for `fit`.
 
         With ``early_stopping`` each call needs ``validation_data``; see ``stopped_``.
         """
         return self._fit(X, y, sample_weight, validation_data, incremental=True)  # type: ignore[no-any-return]
 
     def predict(self, X: Any) -> Array:
-        """Values, (rows,) or (rows, outputs); of the library and on the device of ``X``."""
-        values = self._decide(self._predictions(X))
-        there = origin(X)
-        return values if there is None else there.bring(values)
+        """Values, (rows,) or (rows, outputs), in the library and on the device of ``X``."""
+        return like(X, self._decide(self._predictions(X)))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """R2 of `predict`."""
+        """The coefficient of determination (R2) of `predict`."""
         return self._measure(to_host(y), to_host(self.predict(X)), to_host(sample_weight))
 
     def _learn_labels(self, y: HostArray, incremental: bool) -> None:
-        """Nothing: numbers have no labels."""
+        """Do nothing: numbers have no labels."""
+
+    def _check(self, x: Any, y: Any, reset: bool) -> tuple[Any, HostArray]:
+        found = next((v for v in np.ravel(np.asarray(y)).tolist() if isinstance(v, (str, bytes))), None)
+        if found is not None:
+            raise ValueError(f"y must hold numbers, but holds {found!r}: use MLPClassifier for class labels")
+        return super()._check(x, y, reset)  # type: ignore[no-any-return]
 
     def _encode(self, y: HostArray) -> HostArray:
         """Numbers, (rows, outputs)."""
@@ -171,7 +145,14 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
         return float(r2_score(y, predicted, sample_weight=w))
 
     def _loss(self) -> Loss:
-        return REGRESSION[self.loss] if isinstance(self.loss, str) else self.loss
+        loss: Loss = REGRESSION[self.loss] if isinstance(self.loss, str) else self.loss
+        if isinstance(loss, type) or loss.target not in ("real", "count"):
+            raise ValueError(f"loss must be one for real numbers, such as Huber(delta=2.0), not {shown(loss)}")
+        return loss
+
+    def _portable_loss(self) -> Loss:
+        loss = self._loss()
+        return {HalfSquaredError(): SquaredError(), PoissonDeviance(): Poisson()}.get(loss, loss)
 
     def _out_activation(self) -> str:
-        return "exp" if isinstance(self._loss(), (Poisson, PoissonDeviance)) else "identity"
+        return "exp" if isinstance(self._loss(), Poisson) else "identity"

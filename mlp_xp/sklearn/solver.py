@@ -1,4 +1,4 @@
-"""The stochastic solvers: which rule updates the weights, and at what rate from epoch to epoch."""
+"""The stochastic solvers: the update rule, and the learning rate from epoch to epoch."""
 
 from __future__ import annotations
 
@@ -7,29 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from mlp_xp._checks import check_kind
 from mlp_xp.nn.optimizers import SGD, Adam, AdamW, Optimizer, Rates
 from mlp_xp.nn.schedules import ConstantRate, InverseScaling, Moment, Schedule, as_schedule
-from mlp_xp_backends.trees import tree_map
-
-Tree = Any
-HostArray = np.ndarray[Any, Any]
+from mlp_xp.training.epoch import rate_table
+from mlp_xp_backends.typing import Tree
 
 SMALLEST_RATE = 1e-6
-"""At which ``adaptive`` gives up."""
+"""The rate at which ``adaptive`` stops."""
 
 
 @dataclass
 class Solver:
-    """Where a solver stands between two epochs, on the host: it is pickled with the estimator."""
+    """The state of a solver between two epochs, on the host: it is pickled with the estimator."""
 
     optimizer: Optimizer
     schedule: Schedule
     adaptive: bool
     learning_rate: float
-    """The rate of the next epoch, where the schedule does not set one for every step."""
+    """The rate at which the next epoch begins."""
     steps: int = 0
     epochs: int = 0
     memory: Tree | None = None
@@ -37,24 +33,20 @@ class Solver:
 
     def rates(self, at: Moment, n: int) -> Rates:
         """The optimizer's numbers for the ``n`` steps of an epoch that begins ``at``, (n,) float64 each."""
-        table = [self.optimizer.rates(self._rate(at, i), at.step + i + 1) for i in range(n)]
-        return tree_map(lambda *column: np.array(column), table[0], *table[1:])  # type: ignore[no-any-return]
-
-    def _rate(self, at: Moment, i: int) -> float:
         by_epoch = isinstance(self.schedule, (ConstantRate, InverseScaling))
-        return self.learning_rate if by_epoch else self.schedule.rate(at._replace(step=at.step + i))
+        return rate_table(self.optimizer, ConstantRate(self.learning_rate) if by_epoch else self.schedule, at, n)
 
     def moment(self, steps: int, samples: int, losses: Sequence[float]) -> Moment:
-        """Where in a training of ``steps`` steps the solver is, after epochs with these losses."""
+        """The present moment in a training of ``steps`` steps, after epochs with these losses."""
         return Moment(self.steps, steps, self.epochs, samples, losses[len(losses) - self.epochs :])
 
     def epoch_ends(self, at: Moment) -> None:
-        """Set the rate of the epoch that begins ``at``; a constant one is changed by `stalls` alone."""
+        """Set the rate of the epoch that begins ``at``; only `stalls` changes a constant one."""
         if not isinstance(self.schedule, ConstantRate):
             self.learning_rate = self.schedule.rate(at)
 
     def stalls(self) -> str:
-        """What to do when the epochs bring nothing more: ``""`` to go on, else why training stops."""
+        """Respond to epochs without improvement: return ``""`` to continue, otherwise the reason to stop."""
         if not self.adaptive:
             return "Stopping."
         if self.learning_rate <= SMALLEST_RATE:
@@ -72,13 +64,13 @@ def make_solver(estimator: Any) -> Solver:
         check_kind("solver", e.solver, ("rates", "init", "update"), "'adam' or Adam(0.001)")
         optimizer, schedule = e.solver, as_schedule(e.solver.lr)
     elif e.solver == "adam":
-        optimizer = Adam(schedule, e.beta_1, e.beta_2, e.epsilon, eps_hat=True)
+        optimizer = Adam(schedule, b1=e.beta_1, b2=e.beta_2, eps=e.epsilon, eps_hat=True)
     elif e.solver == "adamw":
-        optimizer = AdamW(schedule, e.beta_1, e.beta_2, e.epsilon, weight_decay=e.alpha)
+        optimizer = AdamW(schedule, b1=e.beta_1, b2=e.beta_2, eps=e.epsilon, weight_decay=e.alpha)
     else:
-        momentum = min(float(e.momentum), math.nextafter(1.0, 0.0))  # scikit-learn admits 1, `SGD` what is below it
-        optimizer = SGD(schedule, momentum, e.nesterovs_momentum and momentum > 0.0)
+        momentum = min(float(e.momentum), math.nextafter(1.0, 0.0))  # scikit-learn admits 1, `SGD` only less
+        optimizer = SGD(schedule, momentum=momentum, nesterov=e.nesterovs_momentum and momentum > 0.0)
         if e.learning_rate == "invscaling":
-            schedule = InverseScaling(lr, e.power_t)
+            schedule = InverseScaling(lr, power=e.power_t)
     start = schedule.rate(Moment(0, 1, 0, 0))
     return Solver(optimizer, schedule, e.solver == "sgd" and e.learning_rate == "adaptive", start)

@@ -1,4 +1,4 @@
-"""A validation set, measured after each epoch, and what follows from its scores or from the losses."""
+"""The validation set, measured after each epoch, and the records of scores and losses."""
 
 from __future__ import annotations
 
@@ -8,22 +8,30 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.metrics import check_scoring
 
+from mlp_xp.data.feed import Batch
+from mlp_xp.forward import blocks, outputs
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
-from mlp_xp.sklearn.forward import blocks, outputs
 from mlp_xp.sklearn.network import lists
 from mlp_xp_backends import Backend
-from mlp_xp_backends.trees import tree_map
+from mlp_xp_backends.trees import ABSENT, tree_map
+from mlp_xp_backends.typing import HostArray, Tree
 
-Tree = Any
-HostArray = np.ndarray[Any, Any]
+
+class Setting(NamedTuple):
+    """The network to train, its loss, and where."""
+
+    backend: Backend
+    network: Chain
+    loss: Loss
+    dtype: str
 
 
 class Held(NamedTuple):
     """Rows held out from training."""
 
     given: Any
-    """The rows as the user has them, for scorers."""
+    """The rows as the user passed them, for scorers."""
     x: Any  # (rows, n_in)
     target: HostArray  # (rows, n_out), as the loss takes it
     y: HostArray  # labels or values
@@ -33,22 +41,24 @@ class Held(NamedTuple):
 class Validation:
     """Scores and losses of the network on held-out rows, which are sent to the device once."""
 
-    def __init__(self, estimator: Any, backend: Backend, network: Chain, loss: Loss, held: Held, dtype: str) -> None:
-        self.estimator, self.backend, self.network, self.loss, self.held = estimator, backend, network, loss, held
-        self.blocks = list(blocks(backend, held.x, dtype))
+    def __init__(self, estimator: Any, setting: Setting, held: Held) -> None:
+        self.estimator, self.setting, self.held = estimator, setting, held
+        backend, network, _, dtype = setting
+        self.batches = list(blocks(backend, network, Batch(held.x, ABSENT, ABSENT), dtype, pad=True))
 
     def __call__(self, params: Tree, state: Tree) -> tuple[float, float]:
         """The score by the estimator's ``scoring`` and the mean loss of a row; NaN if the network has diverged."""
-        z = outputs(self.backend, self.network, params, state, self.blocks)
+        backend, network, loss, _ = self.setting
+        z = outputs(backend, network, params, state, self.batches, len(self.held.target))
         with np.errstate(all="ignore"):
-            cost, _ = self.loss.rows(np, z, self.held.target)
-            loss = float(np.average(cost, weights=self.held.w))
+            cost, _ = loss.rows(np, z, self.held.target)
+            mean = float(np.average(cost, weights=self.held.w))
             scoring = self.estimator.scoring
             if scoring == "loss":
-                return -loss, loss
+                return -mean, mean
             if scoring is None:
-                return self._default_score(self.loss.output(np, z)), loss
-        return self._score(scoring, params), loss
+                return self._default_score(loss.output(np, z)), mean
+        return self._score(scoring, params), mean
 
     def _default_score(self, p: HostArray) -> float:
         if not np.all(np.isfinite(p)):
@@ -56,20 +66,20 @@ class Validation:
         return float(self.estimator._measure(self.held.y, self.estimator._decide(p), self.held.w))
 
     def _score(self, scoring: Any, params: Tree) -> float:
-        """By a scorer of scikit-learn, which sees the estimator as it is now."""
+        """The score by a scorer of scikit-learn, which sees the estimator in its present state."""
         e = self.estimator
-        e.coefs_, e.intercepts_ = lists(params_on_host(self.backend, params))
+        e.coefs_, e.intercepts_ = lists(on_host(self.setting.backend, params))
         weights = {} if self.held.w is None else {"sample_weight": self.held.w}
         return float(check_scoring(e, scoring)(e, self.held.given, self.held.y, **weights))
 
 
-def params_on_host(backend: Backend, params: Tree) -> Tree:
-    """A copy of the parameters, which further training leaves alone."""
-    return tree_map(lambda a: np.array(backend.to_numpy(a)), params)
+def on_host(backend: Backend, tree: Tree) -> Tree:
+    """A copy of a tree on the host, which further training leaves unchanged."""
+    return tree_map(lambda a: np.array(backend.to_numpy(a)), tree)
 
 
 def note_score(e: Any, score: float) -> bool:
-    """Write a validation score down; whether it is the best so far."""
+    """Record a validation score; return whether it is the best so far."""
     e.validation_scores_.append(score)
     if e.early_stopping:
         _count(e, score < e.best_validation_score_ + e.tol)

@@ -6,31 +6,40 @@ import csv
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, runtime_checkable
 
+import numpy as np  # noqa: TID251  snapshots are host arrays
+
 from mlp_xp._checks import shown
-from mlp_xp.files.safetensors import check_folder
+from mlp_xp.files.checkpoints import check_savable, write_snapshot
+from mlp_xp.files.paths import check_folder
+from mlp_xp.training.history import Record
+from mlp_xp_backends.trees import leaves
 
 if TYPE_CHECKING:
-    from mlp_xp.training.trainer import Record, Trainer
+    from mlp_xp.training.trainer import Trainer
 
 
 @runtime_checkable
 class Callback(Protocol):
-    """Called by `Trainer.fit`; each method does nothing unless it is written."""
+    """Called by `Trainer.fit`; each method does nothing unless it is overridden.
+
+    ``chunk`` and ``epoch`` end the training by returning True. Any other value has no meaning.
+    """
 
     def start(self, trainer: Trainer) -> None:
         """Before the first step."""
         return None
 
-    def chunk(self, trainer: Trainer) -> None:
-        """After some steps, a few times a second; ``trainer.position`` of them are done in this epoch."""
+    def chunk(self, trainer: Trainer) -> Any:
+        """After some steps, a few times a second; see `Trainer.progress`. True ends the training inside the epoch."""
         return None
 
     def epoch(self, trainer: Trainer, record: Record) -> Any:
-        """After an epoch and its validation; ``record`` is its line of the history. True ends the training."""
+        """After an epoch and its validation; ``record`` is its entry in the history. True ends the training."""
         return None
 
     def end(self, trainer: Trainer) -> None:
@@ -45,12 +54,12 @@ class Each(Callback):
         self.f = f
 
     def epoch(self, trainer: Trainer, record: Record) -> Any:
-        """``f(trainer, record) is True``."""
-        return self.f(trainer, record) is True
+        """``f(trainer, record)``."""
+        return self.f(trainer, record)
 
 
 def as_callbacks(callbacks: Any) -> list[Callback]:
-    """A list of callbacks, made of functions where they are such; `TypeError` for anything else."""
+    """A list of callbacks, functions wrapped as `Each`; `TypeError` for anything else."""
     if isinstance(callbacks, Callback) or not hasattr(callbacks, "__iter__"):
         raise TypeError(f"callbacks must be a list, such as [Progress()], not {shown(callbacks)}")
     return [_as_callback(callback) for callback in callbacks]
@@ -62,8 +71,13 @@ def _as_callback(callback: Any) -> Callback:
     return callback if isinstance(callback, Callback) else Each(callback)
 
 
+def ends_training(answers: list[Any]) -> bool:
+    """Whether one of the values that callbacks returned is True (of Python or NumPy)."""
+    return any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
+
+
 class Progress(Callback):
-    """A tqdm bar on stderr where that is a terminal and tqdm is installed; one line an epoch otherwise."""
+    """A tqdm bar on stderr if that is a terminal and tqdm is installed; otherwise one line an epoch."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stderr if stream is None else stream
@@ -75,18 +89,17 @@ class Progress(Callback):
 
     def chunk(self, trainer: Trainer) -> None:
         """Move the bar."""
-        if self.bar is None or trainer.run is None:
+        if self.bar is None:
             return
-        steps = -(-trainer.run.rows // trainer.run.batch_size)
-        self.bar.total = steps
-        self.bar.n = trainer.position
-        self.bar.set_description(f"epoch {trainer.epoch + 1}/{trainer.run.epochs}", refresh=False)
+        at = trainer.progress
+        self.bar.total = at.steps
+        self.bar.n = at.step
+        self.bar.set_description(f"epoch {at.epoch}/{at.max_epochs}", refresh=False)
         self.bar.refresh()
 
     def epoch(self, trainer: Trainer, record: Record) -> None:
         """Print the epoch's line."""
-        epochs = trainer.run.epochs if trainer.run is not None else trainer.epoch
-        line = f"epoch {trainer.epoch}/{epochs}  " + "  ".join(
+        line = f"epoch {trainer.epoch}/{trainer.progress.max_epochs}  " + "  ".join(
             f"{key} {value:.4g}" for key, value in record.items() if key != "epoch"
         )
         if self.bar is not None:
@@ -95,20 +108,19 @@ class Progress(Callback):
             print(line, file=self.stream, flush=True)
 
     def end(self, trainer: Trainer) -> None:
-        """Close the bar; say so if the run was interrupted."""
+        """Close the bar; report an interruption."""
         if self.bar is not None:
             self.bar.close()
         if trainer.interrupted:
-            print(
-                f"stopped by Ctrl-C in epoch {trainer.epoch + 1} after {trainer.position} steps; "
-                "what was learned so far is kept",
-                file=self.stream,
-                flush=True,
+            at = trainer.progress
+            where = (
+                f"in epoch {at.epoch} after {at.step} of {at.steps} steps" if at.step else f"after epoch {at.epoch - 1}"
             )
+            print(f"interrupted {where}; the parameters keep what was learned so far", file=self.stream, flush=True)
 
 
 def _bar(stream: TextIO) -> Any:
-    """A tqdm bar, or None where it would be in the way."""
+    """A tqdm bar, or None where a bar cannot be drawn."""
     if not stream.isatty():
         return None
     try:
@@ -119,52 +131,62 @@ def _bar(stream: TextIO) -> Any:
 
 
 class CSVLog(Callback):
-    """One row per epoch in a file of comma-separated values; a resumed run appends to it."""
+    """A file of comma-separated values with a header and one row per epoch; a resumed run continues it.
+
+    When an epoch brings new columns, the file is written anew, with empty fields in the earlier rows.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.columns: tuple[str, ...] = ()
 
     def start(self, trainer: Trainer) -> None:
-        """Write the epochs so far, which a resumed run brings along."""
+        """Write the epochs so far, which a resumed run has in its checkpoint."""
         check_folder(self.path)
         self.path.unlink(missing_ok=True)
-        self._append(*trainer.history)
+        self._rewrite(trainer)
 
     def epoch(self, trainer: Trainer, record: Record) -> None:
         """Append the record."""
-        self._append(record)
+        if set(record) <= set(self.columns):
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self.columns, restval="").writerow(record)
+        else:
+            self._rewrite(trainer)
 
-    def _append(self, *records: Record) -> None:
-        if not records:
+    def _rewrite(self, trainer: Trainer) -> None:
+        """Write the whole history."""
+        self.columns = trainer.history.columns
+        if not self.columns:
             return
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(records[0]))
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerows(records)
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns, restval="")
+            writer.writeheader()
+            writer.writerows(trainer.history)
 
 
 class Checkpoint(Callback):
     """Write a checkpoint after every epoch, and inside epochs about every ``seconds``.
 
-    ``Trainer.resume`` goes on from it. A state that has diverged is never written, so the last good one stays.
+    ``Trainer.resume`` continues from it. Parameters with infinities or NaN are never written, and if writing fails, for
+    instance on a full disk, a warning names the path and training continues: the last good file stays.
     """
 
-    def __init__(self, path: str | Path, seconds: float = math.inf) -> None:
+    def __init__(self, path: str | Path, *, seconds: float = math.inf) -> None:
+        if not isinstance(seconds, (int, float, np.number)) or isinstance(seconds, bool) or not seconds >= 0.0:
+            raise ValueError(f"Checkpoint: seconds must be a number from 0, not {shown(seconds)}")
         self.path = Path(path)
         self.seconds = seconds
         self.written = time.monotonic()
 
     def start(self, trainer: Trainer) -> None:
-        """Make sure that there is a folder to write to before hours are spent."""
+        """Raise an error before the first step if the file could not be written or the run not be saved."""
         check_folder(self.path)
+        check_savable(trainer.snapshot())
 
     def chunk(self, trainer: Trainer) -> None:
-        """Write if it is time and the losses so far are finite. Waits for the device when it writes."""
-        if time.monotonic() - self.written < self.seconds:
-            return
-        last = trainer.backend.to_numpy(trainer.losses[-1])
-        if math.isfinite(float(last.sum())):
+        """Write if it is time. Waits for the device when it writes."""
+        if time.monotonic() - self.written >= self.seconds:
             self._write(trainer)
 
     def epoch(self, trainer: Trainer, record: Record) -> None:
@@ -172,10 +194,17 @@ class Checkpoint(Callback):
         self._write(trainer)
 
     def end(self, trainer: Trainer) -> None:
-        """Write what an interrupted epoch has learned."""
+        """Write the steps of an interrupted epoch."""
         if trainer.interrupted:
             self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
-        trainer.save(self.path)
         self.written = time.monotonic()
+        snapshot = trainer.snapshot()
+        if not all(np.all(np.isfinite(a)) for a in leaves((snapshot.state.params, snapshot.state.layers))):
+            warnings.warn(f"{self.path} was not written: the parameters contain infinities or NaN", stacklevel=2)
+            return
+        try:
+            write_snapshot(self.path, snapshot)
+        except OSError as error:
+            warnings.warn(f"training continues without a new checkpoint: {error}", stacklevel=2)

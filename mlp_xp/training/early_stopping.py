@@ -1,43 +1,74 @@
-"""Early stopping: end the training when validation no longer improves, and keep the best network."""
+"""Early stopping: end the training when a monitored value no longer improves, and keep the best network."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import math
+from collections.abc import Collection
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
 
-Tree = Any
+from mlp_xp._checks import check_count, shown
+from mlp_xp.files.snapshot import Best
+
+MODES = {"loss": "min", "error": "min", "accuracy": "max"}
+"""The mode of a monitored value by the last word of its name."""
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop after ``patience`` epochs without an improvement of ``monitor`` by more than ``min_delta``; keep the best.
+    """Stop after ``patience`` epochs without an improvement of ``monitor`` above ``min_delta``; restore the best one.
 
-    ``monitor`` is a key of the history, such as ``valid_loss``; of losses the lowest is best, of all else the highest.
+    Parameters
+    ----------
+    monitor
+        A column of the history, such as ``valid_loss`` or ``valid_accuracy``. An epoch in which it is NaN is never the
+        best.
+    mode
+        ``"min"`` if lower values are better, ``"max"`` if higher ones are. By default the name decides: ``min`` for
+        losses and errors, ``max`` for accuracies; required for any other name.
+
+    >>> EarlyStopping(patience=5)
+    EarlyStopping(monitor='valid_loss', mode='min', patience=5, min_delta=0.0)
     """
 
+    _: KW_ONLY
     monitor: str = "valid_loss"
+    mode: Literal["min", "max"] = None  # type: ignore[assignment]  # set below
     patience: int = 10
     min_delta: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.patience < 1:
-            raise ValueError(f"EarlyStopping: patience must be at least 1, not {self.patience}")
+        if not isinstance(self.monitor, str):
+            raise TypeError(f"EarlyStopping: monitor must be the name of a column, not {shown(self.monitor)}")
+        mode = MODES.get(self.monitor.rpartition("_")[2]) if self.mode is None else self.mode
+        if mode not in ("min", "max"):
+            given = "None" if self.mode is None else shown(self.mode)
+            raise ValueError(f"EarlyStopping: mode must be 'min' or 'max' for monitor={self.monitor!r}, not {given}")
+        object.__setattr__(self, "mode", mode)
+        object.__setattr__(self, "patience", check_count("EarlyStopping: patience", self.patience))
+        try:
+            min_delta = float(self.min_delta)
+        except (TypeError, ValueError):
+            min_delta = math.nan
+        if not 0.0 <= min_delta < math.inf:
+            raise ValueError(f"EarlyStopping: min_delta must be a number from 0, not {shown(self.min_delta)}")
+        object.__setattr__(self, "min_delta", min_delta)
 
-    def score(self, record: Mapping[str, float]) -> float:
-        """How good an epoch was: the larger, the better."""
-        if self.monitor not in record:
-            how = "monitor one of these" if any("_" in key for key in record) else "pass validation data"
+    def check(self, columns: Collection[str]) -> None:
+        """Raise `ValueError` unless epochs with these columns record the monitored value."""
+        if self.monitor not in columns:
+            how = "monitor one of these" if any("_" in name for name in columns) else "pass validation_data"
             raise ValueError(
-                f"early stopping monitors {self.monitor!r}, but an epoch records {', '.join(record)}: {how}"
+                f"early stopping monitors {self.monitor!r}, but an epoch records {', '.join(columns)}: {how}"
             )
-        return -record[self.monitor] if self.monitor.endswith("loss") else record[self.monitor]
 
+    def improves(self, score: float, best: Best) -> bool:
+        """Whether an epoch with ``score`` is better than the best so far."""
+        if math.isnan(score) or math.isnan(best.score):
+            return not math.isnan(score)
+        gain = best.score - score if self.mode == "min" else score - best.score
+        return gain > self.min_delta
 
-class Best(NamedTuple):
-    """The best epoch so far, its score, and the network after it."""
-
-    epoch: int
-    score: float
-    params: Tree
-    layers: Tree
+    def matches(self, best: Best) -> bool:
+        """Whether ``best`` was chosen by the value that this rule monitors."""
+        return (best.monitor, best.mode) == (self.monitor, self.mode)

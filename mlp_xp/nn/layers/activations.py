@@ -1,11 +1,14 @@
-"""Activations: functions of one number, applied to all. Each forward stands above its derivative."""
+"""Activations: functions of one number, applied to every entry. Each forward is followed by its derivative."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from mlp_xp.nn.layers.base import Array, Layer, Namespace, Tree, check_range
+from mlp_xp._checks import SHARE, conform
+from mlp_xp.nn.layers.base import Layer
+from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.typing import Array, Namespace, Tree
 
 
 @dataclass(frozen=True)
@@ -14,11 +17,11 @@ class Identity(Layer):
 
     def forward(self, xp: Namespace, params: Tree, x: Array) -> tuple[Array, Tree]:
         """``x``."""
-        return x, ()
+        return x, ABSENT
 
     def backward(self, xp: Namespace, params: Tree, cache: Tree, dy: Array) -> tuple[Array, Tree]:
         """``dx = dy``."""
-        return dy, ()
+        return dy, ABSENT
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class ReLU(Layer):
 
     def backward(self, xp: Namespace, params: Tree, y: Array, dy: Array) -> tuple[Array, Tree]:
         """``dx = dy [y > 0]``."""
-        return dy * xp.astype(y > 0.0, dy.dtype), ()
+        return dy * xp.astype(y > 0.0, dy.dtype), ABSENT
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class LeakyReLU(Layer):
     slope: float = 0.01
 
     def __post_init__(self) -> None:
-        check_range(self, 0.0, 1.0, slope=self.slope)
+        conform(self, slope=SHARE)
 
     def forward(self, xp: Namespace, params: Tree, x: Array) -> tuple[Array, Array]:
         """``max(x, slope x)``, the same for a slope below 1."""
@@ -50,7 +53,7 @@ class LeakyReLU(Layer):
 
     def backward(self, xp: Namespace, params: Tree, x: Array, dy: Array) -> tuple[Array, Tree]:
         """``dx = dy ([x > 0] + slope [x <= 0])``."""
-        return dy * (self.slope + (1.0 - self.slope) * xp.astype(x > 0.0, dy.dtype)), ()
+        return dy * (self.slope + (1.0 - self.slope) * xp.astype(x > 0.0, dy.dtype)), ABSENT
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Sigmoid(Layer):
 
     def backward(self, xp: Namespace, params: Tree, y: Array, dy: Array) -> tuple[Array, Tree]:
         """``dx = dy y (1 - y)``."""
-        return dy * y * (1.0 - y), ()
+        return dy * y * (1.0 - y), ABSENT
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Tanh(Layer):
 
     def backward(self, xp: Namespace, params: Tree, y: Array, dy: Array) -> tuple[Array, Tree]:
         """``dx = dy (1 - y^2)``."""
-        return dy * (1.0 - y * y), ()
+        return dy * (1.0 - y * y), ABSENT
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Softplus(Layer):
 
     def backward(self, xp: Namespace, params: Tree, x: Array, dy: Array) -> tuple[Array, Tree]:
         """``dx = dy sigmoid(x)``."""
-        return dy * (0.5 + 0.5 * xp.tanh(0.5 * x)), ()
+        return dy * (0.5 + 0.5 * xp.tanh(0.5 * x)), ABSENT
 
 
 @dataclass(frozen=True)
@@ -107,4 +110,4 @@ class GELU(Layer):
         """``dx = dy ((1 + t) + x (1 - t^2) u') / 2`` with ``u' = sqrt(2 / pi) (1 + 0.134145 x^2)``."""
         x, t = cache
         du = math.sqrt(2.0 / math.pi) * (1.0 + 3.0 * 0.044715 * x * x)
-        return dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * du), ()
+        return dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * du), ABSENT

@@ -1,23 +1,23 @@
-"""What a layer is: a frozen choice of formula whose numbers live outside, in trees."""
+"""The contract of a layer: a frozen formula whose parameters and state are stored outside it, in trees."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
-Array = Any
-Tree = Any
-Namespace = Any
-Generator = Any
+from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.typing import Array, Namespace, Tree
 
+Generator = Any
+"""A `numpy.random.Generator`, or a `numpy.random.RandomState` for layers that only draw weights."""
 
 Input = Literal["floats", "ids", "numbers"]
-"""What a first layer is fed: floats of the network's dtype, integer ids, or numbers of any dtype."""
+"""What a first layer reads: floats of the network's dtype, integer ids, or numbers of any dtype."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a leaf of parameters or state has to be, axes of models apart."""
+    """Shape and dtype of one array of parameters or state, without axes for several models."""
 
     rows: int
     columns: int
@@ -25,49 +25,77 @@ class Spec:
 
 
 class Affine(NamedTuple):
-    """What a dense layer learns and, leaf for leaf, the gradient of it."""
+    """The parameters of a dense layer and, leaf for leaf, their gradient."""
 
-    W: Array  # (..., n_in, n_out)
-    b: Array  # (..., 1, n_out)
+    W: Array
+    """(..., n_in, n_out)"""
+    b: Array
+    """(..., 1, n_out), or ``ABSENT`` without a bias"""
 
 
 class Layer(Protocol):
-    """A formula and its derivative, without memory.
+    """A formula and its derivative, without memory between calls.
 
-    Every formula acts on the last two axes, rows of a batch and features; axes before them are independent models.
-    A layer that learns nothing keeps ``()`` as its parameters and gradients.
+    Every formula acts on the last two axes, the rows of a batch and their features; axes before them are independent
+    models. A layer without parameters has ``ABSENT`` in place of parameters and gradients. Write a layer of your own
+    as a frozen dataclass that inherits from this class and defines ``forward`` and ``backward``:
+
+    >>> from dataclasses import dataclass
+    >>> import numpy as np
+    >>> from mlp_xp import Layer, check_gradients, mlp, SquaredError
+    >>> from mlp_xp_backends.trees import ABSENT
+    >>> @dataclass(frozen=True)
+    ... class Sine(Layer):
+    ...     def forward(self, xp, params, x):
+    ...         return xp.sin(x), x
+    ...     def backward(self, xp, params, x, dy):
+    ...         return dy * xp.cos(x), ABSENT
+    >>> x, y = np.linspace(-1, 1, 5)[:, None], np.zeros((5, 1))
+    >>> check_gradients(mlp(1, 4, 1, activation=Sine()), SquaredError(), x, y).ok
+    True
     """
 
     stateful: ClassVar[bool] = False
     takes: ClassVar[Input] = "floats"
 
     def width(self, n_in: int | None) -> int | None:
-        """Features that come out when ``n_in`` go in, ``None`` standing for any; `ValueError` if they do not fit."""
+        """Number of output features for ``n_in`` input features, ``None`` for any; `ValueError` for a wrong number."""
         return n_in
 
     def specs(self) -> Tree:
-        """A `Spec` for every parameter, as the tree that `init` fills."""
-        return ()
+        """A `Spec` for every parameter, as the tree that `init` returns."""
+        return ABSENT
 
     def init(self, rng: Generator) -> Tree:
         """Initial parameters on the host, drawn from ``rng`` in float64."""
-        return ()
+        return ABSENT
 
     def forward(self, xp: Namespace, params: Tree, x: Array) -> tuple[Array, Tree]:
-        """The output and what `backward` needs of it: ``(y, cache)``."""
+        """The output for ``x``, (..., rows, n_in), and what `backward` needs: ``(y, cache)``."""
         ...
 
     def backward(self, xp: Namespace, params: Tree, cache: Tree, dy: Array) -> tuple[Array, Tree]:
-        """From the loss's derivative by ``y``, those by ``x`` and by the parameters: ``(dx, grads)``."""
+        """From the gradient with respect to ``y``, those with respect to ``x`` and the parameters: ``(dx, grads)``."""
         ...
 
     def gradient(self, xp: Namespace, params: Tree, cache: Tree, dy: Array) -> Tree:
-        """The ``grads`` of `backward` alone: nobody needs the ``dx`` of a network's first layer."""
+        """The ``grads`` of `backward` alone, for the first layer of a network, whose ``dx`` has no use."""
         return self.backward(xp, params, cache, dy)[1]
+
+    def input_gradient(self, xp: Namespace, params: Tree, cache: Tree, dy: Array) -> Array:
+        """The ``dx`` of `backward` alone, for a layer whose parameters are frozen."""
+        return self.backward(xp, params, cache, dy)[0]
 
 
 class StatefulLayer(Protocol):
-    """A layer that carries numbers from step to step besides those it learns, and trains otherwise than it predicts."""
+    """A layer with arrays that change from step to step but are not trained, such as running means.
+
+    It may compute different formulas in training and in prediction. Inherit from this class as from `Layer`.
+
+    >>> from mlp_xp import BatchNorm, StatefulLayer
+    >>> isinstance(BatchNorm(8), StatefulLayer), BatchNorm(8).stateful
+    (True, True)
+    """
 
     stateful: ClassVar[bool] = True
     takes: ClassVar[Input] = "floats"
@@ -78,22 +106,22 @@ class StatefulLayer(Protocol):
 
     def specs(self) -> Tree:
         """As `Layer.specs`."""
-        return ()
+        return ABSENT
 
     def state_specs(self) -> Tree:
-        """A `Spec` for everything carried, as the tree that `init_state` fills."""
+        """A `Spec` for every array of state, as the tree that `init_state` returns."""
         ...
 
     def init(self, rng: Generator) -> Tree:
         """As `Layer.init`."""
-        return ()
+        return ABSENT
 
     def init_state(self, rng: Generator) -> Tree:
-        """What the first step finds, on the host; floats are cast to the dtype of the parameters, integers stay."""
+        """The state before the first step, on the host; floats are cast to the dtype of the network, integers stay."""
         ...
 
     def forward(self, xp: Namespace, params: Tree, state: Tree, x: Array, train: bool) -> tuple[Array, Tree, Tree]:
-        """``(y, cache, state)``; the cache serves `backward` after a forward pass in training only."""
+        """``(y, cache, state)``; `backward` accepts the cache of a forward pass in training only."""
         ...
 
     def backward(self, xp: Namespace, params: Tree, cache: Tree, dy: Array) -> tuple[Array, Tree]:
@@ -104,25 +132,15 @@ class StatefulLayer(Protocol):
         """As `Layer.gradient`."""
         return self.backward(xp, params, cache, dy)[1]
 
+    def input_gradient(self, xp: Namespace, params: Tree, cache: Tree, dy: Array) -> Array:
+        """As `Layer.input_gradient`."""
+        return self.backward(xp, params, cache, dy)[0]
+
 
 def check_width(layer: object, expected: int, n_in: int | None) -> None:
-    """Raise `ValueError` unless ``n_in`` features are what ``layer`` takes."""
+    """Raise `ValueError` unless ``layer`` accepts ``n_in`` features."""
     if n_in is not None and n_in != expected:
         raise ValueError(
             f"{layer!r} takes {expected} features but {n_in} arrive: make the layer before it {expected} wide "
             f"or build it for {n_in}"
         )
-
-
-def check_positive(layer: object, **sizes: int) -> None:
-    """Raise `ValueError` unless every size is an integer above zero."""
-    for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ValueError(f"{type(layer).__name__}: {name} must be a positive integer, not {size!r}")
-
-
-def check_range(layer: object, low: float, high: float, **numbers: float) -> None:
-    """Raise `ValueError` unless every number lies in ``[low, high)``."""
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not low <= number < high:
-            raise ValueError(f"{type(layer).__name__}: {name} must lie in [{low:g}, {high:g}), not {number!r}")

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
-from mlp_xp.nn.initializers import Constant, Glorot, Initializer
-from mlp_xp.nn.layers.base import (
-    Affine,
-    Array,
-    Generator,
-    Layer,
-    Namespace,
-    Spec,
-    check_positive,
-    check_width,
-)
+from mlp_xp._checks import Count, Flag, conform
+from mlp_xp.nn.initializers import INITIALIZER, Constant, Glorot, Initializer
+from mlp_xp.nn.layers.base import Affine, Generator, Layer, Spec, check_width
+from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.typing import Array, Namespace
 
 
 @dataclass(frozen=True)
 class Dense(Layer):
-    """``y = x W + b``, with x of shape (..., rows, n_in) and y of shape (..., rows, n_out)."""
+    """``y = x W + b``, with x of shape (..., rows, n_in) and y of shape (..., rows, n_out).
+
+    ``init_W`` and ``init_b`` are initializers; with ``bias=False`` there is no ``b``.
+
+    >>> import numpy as np
+    >>> Dense(3, 2).init(np.random.default_rng(0)).W.shape
+    (3, 2)
+    """
 
     n_in: int
     n_out: int
+    _: KW_ONLY
+    bias: bool = True
     init_W: Initializer = Glorot()
     init_b: Initializer = Constant(0.0)
 
     def __post_init__(self) -> None:
-        check_positive(self, n_in=self.n_in, n_out=self.n_out)
+        conform(self, n_in=Count(), n_out=Count(), bias=Flag(), init_W=INITIALIZER, init_b=INITIALIZER)
 
     def width(self, n_in: int | None) -> int:
         """``n_out``."""
@@ -36,24 +39,29 @@ class Dense(Layer):
 
     def specs(self) -> Affine:
         """``W`` and ``b``, the bias as one row."""
-        return Affine(Spec(self.n_in, self.n_out), Spec(1, self.n_out))
+        return Affine(Spec(self.n_in, self.n_out), Spec(1, self.n_out) if self.bias else ABSENT)
 
     def init(self, rng: Generator) -> Affine:
-        """``W`` first, then ``b``, so that one generator gives the order of other libraries."""
+        """``W`` first, then ``b``: the order of draws in other libraries."""
         fans = (self.n_in, self.n_out)
-        return Affine(self.init_W(rng, (self.n_in, self.n_out), fans), self.init_b(rng, (1, self.n_out), fans))
+        W = self.init_W(rng, (self.n_in, self.n_out), fans)
+        return Affine(W, self.init_b(rng, (1, self.n_out), fans) if self.bias else ABSENT)
 
     def forward(self, xp: Namespace, params: Affine, x: Array) -> tuple[Array, Array]:
         """``x W + b``; the cache is ``x``."""
-        return xp.matmul(x, params.W) + params.b, x
+        y = xp.matmul(x, params.W)
+        return (y + params.b if self.bias else y), x
 
     def backward(self, xp: Namespace, params: Affine, x: Array, dy: Array) -> tuple[Array, Affine]:
-        """``dx = dy W'`` and `gradient`."""
-        dx = xp.matmul(dy, xp.matrix_transpose(params.W))
-        return dx, self.gradient(xp, params, x, dy)
+        """``(dx, grads)``."""
+        return self.input_gradient(xp, params, x, dy), self.gradient(xp, params, x, dy)
 
     def gradient(self, xp: Namespace, params: Affine, x: Array, dy: Array) -> Affine:
         """``dW = x' dy`` and ``db``, the sum of ``dy`` over the rows."""
         dW = xp.matmul(xp.matrix_transpose(x), dy)
-        db = xp.sum(dy, axis=-2, keepdims=True)
+        db = xp.sum(dy, axis=-2, keepdims=True) if self.bias else ABSENT
         return Affine(dW, db)
+
+    def input_gradient(self, xp: Namespace, params: Affine, x: Array, dy: Array) -> Array:
+        """``dx = dy W'``."""
+        return xp.matmul(dy, xp.matrix_transpose(params.W))

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mlp_xp.nn.layers.base import Array, Generator, Namespace, Spec, StatefulLayer, Tree, check_range
+from mlp_xp._checks import SHARE, conform
+from mlp_xp.nn.layers.base import Generator, Spec, StatefulLayer
+from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.typing import Array, Namespace, Tree
 
 
 class Counter(NamedTuple):
@@ -39,7 +42,7 @@ class Dropout(StatefulLayer):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        check_range(self, 0.0, 1.0, rate=self.rate)
+        conform(self, rate=SHARE)
 
     def state_specs(self) -> Counter:
         """One key and one count."""
@@ -54,13 +57,13 @@ class Dropout(StatefulLayer):
     ) -> tuple[Array, Array, Counter]:
         """The output; the cache is the mask, already divided by ``1 - rate``."""
         if not train or self.rate == 0.0:
-            return x, (), state
+            return x, ABSENT, state
         m = xp.astype(self.keep(xp, state, x.shape[-2:]), x.dtype) * (1.0 / (1.0 - self.rate))
         return x * m, m, Counter(state.key, state.step + 1)
 
     def backward(self, xp: Namespace, params: Tree, m: Array, dy: Array) -> tuple[Array, Tree]:
         """``dx = dy m / (1 - rate)``."""
-        return (dy if self.rate == 0.0 else dy * m), ()
+        return (dy if self.rate == 0.0 else dy * m), ABSENT
 
     def keep(self, xp: Namespace, state: Counter, shape: tuple[int, int]) -> Array:
         """Which of ``shape`` places stay: bool (..., rows, features)."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Literal, NamedTuple
 
-from mlp_xp.nn.initializers import Initializer, Normal
-from mlp_xp.nn.layers.base import Array, Generator, Input, Layer, Namespace, Spec, check_positive, check_width
+from mlp_xp._checks import Count, OneOf, conform
+from mlp_xp.nn.initializers import INITIALIZER, Initializer, Normal
+from mlp_xp.nn.layers.base import Generator, Input, Layer, Spec, check_width
+from mlp_xp_backends.typing import Array, Namespace
 
 
 class Table(NamedTuple):
@@ -27,14 +29,15 @@ class Embedding(Layer):
 
     n_ids: int
     dim: int
+    _: KW_ONLY
     ids_per_row: int = 1
     combine: Literal["concat", "sum"] = "concat"
-    init_E: Initializer = Normal(1.0)
+    init_E: Initializer = Normal(std=1.0)
 
     def __post_init__(self) -> None:
-        check_positive(self, n_ids=self.n_ids, dim=self.dim, ids_per_row=self.ids_per_row)
-        if self.combine not in ("concat", "sum"):
-            raise ValueError(f"Embedding: combine must be 'concat' or 'sum', not {self.combine!r}")
+        conform(
+            self, n_ids=Count(), dim=Count(), ids_per_row=Count(), combine=OneOf("concat", "sum"), init_E=INITIALIZER
+        )
 
     def width(self, n_in: int | None) -> int:
         """Features of a row."""
@@ -63,19 +66,10 @@ class Embedding(Layer):
         return None, self.gradient(xp, params, ids, dy)
 
     def gradient(self, xp: Namespace, params: Table, ids: Array, dy: Array) -> Table:
-        """``dE[i] =`` the sum of ``dy`` over the places that hold the id i.
-
-        Written as the product ``onehot' dy``, which adds in a fixed order on every device.
-        """
-        models, rows = dy.shape[:-2], ids.shape[0]
-        if self.combine == "concat":
-            hot = self._one_hot(xp, xp.reshape(ids, (-1,)), dy.dtype)  # (rows * ids, n_ids)
-            dy = xp.reshape(dy, (*models, rows * self.ids_per_row, self.dim))
+        """``dE[i] =`` the sum of ``dy`` over the places with the id i, added in a fixed order on every device."""
+        if self.combine == "sum":
+            dy = xp.broadcast_to(xp.expand_dims(dy, axis=-2), (*dy.shape[:-1], self.ids_per_row, self.dim))
+            dy = xp.reshape(dy, (*dy.shape[:-3], -1, self.dim))
         else:
-            hot = xp.sum(self._one_hot(xp, ids, dy.dtype), axis=-2)  # (rows, n_ids): how often an id occurs
-        return Table(xp.matmul(xp.matrix_transpose(hot), dy))
-
-    def _one_hot(self, xp: Namespace, ids: Array, dtype: object) -> Array:
-        """``[ids == i]`` for every i, along a new last axis."""
-        ids = xp.astype(ids, xp.int32, copy=False)  # bytes would not do for as many numbers
-        return xp.astype(xp.expand_dims(ids, axis=-1) == xp.arange(self.n_ids, dtype=ids.dtype), dtype)
+            dy = xp.reshape(dy, (*dy.shape[:-2], -1, self.dim))
+        return Table(xp.segment_sum(dy, xp.reshape(ids, (-1,)), self.n_ids))  # dy: (..., rows * ids, dim)

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, NamedTuple
 
+from mlp_xp._checks import FINITE, SHARE, Count, conform
 from mlp_xp.nn.initializers import Constant
-from mlp_xp.nn.layers.base import (
-    Array,
-    Generator,
-    Input,
-    Layer,
-    Namespace,
-    Spec,
-    StatefulLayer,
-    Tree,
-    check_positive,
-    check_range,
-    check_width,
-)
+from mlp_xp.nn.layers.base import Generator, Input, Layer, Spec, StatefulLayer, check_width
+from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.typing import Array, Namespace, Tree
 
 
 class Scale(NamedTuple):
@@ -62,11 +53,11 @@ class LayerNorm(Layer):
     """``y = gamma z + beta`` with ``z = (x - mean(x)) / sqrt(var(x) + eps)`` over each row (Ba et al. 2016, eq. 4)."""
 
     n: int
+    _: KW_ONLY
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        check_positive(self, n=self.n)
-        check_range(self, 0.0, 1.0, eps=self.eps)
+        conform(self, n=Count(), eps=SHARE)
 
     def width(self, n_in: int | None) -> int:
         """``n``."""
@@ -88,10 +79,13 @@ class LayerNorm(Layer):
         return params.gamma * z + params.beta, (z, r)
 
     def backward(self, xp: Namespace, params: Scale, cache: tuple[Array, Array], dy: Array) -> tuple[Array, Scale]:
-        """``dx`` from ``dz = dy gamma``; the gradients are sums over the rows."""
+        """``(dx, grads)``."""
+        return self.input_gradient(xp, params, cache, dy), self.gradient(xp, params, cache, dy)
+
+    def input_gradient(self, xp: Namespace, params: Scale, cache: tuple[Array, Array], dy: Array) -> Array:
+        """``dx`` from ``dz = dy gamma``."""
         z, r = cache
-        dx = _normalize_backward(xp, z, r, dy * params.gamma, axis=-1)
-        return dx, self.gradient(xp, params, cache, dy)
+        return _normalize_backward(xp, z, r, dy * params.gamma, axis=-1)
 
     def gradient(self, xp: Namespace, params: Scale, cache: tuple[Array, Array], dy: Array) -> Scale:
         """``dgamma``, the sum of ``dy z``, and ``dbeta``, that of ``dy``."""
@@ -108,12 +102,12 @@ class BatchNorm(StatefulLayer):
     """
 
     n: int
+    _: KW_ONLY
     momentum: float = 0.1
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        check_positive(self, n=self.n)
-        check_range(self, 0.0, 1.0, momentum=self.momentum, eps=self.eps)
+        conform(self, n=Count(), momentum=SHARE, eps=SHARE)
 
     def width(self, n_in: int | None) -> int:
         """``n``."""
@@ -157,10 +151,13 @@ class BatchNorm(StatefulLayer):
         return params.gamma * z + params.beta, (z, r), state
 
     def backward(self, xp: Namespace, params: Scale, cache: tuple[Array, Array], dy: Array) -> tuple[Array, Scale]:
-        """``dx`` from ``dz = dy gamma``; the gradients are sums over the rows."""
+        """``(dx, grads)``."""
+        return self.input_gradient(xp, params, cache, dy), self.gradient(xp, params, cache, dy)
+
+    def input_gradient(self, xp: Namespace, params: Scale, cache: tuple[Array, Array], dy: Array) -> Array:
+        """``dx`` from ``dz = dy gamma``."""
         z, r = cache
-        dx = _normalize_backward(xp, z, r, dy * params.gamma, axis=-2)
-        return dx, self.gradient(xp, params, cache, dy)
+        return _normalize_backward(xp, z, r, dy * params.gamma, axis=-2)
 
     def gradient(self, xp: Namespace, params: Scale, cache: tuple[Array, Array], dy: Array) -> Scale:
         """``dgamma``, the sum of ``dy z``, and ``dbeta``, that of ``dy``."""
@@ -168,7 +165,7 @@ class BatchNorm(StatefulLayer):
         return Scale(xp.sum(dy * z, axis=-2, keepdims=True), xp.sum(dy, axis=-2, keepdims=True))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rescale(StatefulLayer):
     """``y = (x - shift) scale`` with fixed numbers, for instance ``Rescale(0.0, 1 / 255)`` for pixels in bytes.
 
@@ -179,6 +176,9 @@ class Rescale(StatefulLayer):
 
     shift: float = 0.0
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        conform(self, shift=FINITE, scale=FINITE)
 
     def state_specs(self) -> Units:
         """Two numbers."""
@@ -198,4 +198,4 @@ class Rescale(StatefulLayer):
 
     def backward(self, xp: Namespace, params: Tree, scale: Array, dy: Array) -> tuple[Array, Tree]:
         """``dx = dy scale``."""
-        return dy * scale, ()
+        return dy * scale, ABSENT

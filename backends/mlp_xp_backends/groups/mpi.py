@@ -1,0 +1,111 @@
+"""A group of processes that communicate by MPI, through mpi4py."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, NoReturn
+
+import numpy as np
+
+from mlp_xp_backends.groups.base import report
+from mlp_xp_backends.host import as_host
+from mlp_xp_backends.protocol import BackendError
+from mlp_xp_backends.typing import Array
+
+INSTALL = 'pip install "mlp-xp[mpi]"'
+CUDA_AWARE = ("MPICH_GPU_SUPPORT_ENABLED", "OMPI_MCA_opal_cuda_support")
+"""Variables by which the user of MPICH and of Open MPI turns on communication of device memory."""
+
+
+class MpiGroup:
+    """The processes of ``mpiexec``.
+
+    Host arrays are communicated from where they are stored. CuPy arrays are copied to the host, or communicated
+    directly after a synchronization of the stream if one of the variables `CUDA_AWARE` is set.
+
+    An exception that ends one rank ends all ranks. Start programs as ``mpiexec -n 4 python -m mpi4py program.py``, so
+    that this includes exceptions raised before the group exists.
+    """
+
+    def __init__(self) -> None:
+        self._mpi = _imported()
+        self._comm = self._mpi.COMM_WORLD
+        self.rank, self.size = int(self._comm.Get_rank()), int(self._comm.Get_size())
+        node = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
+        self.local_rank = int(node.Get_rank())
+        node.Free()
+        self.native = frozenset({"numpy", "cupy"} if is_cuda_aware(os.environ) else {"numpy"})
+        if self.size > 1:
+            sys.excepthook = self._ended
+
+    def sum(self, x: Array) -> Array:
+        """Return the sum of ``x`` over all ranks: a new array, with the same bits on every rank."""
+        x, total = _buffers(x)
+        self._comm.Allreduce(x, total)
+        return total
+
+    def broadcast(self, x: Array, root: int = 0) -> Array:
+        """Return the ``x`` of rank ``root``, as a new array."""
+        x, out = _buffers(x)
+        out[...] = x
+        _synchronize(out)
+        self._comm.Bcast(out, root=root)
+        return out
+
+    def barrier(self) -> None:
+        """Wait until all ranks have reached this call."""
+        self._comm.Barrier()
+
+    def abort(self, message: str) -> NoReturn:
+        """Print ``message`` to standard error and end the processes of all ranks."""
+        report(self.rank, message)
+        self._comm.Abort(1)
+        raise SystemExit(1)
+
+    def _ended(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sys.__excepthook__(kind, error, trace)
+        self.abort(f"ended by {kind.__name__}")
+
+
+def is_cuda_aware(environment: Mapping[str, str]) -> bool:
+    """Whether the user says that MPI communicates device memory.
+
+    >>> is_cuda_aware({"MPICH_GPU_SUPPORT_ENABLED": "1"}), is_cuda_aware({})
+    (True, False)
+    """
+    return any(environment.get(name, "").lower() in ("1", "true") for name in CUDA_AWARE)
+
+
+def _buffers(x: Array) -> tuple[Array, Array]:
+    """``x``, contiguous, and an array like it, in memory that MPI may read from and write to now."""
+    if type(x).__module__.partition(".")[0] == "cupy":
+        import cupy
+
+        x = cupy.ascontiguousarray(x)
+        out = cupy.empty_like(x)
+        _synchronize(x)
+        return x, out
+    host = np.asarray(as_host(x), order="C")
+    return host, np.empty_like(host)
+
+
+def _synchronize(x: Array) -> None:
+    """Wait for the work that a CuPy array depends on: MPI is unaware of streams (pylops-mpi, issue 182)."""
+    if not isinstance(x, np.ndarray):
+        import cupy
+
+        cupy.cuda.get_current_stream().synchronize()
+
+
+def _imported() -> Any:
+    try:
+        from mpi4py import MPI
+    except ModuleNotFoundError as error:
+        raise BackendError(f'group "mpi" needs mpi4py, which is not installed.\nRun: {INSTALL}') from error
+    except (ImportError, RuntimeError) as error:
+        said = str(error).partition("\n")[0]
+        raise BackendError(f'group "mpi": mpi4py does not find an MPI library: {said}.\nRun: {INSTALL}') from error
+    return MPI

@@ -1,0 +1,58 @@
+"""Snapshots: everything that the rest of a training run depends on, on the host.
+
+The trainer produces and accepts snapshots; the file layer reads and writes them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from mlp_xp.nn.step import TrainState, TrainStep
+from mlp_xp_backends.typing import HostArray, Tree
+
+
+class Plan(NamedTuple):
+    """The options of `Trainer.fit` that an epoch under way must be finished with."""
+
+    max_epochs: int
+    batch_size: int
+    shuffle: bool
+    rows: int
+
+
+class Best(NamedTuple):
+    """The best epoch so far by the monitored value, and the network after it."""
+
+    epoch: int
+    score: float
+    """The monitored value of that epoch; NaN while no epoch had another value."""
+    monitor: str
+    mode: Literal["min", "max"]
+    params: Tree
+    layers: Tree
+
+
+class Snapshot(NamedTuple):
+    """A run between two steps."""
+
+    step: TrainStep
+    dtype: str
+    state: TrainState
+    """Arrays on the host."""
+    history: list[dict[str, float]]
+    generator: dict[str, Any]
+    """The state of the NumPy bit generator at the start of the epoch under way."""
+    plan: Plan | None
+    position: int
+    """Steps done of the epoch under way."""
+    losses: HostArray
+    """The losses of these steps, (position,)."""
+    updates: int
+    """Steps done in all."""
+    samples: int
+    """Rows seen before the epoch under way."""
+    best: Best | None
+    stopped: bool
+    """Whether early stopping ended the run."""
+    class_weight: str | list[float] | dict[int, float] | None = None
+    """The class weights of the trainer."""

@@ -1,0 +1,167 @@
+"""Epochs of compiled steps: one runner for the trainer, the estimators and runs of many models.
+
+All functions are pure: state and data in, state and losses out. Whoever calls them decides on the order of the rows,
+the rates, and when to stop. An axis of models may precede the rows of a batch: then each model has its own order of
+rows, ``(models, rows)``, and its own rates, ``(steps, models, 1, 1)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np  # noqa: TID251  orders, rates and losses are host arrays
+
+from mlp_xp.data.feed import Batch, Feed, gather
+from mlp_xp.nn.optimizers import Optimizer, Rates
+from mlp_xp.nn.schedules import Moment, Schedule
+from mlp_xp.nn.step import TrainState, TrainStep
+from mlp_xp_backends import Backend
+from mlp_xp_backends.protocol import Loop
+from mlp_xp_backends.trees import ABSENT, leaves, tree_map
+from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
+
+CHUNK_WORK = 1e10
+"""Multiply-adds of a chunk, after which Ctrl-C and callbacks are served: a quarter of a second on two cores."""
+BLOCK = 2**20
+"""Rows whose weights are summed at a time."""
+
+
+class Item(NamedTuple):
+    """The inputs of one step."""
+
+    rows: Array
+    """Row numbers of the batch, ([models,] rows)."""
+    rates: Rates
+    l2: Array
+    """The penalty of this step, or `ABSENT` for that of the `TrainStep`."""
+
+
+class Chunk(NamedTuple):
+    """Some steps of an epoch that are done (on a GPU: queued)."""
+
+    state: TrainState
+    """The state after them."""
+    losses: Array
+    """Their losses on the device, (steps, [models])."""
+    start: int
+    end: int
+    """The steps ``start`` to ``end - 1`` of the epoch."""
+
+
+@lru_cache(maxsize=8)
+def epoch_loop(backend: Backend, step: TrainStep) -> Loop:
+    """The compiled loop over `Item`: gather a batch from the data and take a step on it.
+
+    Cached, so that equal steps share what a backend compiles. A loop may keep the arrays of its last run alive:
+    call ``epoch_loop.__wrapped__`` for one of your own where that matters.
+    """
+
+    def body(xp: Namespace, state: TrainState, data: Batch, item: Item) -> tuple[TrainState, Array]:
+        return step(xp, state, *gather(xp, data, item.rows), item.rates, item.l2)
+
+    return backend.compile(body)
+
+
+def run_epoch(
+    loop: Loop,
+    feed: Feed,
+    state: TrainState,
+    order: HostArray,
+    batch_size: int,
+    rates: Rates,
+    *,
+    l2: Any = ABSENT,
+    start: int = 0,
+) -> Iterator[Chunk]:
+    """Train on the rows in ``order``, from step ``start`` on; yield after each chunk of steps.
+
+    How the steps are cut into chunks changes no bit of the result: an epoch may stop after any chunk and be continued
+    from its ``end`` with other chunks. ``state`` is consumed: continue with that of the chunk.
+
+    Parameters
+    ----------
+    loop
+        From `epoch_loop`.
+    order
+        Row numbers on the host, ``(rows,)`` or ``(models, rows)``.
+    rates, l2
+        For all steps of the epoch, from `rate_table`: leaves of shape ``(steps,)`` or ``(steps, models, 1, 1)``, on
+        the host in float64.
+    """
+    backend = feed.backend
+    table = tree_map(lambda column: backend.asarray(column, feed.dtype), (rates, l2))
+    most = chunk_steps(backend, state.params, batch_size)
+    for window, rows, end in feed.windows(order, batch_size, most, start):
+        part = tree_map(lambda column, a=start, b=end: column[a:b], table)
+        state, losses = loop(state, window, Item(rows, *part))
+        yield Chunk(state, losses, start, end)
+        start = end
+
+
+def chunk_steps(backend: Backend, params: Tree, batch_size: int) -> int:
+    """The number of steps in a chunk, at least 1, by the multiply-adds of a step."""
+    work = 3 * batch_size * sum(math.prod(p.shape) for p in leaves(params))
+    return max(1, int(CHUNK_WORK / max(work, 1)))
+
+
+def step_count(rows: int, batch_size: int) -> int:
+    """Steps of an epoch; the last batch may be smaller."""
+    return -(-rows // batch_size)
+
+
+def rate_table(optimizer: Optimizer, schedule: Schedule, at: Moment, steps: int) -> Rates:
+    """The optimizer's numbers for ``steps`` steps from ``at`` on: leaves of shape (steps,), float64."""
+    return rates_of(optimizer, learning_rates(schedule, at, steps), at.step)
+
+
+def learning_rates(schedule: Schedule, at: Moment, steps: int) -> list[float]:
+    """The learning rates of ``steps`` steps from ``at`` on."""
+    if getattr(schedule, "by_epoch", False):  # a schedule of your own may not declare it
+        return [float(schedule.rate(at))] * steps
+    return [float(schedule.rate(at._replace(step=t))) for t in range(at.step, at.step + steps)]
+
+
+def rates_of(optimizer: Optimizer, lrs: list[float], first: int) -> Rates:
+    """The optimizer's numbers for steps with these learning rates, the first of them after ``first`` steps."""
+    table = [optimizer.rates(lr, first + i + 1) for i, lr in enumerate(lrs)]
+    columns: Rates = tree_map(lambda *column: np.array(column, np.float64), *table)
+    return columns
+
+
+def stacked_rates(tables: list[Rates]) -> Rates:
+    """One table for many models, leaves of shape (steps, models, 1, 1), from the tables of each."""
+    stacked: Rates = tree_map(lambda *columns: np.stack(columns, axis=1)[..., None, None], *tables)
+    return stacked
+
+
+def batch_weights(order: HostArray, batch_size: int, w: Any = ABSENT) -> HostArray:
+    """The sum of the sample weights in each batch, (steps,) or (steps, models), float64; without ``w`` its rows."""
+    rows = order.shape[-1]
+    starts = np.arange(0, rows, batch_size)
+    if w is ABSENT:
+        return np.diff(starts, append=rows).astype(np.float64)
+    blocks = max(1, BLOCK // batch_size) * batch_size  # whole batches
+    sums = [
+        np.add.reduceat(w[part].astype(np.float64), np.arange(0, part.shape[-1], batch_size), axis=-1)
+        for part in (order[..., i : i + blocks] for i in range(0, rows, blocks))
+    ]
+    return np.moveaxis(np.concatenate(sums, axis=-1), -1, 0)
+
+
+def mean_loss(losses: HostArray, weights: HostArray, reduction: str = "mean") -> Any:
+    """The epoch's loss per row, or (models,) of them, from the losses of its batches and their `batch_weights`.
+
+    A loss is the mean over the rows of its batch, or with ``reduction="sum"`` their sum.
+    """
+    losses = losses.astype(np.float64)
+    weights = weights.reshape(*weights.shape, *(1,) * (losses.ndim - weights.ndim))
+    total = (losses * weights if reduction == "mean" else losses).sum(axis=0) / weights.sum(axis=0)
+    return float(total) if total.ndim == 0 else total
+
+
+def losses_on_host(backend: Backend, parts: list[Array]) -> HostArray:
+    """The losses of the chunks on the host, (steps, [models]). Waits for the device."""
+    return np.concatenate([backend.to_numpy(part) for part in parts]) if parts else np.empty(0)

@@ -1,0 +1,368 @@
+"""Groups of real processes: sums with the same bits on every rank, also inside loops, and one end for all ranks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlp_xp_backends import BackendError, get_backend
+from mlp_xp_backends.groups import Solo, get_group, mpi, with_group
+from mlp_xp_backends.groups.base import place
+
+RANKS = 3
+LIMIT = 60
+MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+missing = next((word for word, there in (("mpi4py", find_spec("mpi4py")), ("mpiexec", MPIEXEC)) if not there), None)
+needs_mpi = pytest.mark.skipif(missing is not None, reason=f'{missing} is not installed: pip install "mlp-xp[mpi]"')
+
+
+def environment(**more: str) -> dict[str, str]:
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | more
+
+
+def mpi_run(program: str, folder: Path, *options: str, ranks: int = RANKS) -> subprocess.CompletedProcess[str]:
+    script = folder / "program.py"
+    script.write_text(program)
+    command = [str(MPIEXEC), "-n", str(ranks), sys.executable, *options, str(script)]
+    return subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+
+
+LAWS = """
+import sys
+import numpy as np
+from mlp_xp_backends import get_backend
+from mlp_xp_backends.groups import get_group, with_group
+
+group = get_group("mpi")
+assert group is get_group("mpi")
+found = {"place": np.asarray([group.rank, group.size, group.local_rank])}
+for dtype in ("float32", "float64", "int64"):
+    x = (1000 * np.random.default_rng(group.rank).normal(size=100_003)).astype(dtype)
+    before = x.copy()
+    found[f"sum {dtype}"] = group.sum(x)
+    assert np.array_equal(x, before)
+found["sum of a view"] = group.sum(np.arange(6.0).reshape(2, 3).T[::-1] + group.rank)
+found["sum of a number"] = group.sum(np.asarray(1.0 + group.rank))
+found["sum of nothing"] = group.sum(np.zeros((0, 2)))
+found["broadcast"] = group.broadcast(np.full(3, group.rank), root=1)
+group.barrier()
+
+
+def step(xp, w, data, rows):
+    X, y, share = (xp.take(a, rows, axis=0) for a in data)
+    residual = (xp.matmul(X, w) - y) * share
+    gradient = xp.matmul(xp.matrix_transpose(X), residual)
+    loss = xp.sum(residual * residual)
+    sums = xp.all_sum(xp.concat([xp.reshape(gradient, (-1,)), xp.reshape(loss, (1,))]))
+    w -= 0.01 * xp.reshape(sums[:-1], w.shape)
+    return w, sums[-1]
+
+
+def mine(batch):  # ragged: 11 rows in a batch; what is left over has weight 0
+    own = np.array_split(batch, group.size)[group.rank]
+    return np.pad(own, (0, 4 - len(own)), constant_values=33)
+
+
+rng = np.random.default_rng(0)
+data = rng.normal(size=(34, 4)), rng.normal(size=(34, 2)), np.ones((34, 1))
+data[2][33] = 0.0
+rows = np.stack([mine(batch) for batch in rng.permutation(33).reshape(3, 11)])
+for name in sys.argv[1:] or ["numpy", "numpy:plain", "array_api_strict", "torch:cpu"]:
+    try:
+        backend = with_group(get_backend(name), group)
+    except Exception as error:
+        found[f"run {name}"] = np.asarray(str(error))
+        continue
+    w, losses = backend.compile(step)(
+        backend.asarray(np.zeros((4, 2))), tuple(map(backend.asarray, data)), backend.asarray(rows)
+    )
+    found[f"run {name}"] = np.concatenate([np.ravel(backend.to_numpy(w)), backend.to_numpy(losses)])
+np.savez(f"found-{group.rank}.npz", **found)
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
+    """The results of every rank."""
+    folder = tmp_path_factory.mktemp("ranks")
+    ran = mpi_run(LAWS, folder, "-m", "mpi4py")
+    assert ran.returncode == 0, ran.stderr
+    return [dict(np.load(folder / f"found-{rank}.npz")) for rank in range(RANKS)]
+
+
+@needs_mpi
+def test_every_rank_has_its_place(found: Any) -> None:
+    assert [tuple(results["place"]) for results in found] == [(0, 3, 0), (1, 3, 1), (2, 3, 2)]
+
+
+@needs_mpi
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
+def test_a_sum_has_the_same_bits_on_every_rank(found: Any, dtype: str) -> None:
+    parts = [(1000 * np.random.default_rng(rank).normal(size=100_003)).astype(dtype) for rank in range(RANKS)]
+    first, *others = (results[f"sum {dtype}"] for results in found)
+    assert first.dtype == dtype
+    np.testing.assert_allclose(first, np.sum(parts, axis=0, dtype="float64"), rtol=1e-4, atol=1e-3)
+    for other in others:
+        assert other.tobytes() == first.tobytes()
+
+
+@needs_mpi
+def test_sums_of_views_numbers_and_nothing_and_a_broadcast(found: Any) -> None:
+    for results in found:
+        np.testing.assert_array_equal(results["sum of a view"], 3 * (np.arange(6.0).reshape(2, 3).T[::-1] + 1))
+        assert results["sum of a number"] == 6.0
+        assert results["sum of nothing"].shape == (0, 2)
+        np.testing.assert_array_equal(results["broadcast"], [1, 1, 1])
+
+
+@needs_mpi
+@pytest.mark.parametrize("name", ["numpy", "numpy:plain", "array_api_strict", "torch:cpu"])
+def test_a_loop_over_ranks_is_the_loop_of_one_process(found: Any, name: str) -> None:
+    """Least squares by batches of 11 rows, divided among three ranks."""
+    first, *others = (results[f"run {name}"] for results in found)
+    if first.dtype.kind == "U":
+        pytest.skip(str(first).partition("\n")[0])
+    rng = np.random.default_rng(0)
+    X, y, w, losses = rng.normal(size=(34, 4)), rng.normal(size=(34, 2)), np.zeros((4, 2)), []
+    for rows in rng.permutation(33).reshape(3, 11):
+        residual = X[rows] @ w - y[rows]
+        losses.append(np.sum(residual**2))
+        w = w - 0.01 * X[rows].T @ residual
+    np.testing.assert_allclose(first, [*np.ravel(w), *losses], rtol=1e-12)
+    for other in others:
+        assert other.tobytes() == first.tobytes()
+
+
+FAILING = """
+import time
+from mlp_xp_backends.groups import get_group
+
+group = get_group("mpi")
+if group.rank == 1:
+    {failure}
+group.barrier()
+"""
+
+
+@needs_mpi
+@pytest.mark.parametrize("options", [(), ("-m", "mpi4py")], ids=["python", "python -m mpi4py"])
+def test_an_exception_on_one_rank_ends_all(tmp_path: Path, options: tuple[str, ...]) -> None:
+    started = time.monotonic()
+    ran = mpi_run(FAILING.format(failure='raise ValueError("row 7 is bad")'), tmp_path, *options, ranks=2)
+    assert ran.returncode != 0
+    assert "ValueError: row 7 is bad" in ran.stderr
+    assert time.monotonic() - started < 10
+
+
+@needs_mpi
+def test_abort_ends_all_with_its_message(tmp_path: Path) -> None:
+    ran = mpi_run(FAILING.format(failure='group.abort("the disk is full")'), tmp_path, ranks=2)
+    assert ran.returncode != 0
+    assert "rank 1: the disk is full" in ran.stderr
+
+
+@pytest.mark.slow
+def test_torch_distributed_sums_tensors_and_host_arrays(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    program = """
+import numpy as np, torch
+from mlp_xp_backends.groups import get_group
+
+group = get_group("torch")
+x = np.random.default_rng(group.rank).normal(size=(7, 5))
+total = group.sum(torch.from_numpy(x).T)
+assert total.shape == (5, 7)
+assert np.array_equal(total.numpy().T, group.sum(x))
+assert group.broadcast(np.asarray([group.rank]), root=1).tolist() == [1]
+group.barrier()
+np.save(f"{group.rank}.npy", group.sum(x))
+"""
+    (tmp_path / "program.py").write_text(program)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen([sys.executable, "program.py"], cwd=tmp_path, env=environment(**job, RANK=rank))
+        for rank in ("0", "1")
+    ]
+    assert [process.wait(LIMIT) for process in ranks] == [0, 0]
+    first, second = (np.load(tmp_path / f"{rank}.npy") for rank in (0, 1))
+    assert first.tobytes() == second.tobytes()
+    np.testing.assert_array_equal(first, sum(np.random.default_rng(rank).normal(size=(7, 5)) for rank in (0, 1)))
+
+
+# One process
+
+
+def test_a_group_of_one_changes_nothing(backend: Any) -> None:
+    if backend.name == "jax":
+        with pytest.raises(BackendError, match=r"jax cannot run with a group(.|\n)*group=\"mpi\""):
+            with_group(backend, Solo())
+        return
+
+    def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
+        carry += xp.all_sum(item)
+        return carry, xp.all_sum(2.0 * carry)
+
+    bound = with_group(backend, get_group(None))
+    assert not hasattr(backend.xp, "all_sum")
+    total, outs = bound.compile(body)(bound.asarray(np.zeros(())), (), bound.asarray(np.arange(4.0)))
+    assert bound.to_numpy(total) == 6.0
+    np.testing.assert_array_equal(bound.to_numpy(outs), [0.0, 2.0, 6.0, 12.0])
+
+
+def test_solo() -> None:
+    group, x = Solo(), np.arange(3)
+    group.barrier()
+    assert group.sum(x) is x
+    assert group.broadcast(x) is x
+    with pytest.raises(SystemExit, match="no rows"):
+        group.abort("no rows")
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, (0, 1, 0)),
+        ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, (5, 8, 1)),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2"}, (1, 2, 1)),
+        ({"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1"}, (9, 16, 1)),
+    ],
+)
+def test_the_place_comes_from_the_launcher(variables: dict[str, str], expected: tuple[int, int, int]) -> None:
+    assert place(variables) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "absent", "said"),
+    [
+        ("mpi", "mpi4py", r'needs mpi4py(.|\n)*pip install "mlp-xp\[mpi\]"'),
+        ("nccl", "cupy", r'needs CuPy and NCCL(.|\n)*pip install "mlp-xp\[cuda13\]"'),
+        ("torch", "torch", r'needs torch(.|\n)*pip install "mlp-xp\[torch\]"'),
+        ("gloo", "", r"unknown group 'gloo'.\nKnown names: mpi, nccl, torch"),
+    ],
+)
+def test_what_a_group_lacks_is_named(monkeypatch: pytest.MonkeyPatch, name: str, absent: str, said: str) -> None:
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(BackendError, match=said):
+        get_group.__wrapped__(name)
+
+
+def test_torch_without_a_launcher_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(BackendError, match=r"MASTER_ADDR(.|\n)*torchrun"):
+        get_group.__wrapped__("torch")
+
+
+# CuPy where there is no GPU: arrays of NumPy in its clothes
+
+
+class CupyArray:
+    """An array that only the functions of a fake CuPy touch."""
+
+    def __init__(self, x: Any) -> None:
+        self.x = np.array(x)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.x[key] = value.x
+
+
+CupyArray.__module__ = "cupy"
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
+    events: list[str] = []
+    made = ModuleType("cupy")
+    stream = SimpleNamespace(synchronize=lambda: events.append("synchronize"))
+    device = SimpleNamespace(use=lambda: events.append("use"))
+    nccl = SimpleNamespace(available=True)
+    vars(made).update(
+        ndarray=CupyArray,
+        ascontiguousarray=lambda x: x,
+        asarray=lambda x: x if isinstance(x, CupyArray) else CupyArray(x),
+        array=lambda x, order: CupyArray(x.x if isinstance(x, CupyArray) else x),
+        empty_like=lambda x: CupyArray(np.full_like(x.x, 7)),
+        asnumpy=lambda x: x.x,
+        cuda=SimpleNamespace(get_current_stream=lambda: stream, Device=lambda i: device, nccl=nccl),
+        events=events,
+    )
+
+    class Communicator:
+        """Two ranks that hold the same numbers."""
+
+        def all_reduce(self, x: CupyArray, out: CupyArray) -> None:
+            out.x[...] = 2 * x.x
+
+        def broadcast(self, x: CupyArray, root: int) -> None:
+            events.append(f"broadcast from {root}")
+
+        def barrier(self) -> None:
+            events.append("barrier")
+
+        def stop(self) -> None:
+            events.append("stop")
+
+    cuda, cupyx = ModuleType("cupy.cuda"), ModuleType("cupyx")
+    vars(cuda).update(nccl=nccl)
+    vars(cupyx).update(distributed=SimpleNamespace(init_process_group=lambda size, rank: Communicator()))
+    for module in (made, cuda, cupyx):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return made
+
+
+def test_device_memory_is_ready_before_mpi_reads_it(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA-aware MPI does not wait for streams: pylops-mpi, issue 182."""
+    group = object.__new__(mpi.MpiGroup)
+
+    def reduced(x: CupyArray, out: CupyArray) -> None:
+        assert cupy.events == ["synchronize"]
+        out.x[...] = 2 * x.x
+
+    group._comm = SimpleNamespace(Allreduce=reduced)
+    np.testing.assert_array_equal(group.sum(CupyArray([1.0, 2.0])).x, [2.0, 4.0])
+
+
+def test_host_arrays_are_sent_from_where_they_are_stored() -> None:
+    x = np.arange(4.0)
+    sent, received = mpi._buffers(x)
+    assert sent is x
+    assert not np.shares_memory(x, received)
+
+
+def test_nccl_sums_device_and_host_arrays(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atexit.register", lambda f: f)
+    group = get_group.__wrapped__("nccl")
+    x = CupyArray([1.0, 2.0])
+    np.testing.assert_array_equal(group.sum(x).x, [2.0, 4.0])
+    np.testing.assert_array_equal(x.x, [1.0, 2.0])
+    np.testing.assert_array_equal(group.sum(np.asarray([3.0])), [6.0])
+    np.testing.assert_array_equal(group.broadcast(np.asarray([3.0]), root=1), [3.0])
+    group.barrier()
+    assert cupy.events == ["use", "broadcast from 1", "barrier"]
+
+
+@pytest.mark.gpu
+def test_nccl_on_a_real_gpu() -> None:
+    try:
+        backend = with_group(get_backend("cupy"), get_group("nccl"))
+    except BackendError as error:
+        pytest.skip(str(error).partition("\n")[0])
+    x = backend.asarray(np.arange(3.0))
+    np.testing.assert_array_equal(backend.to_numpy(backend.xp.all_sum(x)), [0.0, 1.0, 2.0])
