@@ -19,8 +19,11 @@ from numpy.lib.stride_tricks import as_strided
 from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
-class Unrecordable(BaseException):  # noqa: N818  an answer, not a failure; no body's `except Exception` may catch it
-    """The body does something that a flat list of array operations cannot say."""
+class Unrecordable(BaseException):
+    """The body does something that a flat list of array operations cannot say.
+
+    An answer, not a failure; no `Exception`, so that a body's ``except Exception`` does not catch it.
+    """
 
 
 class Kind(Enum):
@@ -42,9 +45,6 @@ class Kind(Enum):
     # made by passes alone
     PACK = auto()
     GEMM = auto()
-    AXPBY = auto()
-    QUOTIENT = auto()
-    ROOT = auto()
     LESSEN = auto()
 
 
@@ -73,14 +73,11 @@ RULES: dict[Kind, Rule] = {
     Kind.TAKE: Rule(("x", "indices"), ("axis",), NONE, "slices of x along axis; indices may count from the end"),
     Kind.CONCAT: Rule(("*x",), ("axis",), NONE, "x one after the other along an axis"),
     Kind.VIEW: Rule(("x",), ("args",), NONE, "`name` of x, without copying: the memory of x in another layout"),
-    Kind.ONE_HOT: Rule(("ids",), ("n",), NONE, "1 at [..., id], else 0; all 0 where the id is outside 0, ..., n - 1"),
+    Kind.ONE_HOT: Rule(("ids",), ("n",), NONE, "1 at [..., id], else 0; ids are 0, ..., n - 1"),
     Kind.SEGMENT_SUM: Rule(("values", "ids"), ("n",), NONE, "[..., i, :] is the sum of the rows with id i, in order"),
     Kind.CALL: Rule(("*x",), ("f", "args", "keywords"), NONE, "NumPy's function f of args, where None is the next x"),
     Kind.PACK: Rule(("*x",), (), NONE, "the elements of all x one behind the other, in 1-D"),
     Kind.GEMM: Rule(("a", "b", "alpha", "beta", "c"), (), slice(4, 5), "alpha a b + beta c; alpha a b without c"),
-    Kind.AXPBY: Rule(("y", "x", "alpha", "beta"), (), slice(0, 1), "beta y + alpha x; beta is 1 if left out"),
-    Kind.QUOTIENT: Rule(("x", "s", "y", "t"), (), ALL, "s x / (y + t) for numbers s and t"),
-    Kind.ROOT: Rule(("x",), (), ALL, "the root of x, nowhere 0"),
     Kind.LESSEN: Rule(("x", "places"), (), slice(0, 1), "x, less by 1 at the places of its flat elements"),
 }
 
@@ -173,13 +170,9 @@ class Op:
         found = []
         for x in self.inputs[self.rule.over]:
             others = [y for y in self.inputs if y is not x]
-            whole = x.base is None and (x.shape, x.dtype, x.strides) == (
-                self.out.shape,
-                self.out.dtype,
-                self.out.strides,
-            )
+            same = (x.shape, x.dtype, x.strides) == (self.out.shape, self.out.dtype, self.out.strides)
             once = self.rule.over == ALL or self.inputs.count(x) == 1
-            if whole and once and all(y.root is not x for y in others):
+            if x.base is None and same and once and all(y.root is not x for y in others):
                 found.append(x)
         return found
 
@@ -189,6 +182,7 @@ class Program:
     """A body as a list of operations in an order in which they can run. Passes make new programs of it."""
 
     ops: tuple[Op, ...]
+    """What runs in every step."""
     carry: tuple[Value, ...]
     """The carried arrays as they come in, contiguous."""
     carry_out: tuple[Value, ...]
@@ -201,17 +195,28 @@ class Program:
     """The trees that the body returns, its carry and its out, with anything for leaves."""
     members: tuple[tuple[int, ...], ...] = ()
     """For each of ``carry``, the leaves of the tree that it holds: one, or several one behind the other."""
+    once: tuple[Op, ...] = ()
+    """What runs before the first step, since it is the same in all of them."""
+    stacked: tuple[Op, ...] = ()
+    """What runs before the first step on the numbers of all steps at once: elementwise, of 0-d items and constants."""
+    bounds: frozenset[tuple[str, int, int]] = frozenset()
+    """Leaves (``item`` or ``const`` and position) whose integers must be at least 0 and below a number."""
+
+    @cached_property
+    def all_ops(self) -> tuple[Op, ...]:
+        """All operations in the order in which they run."""
+        return (*self.once, *self.stacked, *self.ops)
 
     @cached_property
     def makers(self) -> dict[Value, Op]:
         """The operation that makes each value."""
-        return {op.out: op for op in self.ops}
+        return {op.out: op for op in self.all_ops}
 
     @cached_property
     def readers(self) -> dict[Value, list[Op]]:
         """The operations that read each value, views of it not counted but for the operation that makes them."""
         readers: dict[Value, list[Op]] = {}
-        for op in self.ops:
+        for op in self.all_ops:
             for v in dict.fromkeys(op.inputs):
                 readers.setdefault(v, []).append(op)
         return readers
@@ -226,11 +231,36 @@ class Program:
         readers = self.readers.get(v, [])
         return readers[0] if len(readers) == 1 and v not in self.kept else None
 
+    def leaf_of(self, ids: Value) -> tuple[str, int] | None:
+        """The leaf, an item or a constant, that holds all these integers, if there is one: it can be checked once."""
+        root, maker = ids.root, self.makers.get(ids.root)
+        while maker is not None and maker.kind in (Kind.TAKE, Kind.CAST) and maker.inputs[0].dtype.kind in "iu":
+            root = maker.inputs[0].root
+            maker = self.makers.get(root)
+        return root.source if root.source is not None and root.source[0] in ("item", "const") else None
+
     def with_ops(self, ops: Iterable[Op]) -> Program:
-        """The same with other operations, without those whose results nobody needs."""
+        """The same with other operations, without those whose results nobody needs (dead-code elimination)."""
         needed, kept = set(self.kept), []
         for op in reversed(list(ops)):
             if op.out in needed:
                 kept.append(op)
                 needed.update(op.inputs)
         return replace(self, ops=tuple(kept[::-1]))
+
+    def substituted(self, new: Mapping[Value, Value]) -> Program:
+        """The same, reading ``new[v]``, a value of the same layout or a view, wherever ``v`` was read or seen."""
+        moved: dict[Value, Value] = dict(new)
+
+        def now(v: Value) -> Value:
+            if v.base is not None and v.base in new and v not in moved:
+                there = new[v.base]
+                moved[v] = replace(v, base=there.root, offset=there.offset + v.offset)
+            return moved.get(v, v)
+
+        def of(ops: Iterable[Op]) -> tuple[Op, ...]:
+            return tuple(replace(op, inputs=tuple(map(now, op.inputs)), out=now(op.out)) for op in ops)
+
+        once, stacked, ops = map(of, (self.once, self.stacked, self.ops))
+        carry_out, outs = (tuple(map(now, values)) for values in (self.carry_out, self.outs))
+        return replace(self, once=once, stacked=stacked, ops=ops, carry_out=carry_out, outs=outs)

@@ -95,7 +95,9 @@ class Recorder:
         return value_of(self._tape, x)
 
     def _stand_in(self, x: Any) -> StandIn:
-        return x if isinstance(x, StandIn) else StandIn(self._tape, self._tape.constant(x), writable=False)
+        if isinstance(x, StandIn):
+            return x
+        return StandIn(self._tape, self._tape.constant(x), writable=False)
 
     def _create(self, f: Callable[..., HostArray], *args: Any, device: Any = None, **options: Any) -> StandIn:
         like = (np.broadcast_to(np.zeros((), x.dtype), x.shape) if isinstance(x, StandIn) else x for x in args)
@@ -146,10 +148,10 @@ class Recorder:
         return self._new(self._tape.matmul(self._value(x), self._value(y)))
 
     def _astype(self, x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> StandIn:
-        x = self._stand_in(x)
-        if x.dtype != np.dtype(dtype):
-            return self._new(self._tape.emit(Kind.CAST, "", (x.value(),), x.shape, dtype))
-        return x.copy_of() if copy else x
+        a = self._stand_in(x)
+        if a.dtype != np.dtype(dtype):
+            return self._new(self._tape.emit(Kind.CAST, "", (a.value(),), a.shape, dtype))
+        return a.copy_of() if copy else a
 
     def _asarray(self, x: Any, dtype: Any = None, *, device: Any = None, copy: bool | None = None) -> StandIn:
         if isinstance(x, StandIn):
@@ -216,14 +218,14 @@ class Recorder:
         return self._concat([self.expand_dims(x, axis) for x in arrays], axis)
 
     def _reshape(self, x: Any, /, shape: Any, *, copy: bool | None = None) -> StandIn:
-        x = self._stand_in(x)
+        a = self._stand_in(x)
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         if copy:
-            x = x.copy_of()
+            a = a.copy_of()
         try:
-            return x.view("reshape", reshape, shape)
+            return a.view("reshape", reshape, shape)
         except ValueError:
-            return x.copy_of().view("reshape", reshape, shape)
+            return a.copy_of().view("reshape", reshape, shape)
 
     def _ravel(self, x: Any) -> StandIn:
         return self._reshape(x, (-1,))
@@ -234,7 +236,8 @@ class Recorder:
         return self._stand_in(x).view(name, partial(_with_keywords, f, keywords), *given)
 
     def _divmod(self, x: Any, y: Any, /) -> tuple[StandIn, StandIn]:
-        return divmod(self._stand_in(x), y)
+        quotient, rest = divmod(self._stand_in(x), y)
+        return quotient, rest
 
 
 def _with_keywords(f: Callable[..., HostArray], keywords: tuple[str, ...], x: HostArray, *given: Any) -> HostArray:
@@ -246,3 +249,38 @@ def _with_keywords(f: Callable[..., HostArray], keywords: tuple[str, ...], x: Ho
 def reshape(x: HostArray, shape: tuple[int, ...]) -> HostArray:
     """``x`` in another shape without copying; ValueError where that cannot be."""
     return np.reshape(x, shape, copy=False)
+
+
+def alike(one: Program, two: Program) -> bool:
+    """Whether two recordings of a body say the same, the numbers of its own arrays included."""
+    numbers: tuple[dict[Value, int], dict[Value, int]] = ({}, {})
+
+    def same_value(v: Value, w: Value) -> bool:
+        if v.constant is not None or w.constant is not None:
+            return _same_numbers(v.constant, w.constant)
+        known = [n.setdefault(x, len(n)) for n, x in zip(numbers, (v, w), strict=True)]
+        return known[0] == known[1] and v.source == w.source and (v.shape, v.dtype) == (w.shape, w.dtype)
+
+    def same_values(vs: tuple[Value, ...], ws: tuple[Value, ...]) -> bool:
+        return len(vs) == len(ws) and all(map(same_value, vs, ws))
+
+    if len(one.ops) != len(two.ops):
+        return False
+    for a, b in zip(one.ops, two.ops, strict=True):
+        if (a.kind, a.name) != (b.kind, b.name) or not same_values((*a.inputs, a.out), (*b.inputs, b.out)):
+            return False
+        if not all(_same_option(a[key], b[key]) for key in a.options):
+            return False
+    return same_values((*one.carry_out, *one.outs), (*two.carry_out, *two.outs))
+
+
+def _same_numbers(a: Array, b: Array) -> bool:
+    if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a is b or not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
+        return a is b or bool((a == b).all())
+    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind in "fc"))
+
+
+def _same_option(x: Any, y: Any) -> bool:
+    return x is y or x == y

@@ -40,9 +40,10 @@ class Tape:
 
     def constant(self, x: Any) -> Value:
         """The value of a number or an array of the body's own."""
-        array = x if hasattr(x, "strides") and hasattr(x, "dtype") else np.asarray(x)
+        an_array = hasattr(x, "strides") and hasattr(x, "dtype") and not isinstance(x, np.generic)
+        array = x if an_array else np.asarray(x)
         value = Value(*layout_of(array), constant=array)  # holds on to the array, so that its id stays its own
-        number = isinstance(array, np.generic) or (isinstance(array, np.ndarray) and array.ndim == 0)
+        number = isinstance(array, np.ndarray) and array.ndim == 0
         key = ("constant", value.dtype, array.tobytes()) if number else ("constant", id(array))
         return self.seen.setdefault(key, value)
 

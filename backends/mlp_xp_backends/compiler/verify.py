@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,8 @@ def verify(program: Program) -> Program:
     Each value is made once, before it is read; operands are as many as `RULES` says; shapes and dtypes follow from
     those of the operands; views lie inside the memory of what they are views of.
     """
-    known = {v for v in (*program.carry, *program.consts, *program.items)}
-    for k, op in enumerate(program.ops):
+    known = {*program.carry, *program.consts, *program.items}
+    for k, op in enumerate(program.all_ops):
         try:
             for v in op.inputs:
                 _check(v in known or v.constant is not None, "an operand is read before it is made")
@@ -44,6 +44,48 @@ def verify(program: Program) -> Program:
     return program
 
 
+def verify_memory(program: Program, plan: Any) -> None:
+    """`InvalidProgram` if an operation writes over what somebody still reads, in this step or the next.
+
+    ``plan`` has ``places`` with ``kind``, ``number`` and ``offset`` for all results, and the numbers of the carried
+    arrays to copy to at the end.
+    """
+    where = {v: ("carry", k, 0, v.nbytes) for k, v in enumerate(program.carry)}
+    for v, place in plan.places.items():
+        where[v] = (place.kind, place.number, place.offset, place.offset + v.nbytes)
+        inside = place.kind == "carry" or where[v][3] <= plan.buffers[place.number]
+        _check(inside, "a result reaches beyond its buffer")
+    spoiled: set[Value] = set()
+
+    def overwrite(v: Value, span: tuple[Any, ...], also: Iterable[Value] = ()) -> None:
+        kind, number, start, stop = span
+        for other, (k, n, first, last) in where.items():
+            if other is not v and other not in also and (k, n) == (kind, number) and first < stop and start < last:
+                spoiled.add(other)
+        spoiled.discard(v)
+
+    kept = {op.out.root for op in program.once}
+    for op in (op for op in program.all_ops if op.kind is not Kind.VIEW):
+        _check(not spoiled & {x.root for x in op.inputs}, f"{op.kind.name} {op.name} reads what was overwritten")
+        _check(op.out in where, f"{op.kind.name} {op.name} has no place")
+        over = {x for x in op.inputs if where.get(x.root, ())[:2] == where[op.out][:2] and x.root in where}
+        overlap = {x for x in over if where[x.root][2] < where[op.out][3] and where[op.out][2] < where[x.root][3]}
+        if op.kind is not Kind.PACK:
+            allowed = {x for x in op.overwritable() if where.get(x) == where[op.out]}
+            _check(overlap <= allowed, f"{op.kind.name} {op.name} writes over an operand")
+        overwrite(op.out, where[op.out], op.inputs if op.kind is Kind.PACK else ())
+    _check(not spoiled & {v.root for v in (*program.outs, *program.carry_out)}, "what outlasts the step is overwritten")
+    _check(not spoiled & kept, "what is computed once is overwritten")
+    for k, (before, after) in enumerate(zip(program.carry, program.carry_out, strict=True)):
+        if k in plan.copies:
+            overwrite(before, where[before], (after,))
+        else:
+            _check(after is before or where.get(after) == where[before], "a carried array is not where it should be")
+            _check(after.root not in spoiled, "a carried array is overwritten by another")
+    for k in plan.copies:
+        _check(program.carry_out[k].root not in spoiled, "a carried array is overwritten before it is copied")
+
+
 def _check(right: bool, message: str) -> None:
     if not right:
         raise InvalidProgram(message)
@@ -52,7 +94,7 @@ def _check(right: bool, message: str) -> None:
 def _check_form(op: Op) -> None:
     names, given = op.rule.operands, len(op.inputs)
     any_number = names[0].startswith("*")
-    fewest = {Kind.GEMM: 3, Kind.AXPBY: 3}.get(op.kind, len(names))
+    fewest = 3 if op.kind is Kind.GEMM else len(names)
     fits = given >= 1 if any_number else fewest <= given <= len(names)
     _check(fits, f"{given} operands, but the rule names {names}")
     _check(set(op.options) == set(op.rule.options), f"options {sorted(op.options)}, not {sorted(op.rule.options)}")
@@ -153,13 +195,6 @@ def _pack(op: Op) -> tuple[Shape, Any]:
     return (sum(x.size for x in op.inputs),), op.inputs[0].dtype
 
 
-def _chain(op: Op) -> tuple[Shape, Any]:
-    x = op.inputs[0]
-    number = {Kind.AXPBY: op.inputs[2:], Kind.QUOTIENT: op.inputs[1::2]}.get(op.kind, ())
-    _check(all(s.shape == () and s.dtype == x.dtype for s in number), "a factor that is no number of the same dtype")
-    return x.shape, x.dtype
-
-
 RESULTS: dict[Kind, Callable[[Op], tuple[Shape, Any]]] = {
     Kind.ELEMENTWISE: _elementwise,
     Kind.CAST: _same,
@@ -174,9 +209,6 @@ RESULTS: dict[Kind, Callable[[Op], tuple[Shape, Any]]] = {
     Kind.SEGMENT_SUM: _segment_sum,
     Kind.PACK: _pack,
     Kind.GEMM: _product,
-    Kind.AXPBY: _chain,
-    Kind.QUOTIENT: _chain,
-    Kind.ROOT: _chain,
-    Kind.LESSEN: _chain,
+    Kind.LESSEN: _same,
 }
 """Shape and dtype (``None``: any) of the result, from the operands."""
