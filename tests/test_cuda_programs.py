@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mlp_xp_backends import BackendError, get_backend
+from mlp_xp_backends.compiler.loop import CompiledLoop
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.trees import leaves, tree_map
 
@@ -28,10 +29,10 @@ def cupy_backend() -> Any:
 
 def compiled(body: Any) -> Any:
     """The loop itself, to ask it for plans."""
-    from mlp_xp_backends.compiler.targets.cuda.loop import FusedLoop
+    from mlp_xp_backends.compiler.targets.cuda.launch import target
 
     backend = get_backend("cupy")
-    return FusedLoop(body, plain_loop(backend.xp, body, backend.xp.stack))
+    return CompiledLoop(body, plain_loop(backend.xp, body, backend.xp.stack), target)
 
 
 def assert_same(got: Any, expected: Any, dtype: str) -> None:
@@ -51,7 +52,7 @@ def check(
     device = lambda tree: tree_map(lambda a: backend.asarray(np.array(a)), tree)  # noqa: E731  a copy for each run
     loop, plain = compiled(body), plain_loop(get_backend("numpy:plain").xp, body, np.stack)
     consts_there, items_there = device(consts), device(items)
-    assert (loop.plan(device(carry), consts_there, items_there) is not None) == plans
+    assert (loop.compiled(device(carry), consts_there, items_there) is not None) == plans
     bits = []
     for _ in range(2):
         mine, theirs = device(carry), tree_map(np.array, carry)
@@ -98,7 +99,11 @@ def random_body(seed: int) -> Callable[..., Any]:
                         x, axis=int(rng.integers(-2, 0)), keepdims=True
                     )
                 case 5:
-                    y = xp.matmul(xp.matrix_transpose(x), x) if rng.integers(2) else xp.matmul(x, xp.matrix_transpose(x))
+                    y = (
+                        xp.matmul(xp.matrix_transpose(x), x)
+                        if rng.integers(2)
+                        else xp.matmul(x, xp.matrix_transpose(x))
+                    )
                 case 6:
                     y = xp.where(x > 0.1, x, fitting(x)) * rate
                 case 7:
@@ -106,7 +111,9 @@ def random_body(seed: int) -> Callable[..., Any]:
                 case 8:
                     y = x[::2, ...] if x.shape[0] > 1 and rng.integers(2) else x[..., :1]
                 case _:
-                    y = xp.astype(xp.argmax(x, axis=-1, keepdims=True), x.dtype) - xp.expand_dims(xp.min(x, axis=1), axis=1)
+                    y = xp.astype(xp.argmax(x, axis=-1, keepdims=True), x.dtype) - xp.expand_dims(
+                        xp.min(x, axis=1), axis=1
+                    )
             values.append(xp.tanh(y) if rng.integers(3) else 0.1 * y)
         outs = (xp.sum(xp.tanh(pick())), pick() + 0.0, count + 0)
         changes = [[v for v in values if v.shape == target.shape] for target in carry[:4]]

@@ -10,7 +10,8 @@ import array_api_compat.cupy as compat
 import cupy
 import numpy as np
 
-from mlp_xp_backends.compiler.targets.cuda.loop import FusedLoop
+from mlp_xp_backends.compiler.loop import CompiledLoop
+from mlp_xp_backends.compiler.targets.cuda.launch import target
 from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.host import as_host
 from mlp_xp_backends.loop import plain_loop
@@ -52,7 +53,7 @@ class CupyBackend:
 
     def compile(self, body: Body) -> Loop:
         """The loop as few generated kernels, or one operation at a time; nothing waits for the device."""
-        run = FusedLoop(body, plain_loop(self.xp, body, cupy.stack))
+        run = CompiledLoop(body, plain_loop(self.xp, body, cupy.stack), target)
 
         def loop(carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
             with self._cuda, memory_guard(self.device, self.memory):

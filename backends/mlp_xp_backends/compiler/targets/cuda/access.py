@@ -1,7 +1,7 @@
 """Along which axes an operation reads and writes: what decides whether two can share a loop.
 
-The space of an operation has one axis for each index of its loops: the axes of the result, or, for a reduction, those of
-the operand. A read is pointwise if each point of the space needs one element, the one at the point's own indices;
+The space of an operation has one axis for each index of its loops: the axes of the result, or, for a reduction, those
+of the operand. A read is pointwise if each point of the space needs one element, the one at the point's own indices;
 everything else, such as a transpose or the rows that a gather picks, is looked up in memory.
 """
 
@@ -64,9 +64,7 @@ def root_axes(v: Value) -> Axes | None:
     if v.base is None:
         return tuple(a if n > 1 else None for a, n in enumerate(v.shape))
     along = {s: a for a, (n, s) in enumerate(zip(v.shape, v.strides, strict=True)) if n > 1 and s}
-    found = tuple(
-        along.get(s) if n > 1 else None for n, s in zip(root.shape, root.strides, strict=True)
-    )
+    found = tuple(along.get(s) if n > 1 else None for n, s in zip(root.shape, root.strides, strict=True))
     wide = [(a, n) for a, n in zip(found, root.shape, strict=True) if n > 1]
     there = [a for a, _ in wide if a is not None]
     same = len(there) == len(wide) and all(v.shape[a] == n for a, n in wide if a is not None)

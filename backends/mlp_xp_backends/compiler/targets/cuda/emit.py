@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlp_xp_backends.compiler.program import Program, Value
+from mlp_xp_backends.compiler.targets.cuda.elements import Kernel
 from mlp_xp_backends.compiler.targets.cuda.functions import PRELUDE
 from mlp_xp_backends.compiler.targets.cuda.fuse import Graph
-from mlp_xp_backends.compiler.targets.cuda.kernels import Kernel, kernel
+from mlp_xp_backends.compiler.targets.cuda.kernels import write
 from mlp_xp_backends.compiler.targets.cuda.lower import lower
-from mlp_xp_backends.compiler.targets.cuda.schedule import Launch, launches, places
+from mlp_xp_backends.compiler.targets.cuda.schedule import ALIGNMENT, Launch, launches, places
 
 BEGIN = 'extern "C" __global__ void begin(long long* table{}) {{\ntable[0] = 0;{}\n}}\n'
 TICK = 'extern "C" __global__ void tick(long long* table) {\ntable[0] += 1;\n}\n'
@@ -20,7 +21,8 @@ class Emitted:
     """The launches of a step in their order and the source of their kernels.
 
     ``table`` is an array on the device: the number of the step, the number of the next one, and the addresses of the
-    items and the results of all steps, which differ from call to call. ``begin`` fills it in.
+    items and the results of all steps, which differ from call to call; ``begin`` fills these in. Behind them are
+    counters that are 0 between launches.
     """
 
     program: Program
@@ -34,6 +36,8 @@ class Emitted:
     offsets: dict[Value, int]
     size: int
     """Places of what one launch leaves to another in one piece of memory, and its length, in bytes."""
+    table: int
+    """The length of the table."""
 
     @property
     def products(self) -> int:
@@ -49,9 +53,7 @@ class Emitted:
     def source(self) -> str:
         """CUDA C++ of all kernels."""
         n = range(len(self.slots))
-        begin = BEGIN.format(
-            "".join(f", long long p{k}" for k in n), "".join(f"\ntable[{2 + k}] = p{k};" for k in n)
-        )
+        begin = BEGIN.format("".join(f", long long p{k}" for k in n), "".join(f"\ntable[{2 + k}] = p{k};" for k in n))
         return "\n".join([PRELUDE, begin, TICK, *(k.source for k in self.kernels.values())])
 
 
@@ -65,5 +67,12 @@ def emit(program: Program) -> Emitted:
     slots = (*program.items, *(v for v, (kind, _) in step.target.items() if kind == "out"))
     own = [k for k, launch in enumerate(order) if launch[0].product is None]
     ends = (own[0], own[-1]) if len(own) > 1 else (own[0] if own else None, None)
-    kernels = {k: kernel(f"step{k}", graph, order[k], slots, k == ends[0], k == ends[1]) for k in own}
-    return Emitted(program, order, kernels, slots, len(own) < 2, offsets, size)
+    kernels, tickets = {}, 2 + len(slots)
+    for k in own:
+        kernels[k] = Kernel(f"step{k}", slots, tickets)
+        write(kernels[k], graph, order[k], k == ends[0], k == ends[1])
+        tickets = kernels[k].tickets
+        for v in kernels[k].scratch:
+            offsets[v] = size
+            size += -(-v.nbytes // ALIGNMENT) * ALIGNMENT
+    return Emitted(program, order, kernels, slots, len(own) < 2, offsets, size, tickets)

@@ -24,9 +24,9 @@ OPERATORS = WRAPPING | {
 }  # fmt: skip
 LOGICAL = {"logical_and", "logical_or", "logical_xor"}
 SAME_NAME = (
-    "exp exp2 expm1 log log2 log10 log1p sqrt sin cos tan sinh cosh tanh floor ceil trunc rint hypot copysign nextafter"
-    " isnan isinf isfinite signbit"
-).split()
+    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh",
+    "floor", "ceil", "trunc", "rint", "hypot", "copysign", "nextafter", "isnan", "isinf", "isfinite", "signbit",
+)  # fmt: skip
 FUNCTIONS = {name: name for name in SAME_NAME} | {
     "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh",
     "arctan2": "atan2", "power": "pow", "fabs": "fabs", "logaddexp": "logaddexp",
@@ -107,7 +107,12 @@ def combination(name: str, dtype: np.dtype[Any]) -> tuple[str, Any]:
     if name in ("max", "min"):
         low, high = (-np.inf, np.inf) if dtype.kind == "f" else (False, True) if dtype.kind == "b" else _ends(dtype)
         return extremum(name, "{a}", "{b}"), low if name == "max" else high
-    table = {"sum": ("({a} + {b})", 0), "prod": ("({a} * {b})", 1), "any": ("({a} || {b})", 0), "all": ("({a} && {b})", 1)}
+    table = {
+        "sum": ("({a} + {b})", 0),
+        "prod": ("({a} * {b})", 1),
+        "any": ("({a} || {b})", 0),
+        "all": ("({a} && {b})", 1),
+    }
     return table[name]
 
 

@@ -1,16 +1,15 @@
-"""CUDA C++ for launches of nests: one block of the source for each nest, and ranges of thread blocks for all of them."""
+"""CUDA C++ for launches of nests: a block of source for each nest, and a range of thread blocks for each of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
 
-from mlp_xp_backends.compiler.program import Kind, Op, Value
-from mlp_xp_backends.compiler.targets.cuda.access import folded, operand_axes, result_axes
-from mlp_xp_backends.compiler.targets.cuda.functions import c_type, combination, expression, extremum, literal
+from mlp_xp_backends.compiler.program import Kind, Op, new_value
+from mlp_xp_backends.compiler.targets.cuda.access import folded, result_axes
+from mlp_xp_backends.compiler.targets.cuda.elements import Elements, Kernel
+from mlp_xp_backends.compiler.targets.cuda.functions import c_type, combination, literal
 from mlp_xp_backends.compiler.targets.cuda.fuse import Graph, Nest
 
 THREADS = 256
@@ -20,29 +19,13 @@ SHORT_COLUMN = 64
 """Elements up to which a column is folded by 8 threads, of 32 columns side by side, instead of 32 of 8."""
 
 
-@dataclass
-class Kernel:
-    """A kernel as text; its parameters are the table and the arrays of ``arrays``, in this order."""
-
-    name: str
-    arrays: list[Value] = field(default_factory=list)
-    slots: Sequence[Value] = ()
-    """What lies at another place in every call: the items and the results, in the order of the table."""
-    blocks: int = 0
-    source: str = ""
-
-    def pointer(self, v: Value) -> str:
-        """The address of the first element."""
-        if v in self.slots:
-            return f"((({c_type(v.dtype)}*)table[{2 + self.slots.index(v)}]) + step * {v.size}LL)"
-        if v not in self.arrays:
-            self.arrays.append(v)
-        return f"p{self.arrays.index(v)}"
+FEW, PART = 32, 1024
+"""Blocks of threads up to which a fold is done in parts, and the elements of a part at least."""
+PARTS = 128
 
 
-def kernel(name: str, graph: Graph, launch: list[Nest], slots: Sequence[Value], first: bool, last: bool) -> Kernel:
-    """The kernel of ``launch``. The first one of a step counts it, the last one makes that the number of the next."""
-    k = Kernel(name, slots=slots)
+def write(k: Kernel, graph: Graph, launch: list[Nest], first: bool, last: bool) -> None:
+    """Write ``k``. The first kernel of a step counts it; the last one makes that the number of the next."""
     body = []
     for nest in launch:
         writer = _Writer(graph, nest, k)
@@ -53,16 +36,19 @@ def kernel(name: str, graph: Graph, launch: list[Nest], slots: Sequence[Value], 
     one = "if (blockIdx.x == 0 && threadIdx.x == 0)"
     tail = [f"{one} table[1] = step + 1;"] if first else [f"{one} table[0] = step + 1;"] if last else []
     parameters = ", ".join(["long long* table", *(f"{c_type(v.dtype)}* p{i}" for i, v in enumerate(k.arrays))])
-    head = f'extern "C" __global__ void {name}({parameters}) {{\nconst long long step = table[{int(not first)}]'
+    head = f'extern "C" __global__ void {k.name}({parameters}) {{\nconst long long step = table[{int(not first)}]'
     k.source = "\n".join([head + (";" if first else " - 1;"), *body, *tail, "}", ""])
-    return k
 
 
-class _Writer:
-    """The source of one nest: a loop over the folded axes for each reduction that waits for another one."""
+class _Writer(Elements):
+    """The source of one nest: a loop over the folded axes for each reduction that waits for another one.
+
+    A fold to few results is done in parts by several blocks of threads; the block that is done last folds the parts, in
+    their order.
+    """
 
     def __init__(self, graph: Graph, nest: Nest, k: Kernel) -> None:
-        self.graph, self.nest, self.kernel = graph, nest, k
+        super().__init__(graph, nest, k)
         self.size = prod(nest.domain[a] for a in nest.kept)
         self.fold = prod(nest.domain[a] for a in nest.folds)
         self.rows = bool(nest.folds) and len(nest.domain) - 1 in nest.folds
@@ -73,36 +59,43 @@ class _Writer:
         else:
             self.lanes = 8 if self.fold <= SHORT_COLUMN else 32
         self.side = THREADS // self.lanes
-        self.blocks = -(-self.size // self.side)
-        self.outer: dict[Value | str, str] = {}  # names of what one thread computes once
-        self.inner: dict[Value | str, str] = {}  # and in every turn of a loop
-        self.lines: list[str] = []
-        self.turn: list[str] = []
+        self.groups = -(-self.size // self.side)
         self.stores: list[str] = []  # after all that is computed: they may overwrite what that reads
-        self.count = 0
+        self.folds = [op for op in nest.at if folded(op)]
+        self.depth = {op: self._depth(op) for op in nest.at}
+        self.kept_stores = [op for op in nest.at if graph.stored(op) and not self._is_full(op)]
+        self.full_stores = [op for op in nest.at if graph.stored(op) and self._is_full(op)]
+        self.parts = self._parts()
+        self.blocks = self.groups * self.parts
+
+    def _parts(self) -> int:
+        """Into how many parts the fold is split: it must be the only one on the way to each result."""
+        plain = all(op.kind is Kind.REDUCE and self.depth[op] == 1 for op in self.folds)
+        if not self.folds or not plain or self.groups > FEW or any(self.depth[op] for op in self.full_stores):
+            return 1
+        return min(PARTS, max(1, self.fold // (PART * self.lanes // THREADS)))
 
     def text(self) -> list[str]:
+        """The block of source."""
         thread = "threadIdx.x"
         if not self.nest.folds:
             self.lines = [f"const int o = block * {THREADS} + {thread};", f"if (o < {self.size}) {{"]
-        else:
-            lane, o = (f"{thread} % {self.lanes}", f"{thread} / {self.lanes}")
-            lane, o = (lane, o) if self.rows else (f"{thread} / {self.side}", f"{thread} % {self.side}")
-            self.lines = [f"const int lane = {lane}, mine = block * {self.side} + {o};"]
-            self.lines.append(f"const int o = mine < {self.size} ? mine : {self.size - 1};")
-        self.lines += self._indices("o", self.nest.kept)
-        stores = [op for op in self.nest.at if self.graph.stored(op)]
-        if not self.nest.folds:
-            for op in stores:
+            self.lines += self._indices("o", self.nest.kept)
+            for op in self.kept_stores:
                 self._store(op)
             return [*self.lines, *self.turn, *self.stores, "}"]
-        self._loops(stores)
-        ends = [op for op in stores if not self._is_full(op)]
+        by_row = (f"{thread} % {self.lanes}", f"{thread} / {self.lanes}")
+        lane, o = by_row if self.rows else (f"{thread} / {self.side}", f"{thread} % {self.side}")
+        self.lines = [f"const int lane = {lane}, mine = block / {self.parts} * {self.side} + {o};"]
+        self.lines.append(f"const int o = mine < {self.size} ? mine : {self.size - 1};")
+        self.lines += self._indices("o", self.nest.kept)
+        self._loops()
         self.stores = []
-        for op in ends:
+        for op in self.kept_stores:
             self._store(op)
         guarded = [f"if (lane == 0 && mine < {self.size}) {{", *self.stores, "}"]
-        return [*self.lines, *(["__syncthreads();", *guarded] if ends else [])]
+        ends = ["__syncthreads();", *guarded] if self.kept_stores else []
+        return [*self.lines, *ends, *(["}"] if self.parts > 1 else [])]
 
     def _indices(self, flat: str, axes: list[int]) -> list[str]:
         """The index along each of ``axes``, which lie one behind the other in ``flat``."""
@@ -113,31 +106,53 @@ class _Writer:
             text.append(f"const int i{a} = {index}" + (f" % {self.nest.domain[a]};" if n else ";"))
         return text
 
-    def _loops(self, stores: list[Op]) -> None:
+    def _loops(self) -> None:
         """One loop for each number of reductions that have to be known before."""
-        folds = [op for op in self.nest.at if folded(op)]
-        depth = {op: self._depth(op) for op in self.nest.at}
-        full = [op for op in stores if self._is_full(op)]
-        deepest = max([depth[op] - 1 for op in folds] + [depth[op] for op in full])
-        when = {op: deepest if self._overwrites(op) else depth[op] for op in full}
+        deepest = max([self.depth[op] - 1 for op in self.folds] + [self.depth[op] for op in self.full_stores])
         for stage in range(deepest + 1):
             self.inner, self.turn, self.stores = {}, [], []
-            here = [op for op in folds if depth[op] - 1 == stage]
+            here = [op for op in self.folds if self.depth[op] - 1 == stage]
             for op in here:
                 self._accumulate(op)
-            for op in full:
-                if when[op] == stage:
+            for op in self.full_stores:
+                if stage == (deepest if self._overwrites(op) else self.depth[op]):
                     self._store(op, f"mine < {self.size}")
-            loop = f"for (int k = lane; k < {self.fold}; k += {self.lanes}) {{"
+            first = f"lane + block % {self.parts} * {self.lanes}" if self.parts > 1 else "lane"
+            loop = f"for (int k = {first}; k < {self.fold}; k += {self.lanes * self.parts}) {{"
             self.lines += [loop, *self._indices("k", sorted(self.nest.folds)), *self.turn, *self.stores, "}"]
             for op in here:
                 self._collect(op)
+            if self.parts > 1:
+                self._join(here)
+
+    def _join(self, folds: list[Op]) -> None:
+        """The last block to come here goes on, with what all of them have found."""
+        ticket = f"(unsigned int*)&table[{self.kernel.tickets} + block / {self.parts}]"
+        self.kernel.tickets += self.groups
+        scratch = {op: new_value((self.parts, self.size), op.out.dtype) for op in folds}
+        for op, found in scratch.items():
+            self.kernel.scratch.append(found)
+            place = f"{self.kernel.pointer(found)}[block % {self.parts} * {self.size} + o]"
+            self.lines.append(f"if (lane == 0 && mine < {self.size}) {place} = {self.outer[op.out]};")
+        self.lines += ["__threadfence();", "__shared__ bool last;", "__syncthreads();"]
+        self.lines.append(f"if (threadIdx.x == 0) last = atomicAdd({ticket}, 1u) == {self.parts - 1};")
+        self.lines += ["__syncthreads();", "if (last) {", "__threadfence();"]
+        self.lines.append(f"if (threadIdx.x == 0) *{ticket} = 0;")
+        for op, found in scratch.items():
+            n = self.count = self.count + 1
+            join, start = combination(op.name, op.out.dtype)
+            self.outer[op.out] = f"r{n}"
+            place = f"((volatile {c_type(op.out.dtype)}*){self.kernel.pointer(found)})[k * {self.size} + o]"
+            self.lines.append(f"{c_type(op.out.dtype)} a{n} = {literal(np.asarray(start, op.out.dtype))};")
+            step = f"a{n} = {join.format(a=f'a{n}', b=place)};"
+            self.lines.append(f"for (int k = lane; k < {self.parts}; k += {self.lanes}) {step}")
+            self._collect(op)
 
     def _accumulate(self, op: Op) -> None:
         """Each thread folds its elements, in order."""
         n = self.count = self.count + 1
         self.outer[op.out] = f"r{n}"
-        x = self._operand(op, 0)
+        x = self.operand(op, 0)
         if op.kind is Kind.ARG:
             dtype = op.inputs[0].dtype
             self.lines.append(f"{c_type(dtype)} a{n} = 0; int n{n} = -1;")
@@ -190,129 +205,11 @@ class _Writer:
             place = program.carry[target[1]] if target[0] == "carry" else op.out
         at = self.nest.at[op]
         index = [None if a is None else at[a] for a in result_axes(op)]
-        value = self._value(op.out, at)
-        address = f"{self.kernel.pointer(place)}[{self._offset(op.out, index)}]"
+        value = self.value(op.out, at)
+        address = f"{self.kernel.pointer(place)}[{self.place(op.out, index)}]"
         self.stores.append(f"{f'if ({guard}) ' if guard else ''}{address} = {value};")
-
-    def _offset(self, v: Value, index: Sequence[int | None]) -> str:
-        terms = [] if not v.offset else [f"{v.offset // v.dtype.itemsize}"]
-        for a, s in zip(index, v.strides, strict=True):
-            stride = s // v.dtype.itemsize
-            if a is not None and stride:
-                terms.append(f"i{a}" if stride == 1 else f"i{a} * {stride}")
-        return " + ".join(terms) or "0"
-
-    def _operand(self, op: Op, k: int) -> str:
-        """The element of operand ``k`` that is needed at this point."""
-        v, axes, at = op.inputs[k], operand_axes(op, k), self.nest.at.get(op)
-        assert axes is not None
-        index = [None if a is None or at is None else at[a] for a in axes]
-        return self._element(v, index)
-
-    def _element(self, v: Value, index: Sequence[int | None]) -> str:
-        """The element of ``v`` at the indices of these axes of the domain."""
-        root = v.root
-        if root.constant is not None:
-            return self._constant(v, index)
-        maker = self.graph.step.maker.get(root)
-        if maker is not None and (maker in self.nest.at or root in self.graph.step.inline):
-            return self._value(root, self.nest.at.get(maker))
-        full = any(a in self.nest.folds for a in index if a is not None)
-        return self._named(f"{self.kernel.pointer(root)}[{self._offset(v, index)}]", v, full)
-
-    def _constant(self, v: Value, index: Sequence[int | None]) -> str:
-        constant = v.constant if isinstance(v.constant, np.ndarray) else None
-        if constant is not None and (constant == constant.flat[0]).all():
-            return literal(constant.flat[0])
-        start_step = _arithmetic(constant) if constant is not None else None
-        wide = [a for a in index if a is not None]
-        if start_step is not None and len(wide) == 1:
-            return f"({c_type(v.dtype)})({start_step[0]}LL + {start_step[1]}LL * i{wide[0]})"
-        full = any(a in self.nest.folds for a in wide)
-        return self._named(f"{self.kernel.pointer(v)}[{self._offset(v, index)}]", v, full)
-
-    def _value(self, v: Value, at: Sequence[int | None] | None) -> str:
-        """The name of a result that this nest computes."""
-        op = self.graph.step.maker[v]
-        if v in self.outer or v in self.inner:
-            return self.outer.get(v) or self.inner[v]
-        full = at is not None and any(a in self.nest.folds for a in at if a is not None)
-        text = self._expression(op, at, full)
-        name = self._named(text, v, full)
-        (self.inner if full else self.outer)[v] = name
-        return name
-
-    def _named(self, text: str, v: Value, full: bool) -> str:
-        known = self.inner if full else self.outer
-        if text.isidentifier():
-            return text
-        if text not in known:
-            self.count += 1
-            known[text] = f"v{self.count}"
-            lines = self.turn if full or not self.nest.folds else self.lines
-            lines.append(f"const {c_type(v.dtype)} {known[text]} = {text};")
-        return known[text]
-
-    def _expression(self, op: Op, at: Sequence[int | None] | None, full: bool) -> str:
-        if op.kind is Kind.TAKE:
-            return self._taken(op, at or ())
-        if op.kind is Kind.SEGMENT_SUM:
-            return self._segment_sum(op, at or (), full)
-        args = [self._operand(op, k) for k in range(len(op.inputs))]
-        if op.kind is Kind.WHERE:
-            return f"{args[0]} ? {args[1]} : {args[2]}"
-        if op.kind is Kind.ONE_HOT:
-            last = None if at is None else at[-1]
-            return f"{args[0]} == {'0' if last is None else f'i{last}'}"
-        if op.kind is Kind.ELEMENTWISE:
-            triples = zip(args, op.inputs, op["loop"], strict=True)
-            args = [a if v.dtype == d else f"(({c_type(d)}){a})" for a, v, d in triples]
-            return expression(getattr(np, op.name).__name__, list(op["loop"]), args)
-        if op.kind is Kind.ARG:
-            return "0"
-        same = op.inputs[0].dtype == op.out.dtype
-        return args[0] if same else f"({c_type(op.out.dtype)}){args[0]}"
-
-    def _taken(self, op: Op, at: Sequence[int | None]) -> str:
-        """The element in the slice that the index names; indices run round as CuPy's do."""
-        x, axis = op.inputs[0], op["axis"]
-        n, after = x.shape[axis], len(x.shape) - axis - 1
-        row = self._operand(op, 1)
-        index = [*at[:axis], None, *at[len(at) - after :]] if after else [*at[:axis], None]
-        inside = f"(int)(({row} % {n} + {n}) % {n})" if op.inputs[1].dtype.kind == "i" else f"(int)({row} % {n})"
-        stride = x.strides[axis] // x.dtype.itemsize
-        root = x.root if x.root.constant is None else x
-        wide = [a if m > 1 else None for a, m in zip(index, x.shape, strict=True)]
-        return f"{self.kernel.pointer(root)}[{self._offset(x, wide)} + {inside} * {stride}]"
-
-    def _segment_sum(self, op: Op, at: Sequence[int | None], full: bool) -> str:
-        """The sum over the rows with the id that the index names, in order."""
-        (values, ids), n, self.count = op.inputs, len(op.out.shape), self.count + 1
-        rows, t, name = values.shape[-2], c_type(op.out.dtype), f"v{self.count}"
-
-        def along(v: Value, index: Sequence[int | None], stride: int) -> str:
-            return f"{self.kernel.pointer(v.root)}[{self._offset(v, index)} + j * {stride // v.dtype.itemsize}]"
-
-        lead = [a if m > 1 else None for a, m in zip(at[: n - 2], values.shape[:-2], strict=True)]
-        row = along(values, [*lead, None, at[-1]], values.strides[-2])
-        number = along(ids, [*lead[n - 2 - (len(ids.shape) - 1) :], None], ids.strides[-1])
-        wanted = "0" if at[-2] is None else f"i{at[-2]}"
-        (self.turn if full or not self.nest.folds else self.lines).append(
-            f"{t} {name} = 0; for (int j = 0; j < {rows}; ++j) if ({number} == {wanted}) {name} += {row};"
-        )
-        return name
 
 
 def _better(op: Op, x: str, y: str) -> str:
     """Whether ``x`` comes before ``y``: it is NaN and ``y`` is not, or it is larger, or smaller for argmin."""
     return f"({x} {'>' if op.name == 'argmax' else '<'} {y} || ({x} != {x} && {y} == {y}))"
-
-
-def _arithmetic(a: np.ndarray) -> tuple[int, int] | None:
-    """First element and difference of integers that have the same difference."""
-    if a.dtype.kind not in "iu" or a.size < 2 or a.size != max(a.shape):
-        return None
-    flat = a.reshape(-1).astype(object)
-    first, step = int(flat[0]), int(flat[1]) - int(flat[0])
-    same = bool((a.reshape(-1).astype(np.int64) == first + step * np.arange(a.size)).all())
-    return (first, step) if same else None

@@ -11,14 +11,23 @@ import cupy
 import numpy as np
 from cupy_backends.cuda.api.driver import launchKernel
 
-from mlp_xp_backends.compiler.program import Value
-from mlp_xp_backends.compiler.targets.cuda.emit import Emitted
+from mlp_xp_backends.compiler.program import Program, Unrecordable, Value
+from mlp_xp_backends.compiler.targets.cuda.emit import Emitted, emit
 from mlp_xp_backends.compiler.targets.cuda.graph import WORTH, StepGraphs
 from mlp_xp_backends.compiler.targets.cuda.kernels import THREADS
 from mlp_xp_backends.compiler.targets.cuda.lt import LtProduct, available, lt_products
 from mlp_xp_backends.compiler.targets.cuda.products import Call, Product, product
 from mlp_xp_backends.trees import leaves, unflatten
 from mlp_xp_backends.typing import Array, Tree
+
+
+def target(program: Program) -> Plan | None:
+    """``program`` ready to run; None if it has what the target does not compute."""
+    try:
+        return Plan(emit(program))
+    except Unrecordable:
+        return None
+
 
 class Plan:
     """Runs a program over any number of steps. Between two calls it holds the arrays of the last one."""
@@ -29,7 +38,7 @@ class Plan:
         names = ["begin", "tick", *(k.name for k in emitted.kernels.values())]
         self.functions = {name: module.get_function(name) for name in names}
         self.memory = cupy.empty(max(emitted.size, 1), np.uint8)
-        self.table = cupy.empty(2 + len(emitted.slots), np.int64)
+        self.table = cupy.zeros(emitted.table, np.int64)
         used = {v for k in emitted.kernels.values() for v in k.arrays}
         used |= {v.root for launch in emitted.order if (op := launch[0].product) for v in op.inputs}
         self.constants = {v: cupy.asarray(v.constant) for v in used if v.constant is not None}
@@ -43,6 +52,10 @@ class Plan:
         self.graphs: StepGraphs | None = None
         self.where: tuple[int, int] | None = None
         self.done = cupy.cuda.Event(disable_timing=True)
+
+    def fits(self, consts: Tree, items: Tree) -> bool:
+        """Always: row numbers that are none run round, as CuPy's do."""
+        return True
 
     def __call__(self, carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
         """The loop over these arrays, queued on the current stream; consumes ``carry``."""
@@ -122,7 +135,11 @@ class Plan:
         args = (ctypes.c_void_p * len(values))(*(start + 8 * k for k in range(len(values))))
         threads = THREADS if name.startswith("step") else 1
         grid = (blocks, 1, 1, threads, 1, 1)
-        return launchKernel, (self.functions[name].kernel.ptr, *grid, 0, stream, ctypes.addressof(args), 0), (values, args)
+        return (
+            launchKernel,
+            (self.functions[name].kernel.ptr, *grid, 0, stream, ctypes.addressof(args), 0),
+            (values, args),
+        )
 
 
 def _crowded(carried: list[Array], given: list[Array]) -> list[bool]:

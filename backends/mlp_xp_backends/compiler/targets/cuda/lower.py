@@ -11,6 +11,9 @@ from mlp_xp_backends.compiler.program import Kind, Op, Program, Unrecordable, Va
 from mlp_xp_backends.compiler.targets.cuda.access import FOLDING, POINTWISE, read_axes
 from mlp_xp_backends.compiler.targets.cuda.functions import c_type
 
+LARGEST = 2**31 - 2**20
+"""Elements of an array that kernels, which count with 32 bits, do not reach."""
+
 
 @dataclass(eq=False)
 class Step:
@@ -54,7 +57,7 @@ def lower(program: Program) -> Step:
             raise Unrecordable(f"{op.kind.name} {op.name} on CUDA")
         for v in (*op.inputs, op.out):
             c_type(v.dtype)
-            if v.size == 0 or v.root.size >= 2**31:
+            if v.size == 0 or v.root.size >= LARGEST:
                 raise Unrecordable(f"an array of {v.root.size} elements on CUDA")
         ops.append(op)
     ends = []
@@ -79,8 +82,9 @@ def multiplies(v: Value) -> bool:
     """Whether cuBLAS can read ``v`` as a stack of matrices: one axis dense, the stack even or all the same."""
     rows, columns = (s // v.dtype.itemsize for s in v.strides[-2:])
     m, n = v.shape[-2:]
-    dense = (columns == 1 or n == 1) and (rows >= n or m == 1) or (rows == 1 or m == 1) and (columns >= m or n == 1)
-    return dense and stack_stride(v) is not None
+    by_rows = (columns == 1 or n == 1) and (rows >= n or m == 1)
+    by_columns = (rows == 1 or m == 1) and (columns >= m or n == 1)
+    return (by_rows or by_columns) and stack_stride(v) is not None
 
 
 def stack_stride(v: Value) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import weakref
 from collections.abc import Mapping
@@ -20,15 +21,18 @@ ALIGNED = 256
 """Bytes: the alignment that cuBLASLt asks about at most."""
 
 
+def bindings() -> Any:
+    """The module of nvmath-python; not imported before it is needed."""
+    return importlib.import_module("nvmath.bindings.cublasLt")
+
+
 @cache
 def available() -> bool:
     """Whether nvmath-python is installed and finds cuBLASLt."""
     if importlib.util.find_spec("nvmath") is None:
         return False
     try:
-        from nvmath.bindings import cublasLt
-
-        cublasLt.get_version()
+        bindings().get_version()
     except Exception:  # of many kinds: bindings and libraries that do not fit together
         return False
     return True
@@ -37,18 +41,15 @@ def available() -> bool:
 @cache
 def handle(device: int) -> int:
     """cuBLASLt's handle for a device; it lives as long as the process."""
-    from nvmath.bindings import cublasLt
-
     with cupy.cuda.Device(device):
-        return int(cublasLt.create())
+        return int(bindings().create())
 
 
 class LtProduct:
     """A product with its algorithm chosen once, for the addresses that its matrices have."""
 
     def __init__(self, product: Product) -> None:
-        from nvmath.bindings import cublasLt as lt
-
+        lt = bindings()
         self.product, self.space = product, cupy.empty(0, np.uint8)
         made: list[Any] = []
         weakref.finalize(self, _destroy, made)
@@ -84,12 +85,12 @@ class LtProduct:
 
     def call(self, stream: int) -> Call:
         """The call that computes the product on ``stream``."""
-        from nvmath.bindings import cublasLt as lt
-
         p, (a, b, c), space = self.product, self.layouts, self.space.data.ptr if self.workspace else 0
-        args = (self.handle, self.descriptor, ctypes.addressof(p.one), p.left.address, a, p.right.address, b)
-        args = (*args, ctypes.addressof(p.zero), p.out.address, c, p.out.address, c, self.algorithm.ctypes.data)
-        return lt.matmul, (*args, space, self.workspace, stream), self
+        left, right, out = (p.left.address, a), (p.right.address, b), (p.out.address, c)
+        one, zero = ctypes.addressof(p.one), ctypes.addressof(p.zero)
+        algorithm = (self.algorithm.ctypes.data, space, self.workspace)
+        args = (self.handle, self.descriptor, one, *left, *right, zero, *out, *out, *algorithm, stream)
+        return bindings().matmul, args, self
 
 
 def lt_products(products: Mapping[int, Product]) -> dict[int, LtProduct]:

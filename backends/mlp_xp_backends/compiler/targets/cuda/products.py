@@ -41,7 +41,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Product:
-    """``a b`` with everything that cuBLAS wants to know. It stores columns, so ``(a b)' = b' a'`` is what it computes."""
+    """``a b`` with everything that cuBLAS wants to know; as it stores columns, ``(a b)' = b' a'`` is computed."""
 
     left: Matrix
     right: Matrix
