@@ -57,7 +57,10 @@ class Net:
 
     @property
     def chain(self) -> Chain:
-        first = Embedding(*self.words) if self.words else None
+        first = None
+        if self.words is not None:
+            ids, dim, per_row = self.words
+            first = Embedding(ids, dim, ids_per_row=per_row)
         return mlp(*self.widths, activation=self.activation, first=first)
 
     @property

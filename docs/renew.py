@@ -23,8 +23,8 @@ SECTIONS = {  # and where the objects of each are defined: parts of the package,
     "Losses": ("losses",),
     "Optimizers": ("optimizers",),
     "Initial weights": ("initializers",),
-    "Training": ("trainer", "early_stopping", "callbacks", "step", "gradient_check"),
-    "Trained models and files": ("model", "checkpoints", "safetensors"),
+    "Training": ("trainer", "history", "early_stopping", "callbacks", "step", "gradient_check"),
+    "Trained models and files": ("model", "paths"),
     "Devices": ("registry", "protocol"),
 }
 WITH_METHODS = ("Trainer", "Model", "Callback", "Schedule", "Backend")

@@ -1,4 +1,12 @@
-"""Multilayer perceptrons on any array library: the math written once, by hand, for NumPy, CuPy, torch and JAX."""
+"""Multilayer perceptrons on any array library: the math written once, by hand, for NumPy, CuPy, torch and JAX.
+
+Examples in docstrings assume these lines:
+
+>>> import numpy as np
+>>> from mlp_xp import *
+>>> from mlp_xp_backends.trees import ABSENT
+>>> xp = get_backend("cpu").xp
+"""
 
 from __future__ import annotations
 

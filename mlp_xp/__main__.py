@@ -1,4 +1,4 @@
-"""``python -m mlp_xp``: what this machine can compute with, and whether it computes right."""
+"""``python -m mlp_xp``: list the backends of this machine and check that they compute correctly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlp_xp_backends import BackendError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0, 1 if parity fails somewhere, 2 if the command cannot be done."""
+    """Run a command; the exit code is 0, 1 if a parity check fails, 2 if the command cannot run."""
     arguments = _parser().parse_args(argv)
     try:
         return _info() if arguments.command == "info" else _parity(arguments.backends, arguments.json)
@@ -22,12 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m mlp_xp", description="Look at the array libraries of this machine.")
+    parser = argparse.ArgumentParser("python -m mlp_xp", description="Inspect the array libraries of this machine.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{info,parity}")
-    commands.add_parser("info", help="what was found: libraries, devices, memory, and what is missing for others")
+    commands.add_parser("info", help="list libraries, devices and memory, and what is missing for the others")
     parity = commands.add_parser(
         "parity",
-        help="whether backends compute what float64 NumPy computes, operation by operation",
+        help="compare backends with float64 NumPy, operation by operation",
         description="Compare every layer, loss, optimizer, a training step and a run with float64 NumPy. "
         "Each error is given in units of its bound; the exit code is 1 if one is above its bound.",
     )
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         "--backends",
         type=_names,
         metavar="NAME,NAME",
-        help="such as numpy,cupy or cuda:1,torch:cpu; by default all that can be used here",
+        help="such as numpy,cupy or cuda:1,torch:cpu; the default is all usable backends",
     )
     parity.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON as well")
     return parser
@@ -59,7 +59,7 @@ def _parity(names: list[str] | None, path: Path | None) -> int:
     from mlp_xp.parity import run
 
     if path is not None:
-        path.touch()  # before the work, not after it: this may be no place to write to
+        path.touch()  # fail before the work if the path is not writable
     report = run(names, progress=lambda line: print(line, file=sys.stderr))
     print(report)
     if path is not None:

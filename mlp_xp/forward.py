@@ -9,11 +9,11 @@ from itertools import pairwise
 
 import numpy as np  # noqa: TID251  outputs are host arrays
 
-from mlp_xp.data.feed import WINDOW_BYTES, Batch, bounds_of_chunks, row_bytes, send
+from mlp_xp.data.feed import WINDOW_BYTES, Batch, bounds_of_chunks, place, row_bytes, send
 from mlp_xp.nn.layers import Chain
 from mlp_xp_backends import Backend
 from mlp_xp_backends.protocol import Loop
-from mlp_xp_backends.trees import tree_map
+from mlp_xp_backends.trees import ABSENT, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 
 BATCH = 1024
@@ -54,6 +54,28 @@ def forward(
     for block in batches:
         _, outs = loop((), (params, state), block)
         yield backend.to_numpy(outs)
+
+
+def predictions(
+    backend: Backend,
+    network: Chain,
+    params: Tree,
+    state: Tree,
+    x: Array,
+    dtype: str,
+    f: Callable[[Namespace, Array], Array] | None = None,
+    batch_size: int = BATCH,
+) -> HostArray:
+    """``f(xp, z)`` of the outputs for the rows ``x``, on the host.
+
+    NumPy computes up to `BATCH` rows directly: binding a compiled loop would take longer than its products.
+    """
+    if backend.name == "numpy" and isinstance(x, np.ndarray) and len(x) <= min(BATCH, batch_size):
+        with np.errstate(all="ignore"):
+            z, _, _ = network.forward(backend.xp, params, state, place(backend, network, x, dtype), False)
+            return np.asarray(z if f is None else f(backend.xp, z))
+    batches = blocks(backend, network, Batch(x, ABSENT, ABSENT), dtype, batch_size, pad=True)
+    return outputs(backend, network, params, state, batches, x.shape[0], f)
 
 
 def outputs(

@@ -15,7 +15,7 @@ from mlp_xp._checks import check_count, check_kind
 from mlp_xp.data.checks import check_inputs, check_targets, check_weights
 from mlp_xp.data.feed import Batch, fits
 from mlp_xp.files.models import SavedModel, read_model, write_model
-from mlp_xp.forward import BATCH, blocks, forward, outputs
+from mlp_xp.forward import BATCH, blocks, forward, predictions
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend, get_backend
@@ -109,8 +109,7 @@ class Model:
         """``f(xp, z)`` of the outputs of all rows."""
         batch_size = check_count("batch_size", batch_size)
         x = check_inputs(self.backend, self.network, x)
-        batches = blocks(self.backend, self.network, Batch(x, ABSENT, ABSENT), self.dtype, batch_size, pad=True)
-        return outputs(self.backend, self.network, self.params, self.state, batches, x.shape[0], f)
+        return predictions(self.backend, self.network, self.params, self.state, x, self.dtype, f, batch_size)
 
 
 class Evaluation:

@@ -27,6 +27,8 @@ class Variant:
         vars(self).update(members)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_base":  # `copy` asks before there is one
+            raise AttributeError(name)
         return getattr(self._base, name)
 
 

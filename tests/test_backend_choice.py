@@ -7,7 +7,8 @@ import io
 import re
 import subprocess
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -79,7 +80,9 @@ def module(name: str, **attributes: Any) -> ModuleType:
     return made
 
 
-def fake_cupy(devices: int | Exception = 1, runtime: int = 13020, nvrtc: Exception | None = None) -> ModuleType:
+def fake_cupy(
+    devices: int | Exception = 1, runtime: int = 13020, nvrtc: Exception | None = None, capability: float = 9.0
+) -> ModuleType:
     """As much of CuPy as is asked before the first array is made."""
 
     def answer(value: Any) -> Any:
@@ -90,18 +93,31 @@ def fake_cupy(devices: int | Exception = 1, runtime: int = 13020, nvrtc: Excepti
     run = SimpleNamespace(
         runtimeGetVersion=lambda: runtime,
         getDeviceCount=lambda: answer(devices),
-        getDeviceProperties=lambda i: {"name": b"NVIDIA H200"},
+        getDeviceProperties=lambda i: {
+            "name": b"NVIDIA H200" if capability >= 9 else b"Tesla V100",
+            "major": int(capability),
+            "minor": round(10 * capability) % 10,
+        },
     )
+    current: list[int] = []
+    handles: list[int] = []
+
+    @contextmanager
+    def device(index: int) -> Iterator[None]:
+        current.append(index)
+        yield
+        current.pop()
+
     made = SimpleNamespace(
         runtime=run,
         nvrtc=SimpleNamespace(getVersion=lambda: answer(nvrtc)),
-        device=SimpleNamespace(get_cublas_handle=lambda: 1),
-        Device=lambda index: nullcontext(),
+        device=SimpleNamespace(get_cublas_handle=lambda: handles.append(current[-1])),
+        Device=device,
     )
-    return module("cupy", __version__="14.2.0", cuda=made)
+    return module("cupy", __version__="14.2.0", cuda=made, handles=handles)
 
 
-def fake_torch(cuda_version: str | None, devices: int = 0) -> ModuleType:
+def fake_torch(cuda_version: str | None, devices: int = 0, capability: tuple[int, int] = (9, 0)) -> ModuleType:
     return module(
         "torch",
         __version__="2.13.0",
@@ -109,7 +125,9 @@ def fake_torch(cuda_version: str | None, devices: int = 0) -> ModuleType:
         cuda=SimpleNamespace(
             is_available=lambda: devices > 0,
             device_count=lambda: devices,
-            get_device_name=lambda i: "NVIDIA H200",
+            get_device_name=lambda i: "NVIDIA H200" if capability >= (9, 0) else "Tesla V100",
+            get_device_capability=lambda i: capability,
+            get_arch_list=lambda: ["sm_75", "sm_80", "sm_90a", "sm_120", "compute_120"],
         ),
     )
 
@@ -172,6 +190,24 @@ BROKEN = [
         "cupy fails to start: CUDAError: cudaErrorMemoryAllocation: out of memory",
         "import cupy",
     ),
+    (
+        "cuda",
+        {"driver": (13, 0), "cupy": fake_cupy(capability=7.0)},
+        "CuPy needs a GPU of compute capability 7.5 or higher; cuda:0 (Tesla V100) has 7.0",
+        'Run: pip uninstall -y cupy-cuda13x && pip install "mlp-xp[cuda12]"',
+    ),
+    (
+        "cuda",
+        {"driver": (12, 4), "cupy": fake_cupy(runtime=12090, capability=3.7)},
+        "CuPy needs a GPU of compute capability 5.0 or higher; cuda:0 (Tesla V100) has 3.7",
+        'Use device="cpu", or a newer GPU.',
+    ),
+    (
+        "torch:cuda",
+        {"driver": (13, 0), "torch": fake_torch("13.0", 1, (7, 0))},
+        "torch needs a GPU of compute capability 7.5 or higher; cuda:0 (Tesla V100) has 7.0",
+        "Run: pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126",
+    ),
     ("torch:cuda", {"torch": None}, "torch is not installed", "Run: pip install --force-reinstall torch --index-url"),
     ("torch:cpu", {"torch": None}, "torch is not installed", 'Run: pip install "mlp-xp[torch]"'),
     (
@@ -228,6 +264,20 @@ def test_a_device_number_too_high_names_those_there(machine: Any) -> None:
     machine(driver=(13, 0), cupy=fake_cupy(2))
     with pytest.raises(BackendError, match=r"no device cuda:2: found cuda:0 \(NVIDIA H200\), cuda:1"):
         get_backend("cuda:2")
+
+
+def test_probing_a_device_uses_no_other(machine: Any) -> None:
+    cupy = fake_cupy(3)
+    machine(driver=(13, 0), cupy=cupy)
+    assert probe("cupy", 1).usable
+    assert cupy.handles == [1]
+    assert probe("cupy").usable
+    assert cupy.handles == [1, 0]
+
+
+def test_gpus_that_cuda_12_supports_pass_with_cuda_12(machine: Any) -> None:
+    machine(driver=(13, 0), cupy=fake_cupy(runtime=12090, capability=7.0))
+    assert probe("cupy").usable
 
 
 def test_a_broken_installation_is_a_status_not_an_error(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Snapshots as files: bit for bit, whatever the optimizer, the schedule, the generator and the length of the history."""
+"""Snapshots as files: bit for bit, whatever the optimizer, schedule, generator and length of the history."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from golden import make
 from surgery import parts
 from test_files_golden import same
-from test_files_models import Cubes, Square
+from test_files_models import Cubic, Square
 
 from mlp_xp.files import generators
 from mlp_xp.files.checkpoints import check_savable, read_snapshot, write_snapshot
@@ -91,11 +91,11 @@ def test_layers_losses_optimizers_and_schedules_of_ones_own_can_be_resumed(tmp_p
     class Rate(ConstantRate):
         pass
 
-    step = TrainStep(Chain(Dense(3, 2), Square(0.5)), Cubes(), Own(Rate(0.1)))
+    step = TrainStep(Chain(Dense(3, 2), Square(0.5)), Cubic(), Own(Rate(0.1)))
     snapshot = make.snapshot(step)
-    assert same(again(tmp_path / "c", snapshot, known=(Square, Cubes, Own, Rate)), snapshot)
+    assert same(again(tmp_path / "c", snapshot, known=(Square, Cubic, Own, Rate)), snapshot)
     with pytest.raises(FileError, match="Rate is not a class of mlp_xp"):
-        read_snapshot(tmp_path / "c", known=(Square, Cubes, Own))
+        read_snapshot(tmp_path / "c", known=(Square, Cubic, Own))
 
 
 def test_a_history_keeps_its_integers_gaps_and_bits(tmp_path: Path) -> None:

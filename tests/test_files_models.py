@@ -39,7 +39,7 @@ class Square(Layer):
 
 
 @dataclass(frozen=True)
-class Cubes(SquaredError):
+class Cubic(SquaredError):  # noqa: N818  a loss, not an exception
     """A loss of one's own."""
 
 
@@ -131,13 +131,13 @@ def test_numpy_scalars_in_options_are_converted(tmp_path: Path) -> None:
 
 
 def test_classes_of_ones_own_must_be_known(tmp_path: Path) -> None:
-    saved = make.model(Chain(Dense(3, 2), Square(0.5)), Cubes())
+    saved = make.model(Chain(Dense(3, 2), Square(0.5)), Cubic())
     write_model(tmp_path / "m", saved)
-    with pytest.raises(FileError, match=r"Square is not a class of mlp_xp: pass your own class as known=\(Square,\)"):
+    with pytest.raises(FileError, match=r"Square is not a class of mlp_xp: pass your class as known=\(Square,\)"):
         read_model(tmp_path / "m")
-    with pytest.raises(FileError, match="Cubes"):
+    with pytest.raises(FileError, match="Cubic"):
         read_model(tmp_path / "m", known=[Square])
-    assert same(read_model(tmp_path / "m", known=(Square, Cubes)), saved)
+    assert same(read_model(tmp_path / "m", known=(Square, Cubic)), saved)
 
 
 def test_a_class_of_ones_own_may_have_a_name_of_this_library(tmp_path: Path) -> None:

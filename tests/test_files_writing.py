@@ -46,7 +46,9 @@ def test_an_error_of_the_system_names_the_path_and_keeps_the_file(
     with monkeypatch.context() as patch:
         if function != "write":
             patch.setattr(os, function, full)
-        with pytest.raises(FileError, match=r"cannot write .*f: No space left on device; .* is unchanged") as caught:
+        with pytest.raises(
+            FileError, match=r"cannot write .*f: No space left on device; an existing file is unchanged"
+        ) as caught:
             atomic.write(tmp_path / "f", full if function == "write" else lambda file: file.write(b"new"))
     assert caught.value.errno == errno.ENOSPC
     assert (tmp_path / "f").read_bytes() == b"old"

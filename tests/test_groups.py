@@ -216,7 +216,7 @@ def test_a_group_of_one_changes_nothing(backend: Any) -> None:
         return
 
     def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
-        carry += xp.all_sum(item)
+        carry = carry + xp.all_sum(item)
         return carry, xp.all_sum(2.0 * carry)
 
     bound = with_group(backend, get_group(None))

@@ -6,7 +6,9 @@ them again on the same memory, as a CUDA graph does. It cannot say what CUDA its
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -127,9 +129,122 @@ def test_what_cannot_be_recorded_runs_eagerly() -> None:
 
     loops, carry, data = Loops(average), (t(3, 2), t(3, 2, seed=1)), t(10, 2)
     loops.graphs.capture = refuse
-    for _ in range(3):
+    loops.agree(carry, data, items(EAGER))
+    with pytest.warns(RuntimeWarning, match="one operation at a time: operation not permitted when stream"):
         loops.agree(carry, data, items(EAGER))
+    loops.agree(carry, data, items(EAGER))
     assert len(tries) == 1
+
+
+def test_out_of_memory_is_reported_not_refused() -> None:
+    def exhausted(step: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    loops, carry, data = Loops(average), (t(3, 2), t(3, 2, seed=1)), t(10, 2)
+    loops.graphs.capture = exhausted
+    loops.agree(carry, data, items(EAGER))
+    for _ in range(2):  # memory may be free again the next time
+        with pytest.raises(torch.OutOfMemoryError):
+            loops.graphs(tree_map(torch.clone, carry), data, items(2))
+
+
+def test_recordings_do_not_keep_data_alive() -> None:
+    def capture(step: Any) -> Any:
+        step()
+        return lambda: None
+
+    loops, carry = Loops(average), (t(3, 2), t(3, 2, seed=1))
+    loops.graphs.capture = capture
+    data = t(10, 2)
+    for n in (EAGER, 2):
+        loops.graphs(tree_map(torch.clone, carry), data, items(n))
+    assert [seen.graph is not None for seen in loops.graphs.seen.values()] == [True]
+    there = weakref.ref(data)
+    del data
+    assert there() is None
+    loops.graphs(tree_map(torch.clone, carry), t(10, 2), items(2))
+    assert [seen.graph is not None for seen in loops.graphs.seen.values()] == [False]
+
+
+def test_data_in_other_memory_are_not_read_by_an_old_recording() -> None:
+    loops, carry, data = Loops(average), (t(3, 2), t(3, 2, seed=1)), t(10, 2)
+    loops.agree(carry, data, items(EAGER))
+    loops.agree(carry, data, items(4))
+    data.set_(t(10, 2, seed=9))
+    loops.agree(carry, data, items(4))
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What `cuda_graph` asks of CUDA, in order, on a machine without CUDA."""
+    log: list[str] = []
+
+    class Context:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __enter__(self) -> None:
+            log.append(f"enter {self.name}")
+
+        def __exit__(self, kind: Any, *_: Any) -> None:
+            log.append(f"leave {self.name}")
+            if kind is not None and self.name == "recording":
+                raise RuntimeError("capture invalidated")
+
+    def noted(name: str) -> Any:
+        return lambda *args, **options: log.append(" ".join(map(str, (name, *args))))
+
+    generator = SimpleNamespace(clone_state=lambda: "state", graphsafe_set_state=noted("generator"))
+    fakes = {
+        "CUDAGraph": lambda: SimpleNamespace(replay=noted("replay")),
+        "Stream": lambda device: SimpleNamespace(wait_stream=noted("capture stream waits for")),
+        "current_stream": lambda device: SimpleNamespace(wait_stream=lambda s: log.append("join")),
+        "graph": lambda graph, **options: Context("recording"),
+        "stream": lambda stream: Context("stream"),
+        "graph_pool_handle": lambda: "pool",
+        "get_sync_debug_mode": lambda: 0,
+        "set_sync_debug_mode": noted("sync"),
+        "default_generators": (generator, generator),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    for name in ("clearCublasWorkspaces", "endAllocateToPool", "releasePool"):
+        monkeypatch.setattr(torch._C, f"_cuda_{name}", noted(name), raising=False)
+    return log
+
+
+def test_a_step_is_warmed_up_on_the_stream_of_its_recording(events: list[str]) -> None:
+    replay = cuda_graph(torch.device("cuda:1"), lambda: events.append("step"))
+    replay()
+    assert [event for event in events if not event.startswith("capture stream waits")] == [
+        "sync error", "enter stream", "step", "leave stream", "sync 0", "join",
+        "clearCublasWorkspaces",
+        "enter stream", "enter recording", "step", "leave recording", "leave stream",
+        "clearCublasWorkspaces",
+        "replay",
+    ]  # fmt: skip
+
+
+def test_a_step_that_waits_for_the_device_is_never_recorded(events: list[str]) -> None:
+    def step() -> None:
+        raise RuntimeError("called a synchronizing CUDA operation")
+
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        cuda_graph(torch.device("cuda:1"), step)
+    assert "sync 0" in events
+    assert "enter recording" not in events
+
+
+def test_a_failed_recording_leaves_torch_as_it_was(events: list[str]) -> None:
+    def step() -> None:
+        if "enter recording" in events:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="capture invalidated"):
+        cuda_graph(torch.device("cuda:1"), step)
+    assert events[-4:] == [
+        "generator state", "endAllocateToPool 1 pool", "releasePool 1 pool", "clearCublasWorkspaces"
+    ]  # fmt: skip
 
 
 @pytest.mark.gpu

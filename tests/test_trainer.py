@@ -22,6 +22,7 @@ from mlp_xp import (
     Dropout,
     EarlyStopping,
     Embedding,
+    FileError,
     He,
     Progress,
     ReLU,
@@ -34,6 +35,7 @@ from mlp_xp import (
     mlp,
 )
 from mlp_xp.nn.schedules import InverseScaling, LossRatio, OneCycle, ReduceOnPlateau
+from mlp_xp_backends import get_backend
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 
 
@@ -71,7 +73,7 @@ def by_hand(step: TrainStep, x: np.ndarray, y: np.ndarray, epochs: int, batch: i
             rows = order[start : start + batch]
             t += 1
             rates = tree_map(np.float64, step.optimizer.rates(step.optimizer.lr, t))
-            state, loss = step(np, state, x[rows], y[rows], ABSENT, rates)
+            state, loss = step(get_backend("cpu").xp, state, x[rows], y[rows], ABSENT, rates)
             total += float(loss) * len(rows)
         losses.append(total / len(x))
     return losses
@@ -312,12 +314,16 @@ def test_bad_data_are_refused_where_they_enter(case: str) -> None:
             {"max_epochs": 1, "validation_data": blobs(), "early_stopping": EarlyStopping(monitor="val_loss")},
             "monitor one of these",
         ),
+        ({"max_epochs": 1, "shuffle": "no"}, "shuffle must be True or False, not 'no'"),
+        ({"max_epochs": 1, "resident": "auto"}, "resident must be True or False"),
+        ({"max_epochs": 1, "sample_weight": np.full(210, 1e-60)}, "out of the range of float32"),
+        ({"max_epochs": 1, "sample_weight": np.full(210, 1e37)}, "out of the range of float32"),
         ({"max_epochs": 1, "early_stopping": EarlyStopping()}, "monitors 'valid_loss'"),
         ({"max_epochs": 1, "validation_data": (np.zeros((5, 4)), np.full(5, 7))}, r"0 \.\.\. 2"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises((ValueError, TypeError, FileError), match=message):
         Trainer(mlp(4, 3), device="cpu").fit(*blobs(), **options)
 
 

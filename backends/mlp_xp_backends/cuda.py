@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mlp_xp_backends.status import MissingError
+from mlp_xp_backends.status import Device, MissingError
 
 Version = tuple[int, int]
 
@@ -16,6 +17,8 @@ GET_DRIVER = (
     "With one, install NVIDIA's driver (https://www.nvidia.com/drivers; on Ubuntu: sudo ubuntu-drivers "
     "install) and check it with nvidia-smi; start containers with docker run --gpus all."
 )
+OLDEST = {12: (5, 0), 13: (7, 5)}
+"""The lowest compute capability that each major version of the CUDA toolkit compiles for."""
 ELSE_CPU = 'A machine without an NVIDIA GPU computes with device="cpu".'
 
 
@@ -94,12 +97,38 @@ def need_one_wheel(wheels: Mapping[str, str], driver: Version | None) -> None:
         raise MissingError(f"two CuPy wheels overwrite each other: {found}", f"Run: {command}", command)
 
 
-def need_toolkit(cupy: Any, built_for: int) -> None:
-    """Raise `MissingError` unless CuPy finds the compiler and the cuBLAS of CUDA ``built_for``."""
+def need_capability(library: str, device: Device, capability: Version, oldest: Version, command: str) -> None:
+    """Raise `MissingError` unless ``device`` has the compute capability ``oldest`` or a higher one.
+
+    ``command`` installs the ``library`` for CUDA 12, which supports older GPUs than CUDA 13.
+    """
+    if capability >= oldest:
+        return
+    reason = (
+        f"the installed {library} needs a GPU of compute capability {oldest[0]}.{oldest[1]} or higher; "
+        f"{device.name} ({device.model}) has {capability[0]}.{capability[1]}"
+    )
+    if OLDEST[12] <= capability < OLDEST[13] and oldest > OLDEST[12]:
+        raise MissingError(reason, f"Run: {command}", command)
+    raise MissingError(reason, 'Use device="cpu", or a newer GPU.')
+
+
+def oldest_of(architectures: Iterable[str]) -> Version:
+    """The lowest compute capability among ``architectures`` such as ``sm_75`` and ``sm_90a``; 0.0 if there is none.
+
+    >>> oldest_of(["sm_100", "sm_75", "compute_120"])
+    (7, 5)
+    """
+    numbers = [int(found[1]) for name in architectures if (found := re.fullmatch(r"sm_(\d+)[a-z]?", name))]
+    return divmod(min(numbers, default=0), 10)
+
+
+def need_toolkit(cupy: Any, built_for: int, index: int) -> None:
+    """Raise `MissingError` unless CuPy finds the compiler and the cuBLAS of CUDA ``built_for``, on device ``index``."""
     try:
         cupy.cuda.nvrtc.getVersion()
-        with cupy.cuda.Device(0):
-            cupy.cuda.device.get_cublas_handle()  # CuPy keeps it and would make it at the first product
+        with cupy.cuda.Device(index):
+            cupy.cuda.device.get_cublas_handle()  # CuPy keeps the handle, which the first product needs anyway
     except Exception as error:
         if hasattr(error, "status"):  # raised by CUDA itself, for instance because the device is out of memory
             raise

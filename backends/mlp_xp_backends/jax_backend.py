@@ -24,9 +24,9 @@ from mlp_xp_backends.typing import Array, HostArray, Tree
 class JaxBackend:
     """JAX on ``device``, ``cpu`` or ``cuda:N``.
 
-    JAX turns float64 and int64 into 32 bits unless its flag ``jax_enable_x64`` is set. Loops, conversions and
-    the functions of ``xp`` set it for as long as they run, and the device as well, so that 64 bits are kept
-    and the flag of the program around them stays as it is. Operators outside of a loop obey that flag.
+    JAX converts float64 and int64 to 32 bits unless its flag ``jax_enable_x64`` is set. Loops, conversions and the
+    functions of ``xp`` set the flag and the device while they run, so 64 bits are kept and the flag of the surrounding
+    program does not change. Operators outside of a loop obey that flag.
     """
 
     name = "jax"
@@ -42,7 +42,7 @@ class JaxBackend:
         vars(self.xp).update({name: self._in_scope(f) for name, f in members.items()})
 
     def asarray(self, x: Array, dtype: str | None = None) -> Array:
-        """``x`` on the device. It may share the memory of ``x`` only where nobody can write to that."""
+        """``x`` on the device. Shares the memory of ``x`` only if that is read-only."""
         with self._scope():
             if isinstance(x, jax.Array):
                 if x.devices() == {self._device} and dtype in (None, str(x.dtype)):
@@ -56,11 +56,11 @@ class JaxBackend:
         return np.asarray(x)
 
     def synchronize(self) -> None:
-        """Return when all arrays of the device are computed."""
+        """Wait until all arrays of the device are computed."""
         jax.block_until_ready([x for x in jax.live_arrays() if self._device in x.devices()])
 
     def compile(self, body: Body) -> Loop:
-        """``jax.lax.scan`` over ``body``, jitted once for every shape; the state's memory is used again."""
+        """``jax.lax.scan`` over ``body``, jitted once for each set of shapes; the memory of the carry is reused."""
 
         def step(consts: Tree, carry: Tree, item: Tree) -> Any:
             return body(self.xp, carry, consts, item)
@@ -79,7 +79,7 @@ class JaxBackend:
         return loop
 
     def eager(self, body: Body) -> Loop:
-        """The loop as plain Python: what `compile` must agree with."""
+        """The loop in plain Python: the reference for `compile`."""
         plain = plain_loop(self.xp, body, self.xp.stack)
 
         def loop(carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
@@ -89,7 +89,7 @@ class JaxBackend:
         return loop
 
     def memory(self) -> Memory:
-        """Free and total bytes: of the machine on the CPU, of JAX's share of the device's memory on a GPU."""
+        """Free and total memory: of the machine on the CPU, of JAX's share of the device on a GPU."""
         stats = self._device.memory_stats()
         if self.device == "cpu" or not stats:
             return host_memory()
@@ -98,7 +98,7 @@ class JaxBackend:
     @contextmanager
     def _scope(self) -> Iterator[None]:
         bits, place = jax.enable_x64(True), jax.default_device(self._device)
-        precision = jax.default_matmul_precision("highest")  # else float32 products have 10 bits on newer GPUs
+        precision = jax.default_matmul_precision("highest")  # otherwise newer GPUs multiply float32 with 10 bits
         with bits, place, precision, memory_guard(self.device, self.memory):
             yield
 

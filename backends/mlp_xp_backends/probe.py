@@ -16,13 +16,16 @@ from mlp_xp_backends.status import Device, MissingError, Status
 Found = tuple[str, tuple[Device, ...]]
 
 
-def probe(name: str) -> Status:
-    """Return the status of one of `BACKENDS`. Imports its library unless it is known to be unusable."""
+def probe(name: str, index: int = 0) -> Status:
+    """Return the status of one of `BACKENDS`, as seen by device ``index``.
+
+    Imports its library unless it is known to be unusable. Uses no other device than ``index``.
+    """
     library = name.partition(":")[0]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the status says it better
-            version, devices = BACKENDS[name]()
+            version, devices = BACKENDS[name](index)
     except MissingError as missing:
         return Status(name, _installed_version(library), (), *missing.args)
     except Exception as error:
@@ -31,15 +34,15 @@ def probe(name: str) -> Status:
     return Status(name, version, devices)
 
 
-def _numpy() -> Found:
+def _numpy(index: int) -> Found:
     return np.__version__, _cpu()
 
 
-def _strict() -> Found:
+def _strict(index: int) -> Found:
     return _imported("array_api_strict", "pip install array-api-strict").__version__, _cpu()
 
 
-def _cupy() -> Found:
+def _cupy(index: int) -> Found:
     driver = cuda.driver_version()
     command = cuda.cupy_command(driver)
     above = "" if driver else "no NVIDIA driver was found, and "
@@ -47,11 +50,16 @@ def _cupy() -> Found:
     cuda.need_one_wheel(wheels := cuda.installed_wheels(), driver)
     driver = cuda.need_driver("CuPy", 0, driver, command)
     cupy = _imported("cupy", f"pip install --force-reinstall {' '.join(wheels) or 'cupy'}")
-    replace = f"pip uninstall -y {' '.join(wheels) or 'cupy'} && {command}"
+    uninstall = f"pip uninstall -y {' '.join(wheels) or 'cupy'} && "
     built_for = cupy.cuda.runtime.runtimeGetVersion() // 1000
-    cuda.need_driver("CuPy", built_for, driver, replace)
+    cuda.need_driver("CuPy", built_for, driver, uninstall + command)
     devices = _cupy_devices(cupy.cuda.runtime)
-    cuda.need_toolkit(cupy, built_for)
+    if index < len(devices):
+        properties = cupy.cuda.runtime.getDeviceProperties(index)
+        capability = properties["major"], properties["minor"]
+        oldest = cuda.OLDEST.get(built_for, cuda.OLDEST[13])
+        cuda.need_capability("CuPy", devices[index], capability, oldest, uninstall + cuda.cupy_command((12, 0)))
+        cuda.need_toolkit(cupy, built_for, index)
     return cupy.__version__, devices
 
 
@@ -68,14 +76,14 @@ def _cupy_devices(runtime: Any) -> tuple[Device, ...]:
     return tuple(Device(f"cuda:{i}", name) for i, name in enumerate(names))
 
 
-def _torch_cpu() -> Found:
+def _torch_cpu(index: int) -> Found:
     return _imported("torch", 'pip install "mlp-xp[torch]"').__version__, _cpu()
 
 
-def _torch_cuda() -> Found:
+def _torch_cuda(index: int) -> Found:
     driver = cuda.driver_version()
-    index = f"https://download.pytorch.org/whl/{'cu126' if cuda.major(driver) == 12 else 'cu130'}"
-    command = f"pip install --force-reinstall torch --index-url {index}"
+    url = f"https://download.pytorch.org/whl/{'cu126' if cuda.major(driver) == 12 else 'cu130'}"
+    command = f"pip install --force-reinstall torch --index-url {url}"
     torch = _imported("torch", command)
     if torch.version.cuda is None:
         raise MissingError(f"torch {torch.__version__} is a build without CUDA", cuda.run(command, driver), command)
@@ -83,16 +91,20 @@ def _torch_cuda() -> Found:
     if not torch.cuda.is_available():
         raise cuda.no_device("torch")
     names = (torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    return torch.__version__, tuple(Device(f"cuda:{i}", name) for i, name in enumerate(names))
+    devices = tuple(Device(f"cuda:{i}", name) for i, name in enumerate(names))
+    if index < len(devices):
+        capability, oldest = torch.cuda.get_device_capability(index), cuda.oldest_of(torch.cuda.get_arch_list())
+        cuda.need_capability("torch", devices[index], capability, oldest, command.replace("cu130", "cu126"))
+    return torch.__version__, devices
 
 
-def _jax_cpu() -> Found:
+def _jax_cpu(index: int) -> Found:
     jax = _imported("jax", 'pip install "mlp-xp[jax]"')
     jax.devices("cpu")  # raises if JAX_PLATFORMS excludes the CPU
     return jax.__version__, _cpu()
 
 
-def _jax_cuda() -> Found:
+def _jax_cuda(index: int) -> Found:
     driver = cuda.driver_version()
     command = f'pip install "jax[cuda{cuda.major(driver)}]"'
     jax = _imported("jax", command)
@@ -104,7 +116,7 @@ def _jax_cuda() -> Found:
     return jax.__version__, tuple(Device(f"cuda:{i}", d.device_kind) for i, d in enumerate(devices))
 
 
-BACKENDS: dict[str, Callable[[], Found]] = {
+BACKENDS: dict[str, Callable[[int], Found]] = {
     "numpy": _numpy,
     "numpy:plain": _numpy,
     "cupy": _cupy,

@@ -127,7 +127,7 @@ def _usable(name: str) -> bool:
 def _built(name: str, index: int) -> Backend:
     from mlp_xp_backends.probe import probe
 
-    status = probe(name)
+    status = probe(name, index)
     if not status.usable:
         raise status.error()
     if index >= len(status.devices):

@@ -1,4 +1,4 @@
-"""array-api-strict: the standard and nothing else, on the CPU. It finds what only some libraries can do."""
+"""array-api-strict: the standard and nothing else, on the CPU. Reveals use of nonstandard features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
 class StrictBackend:
-    """The reference implementation of the standard's 2024.12 version, which the math is written against."""
+    """The reference implementation of version 2024.12 of the standard."""
 
     name = "array_api_strict"
     device = "cpu"
@@ -44,7 +44,7 @@ class StrictBackend:
         """Nothing to wait for."""
 
     def compile(self, body: Body) -> Loop:
-        """The loop as plain Python."""
+        """The loop in plain Python."""
         plain = plain_loop(self.xp, body, array_api_strict.stack)
 
         def loop(carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:

@@ -1,8 +1,9 @@
-"""torch, without autograd, on the CPU or one CUDA device."""
+"""torch without autograd, on the CPU or one CUDA device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import array_api_compat.torch as compat
@@ -16,12 +17,12 @@ from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.namespace import CREATION, derived, mapped
 from mlp_xp_backends.namespace_extras import over_models
 from mlp_xp_backends.protocol import Body, Loop, Memory
-from mlp_xp_backends.torch_graphs import GraphLoop, cuda_graph
+from mlp_xp_backends.torch_graphs import CAPTURING, GraphLoop, cuda_graph
 from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
 class TorchBackend:
-    """torch on ``device``, ``cpu`` or ``cuda:N``; without autograd, since the math has its own gradients."""
+    """torch on ``device``, ``cpu`` or ``cuda:N``, without autograd: bodies compute their own gradients."""
 
     name = "torch"
     group: Group | None = None
@@ -35,21 +36,23 @@ class TorchBackend:
         self.xp.segment_sum = over_models(self.xp, _segment_sum)
 
     def asarray(self, x: Array, dtype: str | None = None) -> Array:
-        """``x`` on the device; on the CPU it shares the memory of ``x``, unless that is read-only."""
-        with memory_guard(self.device, self.memory):
+        """``x`` on the device. On the CPU it shares the memory of ``x``, unless that is read-only."""
+        with self._transfer(), memory_guard(self.device, self.memory):
             return _tensor(x).to(self._device, None if dtype is None else getattr(torch, dtype))
 
     def to_numpy(self, x: Array) -> HostArray:
         """``x`` on the host, sharing memory on the CPU. Waits for the device."""
-        return np.asarray(x.numpy(force=True))
+        with self._transfer():
+            return np.asarray(x.numpy(force=True))
 
     def synchronize(self) -> None:
-        """Return when all work sent to the device is done."""
+        """Wait until the device has finished all work."""
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+            with self._transfer():
+                torch.cuda.synchronize(self._device)
 
     def compile(self, body: Body) -> Loop:
-        """The loop as plain Python on the CPU; on a GPU its step as a CUDA graph, when it has run for a while."""
+        """The loop in plain Python; on a GPU, its step becomes a CUDA graph after some steps."""
         run = plain_loop(self.xp, body, torch.stack)
         if self._device.type == "cuda" and self.group is None:  # a graph cannot hold a call to another process
             run = GraphLoop(self.xp, body, run, partial(cuda_graph, self._device))
@@ -60,8 +63,12 @@ class TorchBackend:
 
         return loop
 
+    def _transfer(self) -> AbstractContextManager[object]:
+        """The context of everything that waits for the device: not while another thread records a step."""
+        return CAPTURING if self._device.type == "cuda" else nullcontext()
+
     def memory(self) -> Memory:
-        """Free and total bytes of the device; what torch's pool holds without using it is free."""
+        """Free and total memory of the device. Unused memory in torch's pool counts as free."""
         if self._device.type == "cpu":
             return host_memory()
         free, total = torch.cuda.mem_get_info(self._device)
@@ -76,13 +83,13 @@ def _tensor(x: Array) -> torch.Tensor:
         return torch.from_dlpack(x)
     host = as_host(x)
     shareable = host.flags.writeable and all(stride >= 0 for stride in host.strides)
-    return torch.from_numpy(host if shareable else host.copy())  # torch knows no read-only memory
+    return torch.from_numpy(host if shareable else host.copy())  # torch has no read-only tensors
 
 
 def _extremum(
     of_two: Callable[[Array, Array], Array], bounded: Callable[[Array, float], Array]
 ) -> Callable[[Array, Array], Array]:
-    """``of_two``, and ``bounded`` for a Python number: one kernel, and no scalar is sent to the device."""
+    """``of_two``, or ``bounded`` for a Python number: one kernel, and no transfer of a scalar to the device."""
 
     def extremum(x1: Array, x2: Array, /) -> Array:
         if isinstance(x2, int | float):

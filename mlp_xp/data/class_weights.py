@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np  # noqa: TID251  labels are host arrays
 
 from mlp_xp._checks import shown
+from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray
 
 EXPECTED = "class_weight must be 'balanced', a weight for each class in order, or {class: weight}"
@@ -25,7 +26,7 @@ def check_class_weight(class_weight: Any) -> Any:
     raise TypeError(f"{EXPECTED}, not {shown(class_weight)}")
 
 
-def weigh_classes(class_weight: Any, y: HostArray, n_out: int, w: Any | None) -> Any | None:
+def weigh_classes(class_weight: Any, y: HostArray, n_out: int, w: Any = ABSENT) -> Any:
     """The sample weights ``w`` times the weight of each row's class, (rows,) float64.
 
     ``"balanced"`` gives class c the weight ``rows / (k rows_c)`` for the ``k`` classes that occur (King and Zeng 2001);
@@ -47,7 +48,7 @@ def weigh_classes(class_weight: Any, y: HostArray, n_out: int, w: Any | None) ->
         if table.shape != (n_out,):
             raise ValueError(f"class_weight must hold {n_out} weights, one for each class, not {table.size}")
     weights = table[y]
-    return weights if w is None else weights * np.asarray(w, np.float64)
+    return weights if w is ABSENT else weights * np.asarray(w, np.float64)
 
 
 def _class(c: Any) -> int:

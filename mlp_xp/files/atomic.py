@@ -13,14 +13,15 @@ from typing import Any, BinaryIO
 
 from mlp_xp.files.paths import as_path, check_folder, failed
 
-_written: set[Path] = set()  # the temporary files of this process
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # O_BINARY exists on Windows
+_written: set[Path] = set()  # temporary files that this process is writing
 
 
 def write(path: str | Path, fill: Callable[[BinaryIO], Any]) -> None:
-    """Let ``fill`` write a temporary file in the folder of ``path``, flush it to the disk and rename it to ``path``.
+    """Call ``fill`` with a temporary file in the folder of ``path``, flush it to the disk and rename it to ``path``.
 
-    A symbolic link stays, and its target is replaced. An existing file keeps its mode. Temporary files of earlier
-    writers that were killed are removed. `FileError` if the operating system reports an error; the file that was at
+    If ``path`` is a symbolic link, its target is replaced. An existing file keeps its mode. Temporary files that killed
+    processes left behind are removed. Raises `FileError` if the operating system reports an error; an existing file at
     ``path`` is then unchanged.
     """
     path = as_path(path)
@@ -31,9 +32,7 @@ def write(path: str | Path, fill: Callable[[BinaryIO], Any]) -> None:
     try:
         _remove_stale(target)
         mode = target.stat().st_mode & 0o7777 if target.exists() else None
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666 if mode is None else 0o600
-        )
+        descriptor = os.open(temporary, _CREATE, 0o666 if mode is None else 0o600)
         with open(descriptor, "wb") as file:  # noqa: PTH123  a descriptor
             if mode is not None:
                 temporary.chmod(mode)
@@ -42,15 +41,12 @@ def write(path: str | Path, fill: Callable[[BinaryIO], Any]) -> None:
             os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
-        raise failed("write", path, error, "; an earlier file there is unchanged") from error
+        raise failed("write", path, error, "; an existing file is unchanged") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()  # gone already if it was renamed
         _written.discard(temporary)
     _flush_folder(target.parent)
-
-
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows
 
 
 def _prefix(target: Path) -> str:
@@ -59,20 +55,19 @@ def _prefix(target: Path) -> str:
 
 
 def _remove_stale(target: Path) -> None:
-    """Remove temporary files for ``target`` whose process has ended, or was an earlier one with this process's id."""
+    """Remove temporary files for ``target`` of processes that have ended."""
     if os.name == "nt":
-        return  # there os.kill(pid, 0) is not a mere question
+        return  # on Windows, os.kill(pid, 0) ends the process
     name = re.compile(re.escape(_prefix(target)) + r"([0-9]{1,9})\.[0-9a-f]{16}\.tmp")
-    for entry in os.listdir(target.parent):
-        match = name.fullmatch(entry)
-        path = target.with_name(entry)
+    for path in target.parent.iterdir():
+        match = name.fullmatch(path.name)
         if match and path not in _written and not _is_running(int(match[1])):
             with contextlib.suppress(OSError):
                 path.unlink()
 
 
 def _is_running(pid: int) -> bool:
-    """Whether another process has this id."""
+    """Whether another process with this id is running; a file with our own id that we are not writing is stale."""
     if pid == os.getpid():
         return False
     try:
@@ -80,7 +75,7 @@ def _is_running(pid: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:
-        return True  # it belongs to another user
+        return True  # a process of another user
     return True
 
 

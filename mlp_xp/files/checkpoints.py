@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: TID251  files hold arrays of the host
+import numpy as np  # noqa: TID251  files hold host arrays
 
 from mlp_xp.files import config, entries, fields, generators, history, safetensors
 from mlp_xp.files.config import Decoder, check_known
@@ -21,7 +21,7 @@ from mlp_xp.files.networks import (
     stack_of,
 )
 from mlp_xp.files.safetensors import Content, Entry
-from mlp_xp.files.snapshot import Best, Snapshot
+from mlp_xp.files.snapshot import Snapshot
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp_backends.typing import HostArray
 
@@ -124,7 +124,7 @@ def unpack(content: Content, header: Json, decode: Decoder) -> Snapshot:
     losses = arrays.get("losses", np.empty((0, *models), dtype))
     if best is not None:
         params, layers = fill_network(step.network, arrays, "best.")
-        best = Best(*best, params=params, layers=layers)
+        best = best._replace(params=params, layers=layers)
     return Snapshot(
         step, dtype, state, records, generator, plan, position, losses, updates, samples, best, stopped, class_weight
     )  # fmt: skip

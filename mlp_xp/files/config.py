@@ -56,8 +56,8 @@ def _encode(value: Any, depth: int) -> Json:
         raise ValueError(f"a configuration that can be saved has at most {MAX_DEPTH} levels")
     if isinstance(value, np.generic):
         value = value.item()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        cls = type(value)
+    cls: type = type(value)
+    if dataclasses.is_dataclass(cls):
         name = cls.__name__ if KNOWN.get(cls.__name__) is cls else CUSTOM + cls.__name__
         return {"type": name} | {f.name: _encode(getattr(value, f.name), depth + 1) for f in _fields(cls)}
     if isinstance(value, tuple):
@@ -65,7 +65,7 @@ def _encode(value: Any, depth: int) -> Json:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(
-        f"cannot save {shown(value)}: layers, losses, optimizers and schedules of your own must be frozen dataclasses "
+        f"cannot save {shown(value)}: custom layers, losses, optimizers and schedules must be frozen dataclasses "
         "whose fields hold numbers, strings, None, tuples and dataclasses"
     )
 
@@ -88,9 +88,9 @@ def custom_types(value: Any) -> set[type]:
     """The classes in a configuration that are not of this library."""
     if isinstance(value, tuple):
         return set().union(*map(custom_types, value))
-    if not dataclasses.is_dataclass(value):
+    cls: type = type(value)
+    if not dataclasses.is_dataclass(cls):
         return set()
-    cls = type(value)
     own = set() if KNOWN.get(cls.__name__) is cls else {cls}
     return own.union(*(custom_types(getattr(value, f.name)) for f in _fields(cls)))
 
@@ -126,17 +126,17 @@ class Decoder:
             return cls
         if isinstance(name, str) and name.startswith(CUSTOM):
             name = name.removeprefix(CUSTOM)
-            raise ValueError(f"{name} is not a class of mlp_xp: pass your own class as known=({name},)")
+            raise ValueError(f"{name} is not a class of mlp_xp: pass your class as known=({name},)")
         raise ValueError(f"it holds an unknown type {shown(name)}: update mlp_xp if a newer one wrote the file")
 
 
 def check_known(known: Iterable[type]) -> tuple[type, ...]:
     """``known`` as a tuple; `TypeError` unless it holds dataclasses."""
-    classes = tuple(known) if isinstance(known, (tuple, list, set, frozenset)) else (None,)
+    classes: tuple[Any, ...] = tuple(known) if isinstance(known, (tuple, list, set, frozenset)) else (None,)
     for cls in classes:
         if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
             raise TypeError(f"known must be a tuple of dataclasses, such as (MyLayer,), not {shown(known)}")
-    return classes  # type: ignore[return-value]  # just checked
+    return classes
 
 
 @cache
@@ -147,7 +147,7 @@ def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    """The declared types of the fields; none if a class of the user names types that only a function can see."""
+    """The declared types of the fields; empty for a custom class with type names that are local to a function."""
     try:
         return get_type_hints(cls)
     except NameError:
@@ -155,7 +155,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _check_fields(cls: type, fields: dict[str, Any]) -> None:
-    """Raise `ValueError` unless ``fields`` are some of those of ``cls``, of the right types, and the rest have defaults."""
+    """Raise `ValueError` unless all ``fields`` exist in ``cls``, have the right types, and the others have defaults."""
     expected = {f.name: f for f in _fields(cls)}
     if unknown := fields.keys() - expected.keys():
         raise ValueError(f"{cls.__name__} has no field {min(unknown)!r}: update mlp_xp if a newer one wrote the file")

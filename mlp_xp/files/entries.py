@@ -7,13 +7,14 @@ from typing import Any
 
 from mlp_xp._checks import shown
 from mlp_xp.files import fields
-from mlp_xp.files.snapshot import Plan
+from mlp_xp.files.snapshot import Best, Plan
+from mlp_xp_backends.trees import ABSENT
 
 Json = Any
 
 
 def check_position(plan: Plan | None, position: int, updates: int) -> None:
-    """Raise `ValueError` unless a run with this plan can be there."""
+    """Raise `ValueError` unless a run with this plan can have this position."""
     if position > updates:
         raise ValueError(f"it has {position} steps in the current epoch, but {updates} in all")
     if position and (plan is None or position > -(-plan.rows // plan.batch_size)):
@@ -43,11 +44,11 @@ def plan(name: str, value: Json) -> Plan | None:
     )
 
 
-def best(name: str, value: Json) -> list[Any] | None:
-    """The fields of the best epoch except its network, if there is one."""
+def best(name: str, value: Json) -> Best | None:
+    """The best epoch, if there is one, still without its network."""
     if value is None:
         return None
-    return fields.take(
+    epoch, score, monitor, mode = fields.take(
         value,
         name,
         epoch=(fields.COUNT, fields.REQUIRED),
@@ -55,6 +56,7 @@ def best(name: str, value: Json) -> list[Any] | None:
         monitor=(fields.text, "valid_loss"),
         mode=(fields.one_of("min", "max"), "min"),
     )
+    return Best(epoch, score, monitor, mode, ABSENT, ABSENT)
 
 
 def class_weight_to_json(value: Any) -> Json:

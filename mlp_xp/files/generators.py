@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np  # noqa: TID251  the generators of the host
+import numpy as np  # noqa: TID251  bit generators run on the host
 
 from mlp_xp._checks import shown
 
@@ -38,10 +38,10 @@ def _encode(value: Any) -> Json:
 
 def decode(value: Json) -> dict[str, Any]:
     """The state that `encode` wrote; `ValueError` for anything that a bit generator cannot be in."""
-    kind = KINDS.get(value.get("bit_generator")) if isinstance(value, dict) else None
-    if kind is None:
-        raise ValueError("its bit generator is unknown")
-    bits = kind(0)
+    name = value.get("bit_generator") if isinstance(value, dict) else None
+    if not isinstance(name, str) or name not in KINDS:
+        raise ValueError(f"its bit generator {shown(name)} is unknown")
+    bits = KINDS[name](0)
     state: dict[str, Any] = _decode("generator", value, bits.state)
     bits.state = state
     if _encode(bits.state) != value:

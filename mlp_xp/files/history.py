@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np  # noqa: TID251  files hold arrays of the host
+import numpy as np  # noqa: TID251  files hold host arrays
 
 from mlp_xp._checks import shown
 from mlp_xp_backends.typing import HostArray
@@ -15,7 +15,7 @@ _MAX_INT = 2**53  # the integers up to here are exact in float64
 
 
 def encode(history: list[Record]) -> tuple[dict[str, str], dict[str, HostArray]]:
-    """The columns, by name ``int`` or ``float``, and the arrays.
+    """The kind of each column, ``int`` or ``float``, and the arrays.
 
     ``history`` is (epochs, columns) float64. Where a record lacks a column, ``history.present``, bool of the same
     shape, is False. `TypeError` unless all values are numbers, `ValueError` for a record without epoch or loss.

@@ -1,6 +1,6 @@
-"""Models as files: the network, its loss, its parameters and whatever else belongs to it.
+"""Models as files: the network, its loss, its parameters and additional data.
 
-Nothing in a file is code, and a model that was trained on a GPU loads on any device.
+A file contains no code, and a model that was trained on a GPU can be loaded on any device.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np  # noqa: TID251  files hold arrays of the host
+import numpy as np  # noqa: TID251  files hold host arrays
 
 from mlp_xp._checks import shown
 from mlp_xp.files import checkpoints, fields, safetensors
@@ -25,14 +25,14 @@ MAX_DEPTH = 100  # levels of the JSON in extra
 
 
 class SavedModel(NamedTuple):
-    """What a file of a model holds; all arrays are on the host."""
+    """The content of a model file; all arrays are on the host."""
 
     network: Chain
     loss: Loss
     params: Tree
     state: Tree
     extra: dict[str, Any]
-    """Anything that JSON can express, by name."""
+    """Additional data that JSON can express, by name."""
     dtype: str
 
 
@@ -62,7 +62,7 @@ def write_model(path: str | Path, model: SavedModel) -> None:
 def read_model(path: str | Path, known: Iterable[type] = ()) -> SavedModel:
     """The model in ``path``, which is a model or a checkpoint.
 
-    ``known`` are the classes of your own layers and losses, and for a checkpoint also of optimizers and schedules.
+    ``known`` are the classes of custom layers and losses and, for a checkpoint, of custom optimizers and schedules.
     `FileError` if the file is damaged, of another program or version, or its arrays do not fit its network.
     """
     known = check_known(known)
@@ -113,7 +113,7 @@ def plain(name: str, value: Any, depth: int = 0) -> Any:
         return [plain(f"{name}[{i}]", entry, depth + 1) for i, entry in enumerate(value)]
     if not isinstance(value, dict):
         advice = "call its tolist()" if hasattr(value, "tolist") else "convert it"
-        raise TypeError(f"cannot save {name}, {shown(value)}: JSON holds numbers, strings, lists and dicts; {advice}")
+        raise TypeError(f"cannot save {name}, {shown(value)}: JSON stores numbers, strings, lists and dicts; {advice}")
     for key in value:
         if not isinstance(key, str):
             raise TypeError(f"cannot save {name}: a key of JSON is a string, not {shown(key)}")

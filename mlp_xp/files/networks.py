@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np  # noqa: TID251  files hold arrays of the host
+import numpy as np  # noqa: TID251  files hold host arrays
 
 from mlp_xp.files.safetensors import Entry
 from mlp_xp.nn.layers import Chain
@@ -38,7 +38,7 @@ def stack_of(params: Tree) -> tuple[int, ...]:
     return tuple(map(int, flat[0].shape[:-2]))
 
 
-def named(**trees: Tree) -> dict[str, HostArray]:
+def named(**trees: Tree) -> dict[str, Any]:
     """The leaves of several trees by name, such as ``params.0.W``."""
     return {name: leaf for key, tree in trees.items() for name, leaf in named_leaves(tree, key).items()}
 
@@ -61,7 +61,7 @@ def fill(like: Tree, name: str, arrays: dict[str, HostArray]) -> Tree:
 
 
 def initial_state(step: TrainStep, models: tuple[int, ...], dtype: str) -> TrainState:
-    """A state with the shapes and dtypes of every state of ``step``, which takes next to no memory."""
+    """A state with the shapes and dtypes of all states of ``step``; its arrays occupy almost no memory."""
 
     def zeros(spec: Spec) -> HostArray:
         entry = _entry(spec, models, dtype)

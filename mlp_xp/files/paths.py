@@ -10,7 +10,7 @@ from mlp_xp._checks import shown
 
 
 class FileError(OSError):
-    """A file that cannot be read or written, or that does not hold what it should.
+    """A file that cannot be read or written, or that does not contain what it should.
 
     The message names the path. ``errno`` is that of the operating system's error, if there was one.
 
@@ -38,7 +38,7 @@ def as_path(path: object) -> Path:
 
 
 def check_regular(action: str, path: Path) -> os.stat_result:
-    """The status of an existing file; `FileError` for a folder, a pipe or a device, which are never opened."""
+    """The status of an existing file; `FileError` for a folder, a pipe or a device, none of which is opened."""
     try:
         status = path.stat()
     except OSError as error:

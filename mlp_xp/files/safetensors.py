@@ -1,8 +1,10 @@
 """The container: named arrays and a JSON header in one safetensors file.
 
-The format is that of https://github.com/huggingface/safetensors: eight bytes with the length of a JSON index, the
-index, then the arrays. Our own header is a JSON text among the metadata of the index. Files are read with suspicion:
-every length, offset and name is checked before memory is allocated.
+The format (https://github.com/huggingface/safetensors) is eight bytes with the length of a JSON index, the index, and
+the arrays. The header of mlp_xp is a JSON text in the metadata of the index. Nothing in a file is trusted: every
+length, offset and name is checked before memory is allocated. The reference implementation is not used, since it
+accepts duplicate keys, needs all arrays in memory a second time for writing, and opens a file by its path, which a
+training run may replace between two calls.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np  # noqa: TID251  files hold arrays of the host
+import numpy as np  # noqa: TID251  files hold host arrays
 
 from mlp_xp.files import atomic
 from mlp_xp.files.paths import FileError, as_path, check_regular, failed
@@ -62,12 +64,12 @@ def entries(arrays: dict[str, HostArray]) -> dict[str, Entry]:
     """The dtype and shape of each array; `TypeError` if a file cannot hold it."""
     for name, a in arrays.items():
         if a.dtype.name not in CODES:
-            raise TypeError(f"{name} is an array of {a.dtype}: a file holds numbers of up to 64 bits and booleans")
+            raise TypeError(f"{name} is an array of {a.dtype}: a file stores booleans and numbers of up to 64 bits")
     return {name: Entry(a.dtype.name, a.shape) for name, a in arrays.items()}
 
 
 def index(kind: str, found: dict[str, Entry], header: Json) -> bytes:
-    """The beginning of a file with these arrays; `ValueError` if it is longer than `read` accepts."""
+    """The length and the index of a file with these arrays; `ValueError` if readers would refuse its size."""
     content: dict[str, Any] = {
         "__metadata__": {"mlp_xp": str(FORMAT), "kind": kind, "header": json.dumps(header, separators=(",", ":"))}
     }
@@ -97,13 +99,14 @@ def write(path: str | Path, kind: str, arrays: dict[str, HostArray], header: Jso
         file.write(start)
         for name in _order(found):
             a = arrays[name]
-            file.write(a.astype(a.dtype.newbyteorder("<"), order="C", copy=False).reshape(-1).view(np.uint8))
+            flat = a.astype(a.dtype.newbyteorder("<"), order="C", copy=False).reshape(-1)
+            file.write(flat.view(np.uint8).data)
 
     atomic.write(path, fill)
 
 
 class Content:
-    """A file that is open for reading: its header, the entries of its arrays, and the arrays on demand."""
+    """A file that is open for reading: its header, the entries of its arrays, and its arrays on request."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         start = file.read(8)
@@ -184,7 +187,7 @@ def opened(path: str | Path) -> Iterator[Content]:
         raise
     except OSError as error:
         raise failed("read", path, error) from error
-    except Exception as error:  # also from constructors of classes that the user passes as known
+    except Exception as error:  # constructors of custom classes may raise anything
         text = str(error) if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: {error}"
         raise FileError(f"cannot read {path}: {text[:MAX_MESSAGE]}") from error
 

@@ -19,9 +19,9 @@ from mlp_xp_backends.typing import HostArray, Tree
 class GradientReport:
     """The relative error of each parameter's gradient, ``|g - d| / max(|g|, |d|)`` in the Euclidean norm.
 
-    ``d`` are the central differences ``(L(w + h) - L(w - h)) / 2h`` of the entries that were looked at. A gradient that
-    is far smaller than the others (that of a bias before a batch normalization is 0) counts relative to a thousandth
-    of the largest, since the differences resolve no more.
+    ``d`` are the central differences ``(L(w + h) - L(w - h)) / 2h`` of the sampled entries. The error of a gradient far
+    smaller than the others (that of a bias before batch normalization is 0) is relative to a thousandth of the largest,
+    because the differences resolve no more.
     """
 
     errors: dict[str, float]
@@ -57,17 +57,17 @@ def check_gradients(
     Parameters
     ----------
     network, loss
-        Any chain of layers and any loss, your own included.
+        Any chain of layers and any loss, including your own.
     x, y, sample_weight
         A few rows of data.
     params
-        Where to look; drawn from ``rng`` by default, with 0.1 N(0, 1) added so that biases are not all zero.
+        The parameters to check at; drawn from ``rng`` by default, plus 0.1 N(0, 1), so that biases are not all zero.
     rng
         Default ``np.random.default_rng(0)``.
     entries
-        How many entries of each parameter are tried, at random.
+        How many random entries of each parameter to check.
     tolerance
-        Largest relative error that counts as right. (Rounding alone gives about 1e-10.)
+        Largest relative error of a correct gradient. (Rounding alone gives about 1e-10.)
 
     Returns
     -------
@@ -77,8 +77,15 @@ def check_gradients(
 
     Notes
     -----
-    Where a ReLU's input changes sign between ``w - h`` and ``w + h`` the difference is no derivative. Such a kink makes
-    the second difference of order h, where it is of order h^2 otherwise: beyond h^1.5 another entry is tried.
+    Where a ReLU's input changes sign between ``w - h`` and ``w + h`` the difference is not a derivative. Such a kink
+    makes the second difference of order h instead of h^2: above h^1.5 the entry is skipped and another one sampled.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.standard_normal((6, 4)), rng.integers(0, 3, 6)
+    >>> check_gradients(mlp(4, 5, 3), SoftmaxCrossEntropy(), x, y).ok
+    True
     """
     rng = np.random.default_rng(0) if rng is None else rng
     x, y, w = _checked(network, loss, x, y, sample_weight)

@@ -1,4 +1,4 @@
-"""Losses: what a row costs, its derivative by the network's output, and how rows are reduced to one number."""
+"""Losses: the cost of a row, its gradient with respect to the network's output, and the reduction over rows."""
 
 from __future__ import annotations
 
@@ -17,28 +17,46 @@ Target = Literal["class", "binary", "real", "count"]
 
 
 class Loss(Protocol):
-    """A cost per row, lifted to the weighted mean or sum over a batch.
+    """A cost per row, reduced to the weighted mean or sum over a batch.
 
-    ``z`` is the output of the network, (..., rows, n_out); ``y`` the target, the same for all models; ``w`` one weight
-    for each row, or ``()`` for equal ones. The mean is that of the weights: ``sum(w l) / sum(w)``.
+    ``z`` is the output of the network, (..., rows, n_out); ``y`` is the target, the same for all models; ``w`` holds
+    one weight per row, or is ``ABSENT`` for equal weights. The mean is weighted: ``sum(w l) / sum(w)``.
+
+    Write a loss of your own as a frozen dataclass that inherits from this class and defines ``rows``, ``slope`` and
+    ``output``:
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class LogCosh(Loss):
+    ...     reduction: str = "mean"
+    ...     def rows(self, xp, z, y):
+    ...         d = z - y
+    ...         return xp.sum(xp.log(xp.cosh(d)), axis=-1), d
+    ...     def slope(self, xp, d):
+    ...         return xp.tanh(d)
+    ...     def output(self, xp, z):
+    ...         return z
+    >>> x, y = np.random.default_rng(0).standard_normal((2, 6, 3))
+    >>> check_gradients(mlp(3, 4, 3), LogCosh(), x, y).ok
+    True
     """
 
     reduction: Reduction
     target: ClassVar[Target] = "real"
-    """What ``y`` has to be; checked where data enter."""
+    """The kind of target; data are checked against it before training."""
     metrics: ClassVar[tuple[Metric, ...]] = ()
-    """What is measured beside the loss."""
+    """Measured in addition to the loss."""
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Tree]:
-        """Cost of each row, (..., rows), and what `slope` needs of it."""
+        """The cost of each row, (..., rows), and the cache of `slope`."""
         ...
 
     def slope(self, xp: Namespace, cache: Tree) -> Array:
-        """Derivative of each row's cost by that row of ``z``, (..., rows, n_out)."""
+        """The gradient of each row's cost with respect to that row of ``z``, (..., rows, n_out)."""
         ...
 
     def output(self, xp: Namespace, z: Array) -> Array:
-        """What the network predicts: the mean of the distribution that this loss is the likelihood of."""
+        """The prediction: the mean of the distribution whose negative log-likelihood is this loss."""
         ...
 
     def forward(self, xp: Namespace, z: Array, y: Array, w: Array) -> tuple[Array, Tree]:
@@ -48,29 +66,37 @@ class Loss(Protocol):
         return xp.sum(cost * share, axis=-1), (cache, share)
 
     def backward(self, xp: Namespace, cache: Tree) -> Array:
-        """Derivative of the reduced cost by ``z``."""
+        """The gradient of the reduced cost with respect to ``z``."""
         rows, share = cache
         slope = self.slope(xp, rows)
         return slope * (share if isinstance(share, float) else xp.expand_dims(share, axis=-1))
 
 
 def _shares(xp: Namespace, reduction: Reduction, cost: Array, w: Array) -> Any:
-    """The factor of each row in the reduced cost: ``w`` or ``w / sum(w)``; a number where all are equal."""
+    """The factor of each row in the reduced cost: ``w`` or ``w / sum(w)``; one number without weights."""
     if w is ABSENT:
         return 1.0 / cost.shape[-1] if reduction == "mean" else 1.0
     w = xp.astype(w, cost.dtype, copy=False)
     if reduction == "sum":
         return w
     total = xp.sum(w, axis=-1, keepdims=True)
-    return w / xp.where(total > 0.0, total, 1.0)  # a batch without weight costs nothing
+    return w / xp.where(total > 0.0, total, 1.0)  # a batch whose weights are all zero costs nothing
 
 
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxCrossEntropy(Loss):
     """``l = log(sum_k exp z_k) - z_y`` for a class y, and ``l = -sum_k y_k log p_k`` for a distribution y.
 
-    ``p = softmax(z)`` (Bishop 2006, eqs. 4.104 and 4.108). ``y`` is (rows,) integers, or (rows, n_out) floats that are
-    not negative and sum to one in every row.
+    ``p = softmax(z)`` (Bishop 2006, eqs. 4.104 and 4.108). ``y`` is (rows,) integers, or (rows, n_out)
+    non-negative floats that sum to one in every row.
+
+    >>> z = np.asarray([[0.0, 0.0], [0.0, np.log(3.0)]])
+    >>> loss, _ = SoftmaxCrossEntropy().forward(xp, z, np.asarray([0, 1]), ABSENT)
+    >>> round(float(loss), 4)  # the mean of log 2 and log 4/3
+    0.4904
+    >>> SoftmaxCrossEntropy().output(xp, z)
+    array([[0.5 , 0.5 ],
+           [0.25, 0.75]])
     """
 
     reduction: Reduction = "mean"
@@ -104,9 +130,13 @@ class SoftmaxCrossEntropy(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class BinaryCrossEntropy(Loss):
-    """``l = sum_k log(1 + exp z_k) - y_k z_k``: one yes or no for each output (Bishop 2006, eq. 4.90).
+    """``l = sum_k log(1 + exp z_k) - y_k z_k``: an independent yes or no for each output (Bishop 2006, eq. 4.90).
 
     ``y`` is (rows, n_out) with entries in [0, 1]; several may be 1 in a row (multilabel).
+
+    >>> loss, _ = BinaryCrossEntropy().forward(xp, np.zeros((1, 2)), np.asarray([[0, 1]]), ABSENT)
+    >>> round(float(loss), 4)  # twice log 2
+    1.3863
     """
 
     reduction: Reduction = "mean"
@@ -134,7 +164,14 @@ class BinaryCrossEntropy(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class SquaredError(Loss):
-    """``l = |z - y|^2 / 2`` for ``y`` of shape (rows, n_out) (Bishop 2006, eq. 5.11)."""
+    """``l = |z - y|^2 / 2`` for ``y`` of shape (rows, n_out) (Bishop 2006, eq. 5.11).
+
+    >>> z, y = np.asarray([[3.0], [0.0]]), np.asarray([[1.0], [0.0]])
+    >>> float(SquaredError().forward(xp, z, y, ABSENT)[0])
+    1.0
+    >>> float(SquaredError(reduction="sum").forward(xp, z, y, ABSENT)[0])
+    2.0
+    """
 
     reduction: Reduction = "mean"
     target: ClassVar[Target] = "real"
@@ -160,7 +197,11 @@ class SquaredError(Loss):
 class Poisson(Loss):
     """``l = sum_k exp(z_k) - y_k z_k`` for counts ``y`` of shape (rows, n_out) with rate ``exp(z)``.
 
-    The negative log-likelihood without ``log y!``, which no weight can change (McCullagh and Nelder 1989, ch. 6).
+    The negative log-likelihood without ``log y!``, which does not depend on the network (McCullagh and Nelder 1989, ch. 6).
+
+    >>> loss, _ = Poisson().forward(xp, np.log(np.asarray([[2.0]])), np.asarray([[3]]), ABSENT)
+    >>> round(float(loss), 4)  # 2 - 3 log 2
+    -0.0794
     """
 
     reduction: Reduction = "mean"
@@ -181,7 +222,7 @@ class Poisson(Loss):
         return rate - y
 
     def output(self, xp: Namespace, z: Array) -> Array:
-        """``exp(z)``, held at half the exponent range of the dtype, so that sums of it stay finite for every z."""
+        """``exp(z)``, limited to half the exponent range of the dtype, so that sums stay finite for every z."""
         return xp.exp(xp.minimum(z, 0.5 * math.log(float(xp.finfo(z.dtype).max))))
 
 
@@ -190,6 +231,9 @@ class AbsoluteError(Loss):
     """``l = sum_k |z_k - y_k|`` for ``y`` of shape (rows, n_out): its minimum is the conditional median.
 
     The likelihood of Laplace's distribution (Bishop 2006, exercise 1.25).
+
+    >>> float(AbsoluteError().forward(xp, np.asarray([[3.0], [0.0]]), np.zeros((2, 1)), ABSENT)[0])
+    1.5
     """
 
     reduction: Reduction = "mean"
@@ -204,7 +248,7 @@ class AbsoluteError(Loss):
         return xp.sum(xp.abs(d), axis=-1), d
 
     def slope(self, xp: Namespace, d: Array) -> Array:
-        """``dz = sign(z - y)``, 0 where both are equal."""
+        """``dz = sign(z - y)``, 0 where they are equal."""
         return xp.sign(d)
 
     def output(self, xp: Namespace, z: Array) -> Array:
@@ -216,8 +260,11 @@ class AbsoluteError(Loss):
 class Huber(Loss):
     """``l = sum_k d^2 / 2`` where ``|d| <= delta``, else ``delta (|d| - delta / 2)``, with ``d = z - y``.
 
-    Squares near the target and straight lines beyond, so that outliers pull no harder than ``delta`` (Huber 1964,
+    Quadratic near the target and linear beyond, so that the gradient of an outlier is at most ``delta`` (Huber 1964,
     sec. 1). ``y`` is (rows, n_out).
+
+    >>> float(Huber(delta=2.0).forward(xp, np.asarray([[1.0], [10.0]]), np.zeros((2, 1)), ABSENT)[0])
+    9.25
     """
 
     reduction: Reduction = "mean"
@@ -228,13 +275,13 @@ class Huber(Loss):
         conform(self, reduction=REDUCTION, delta=POSITIVE)
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
-        """``c (d - c / 2)``, both cases in one, with ``c`` as `slope`; it is also the cache."""
+        """``c (d - c / 2)`` for both cases, with ``c = clip(d, -delta, delta)``, which is the cache."""
         d = z - xp.astype(y, z.dtype, copy=False)
         c = xp.clip(d, min=-self.delta, max=self.delta)
         return xp.sum(c * (d - 0.5 * c), axis=-1), c
 
     def slope(self, xp: Namespace, c: Array) -> Array:
-        """``dz``: d, but no further from 0 than ``delta``."""
+        """``dz = clip(z - y, -delta, delta)``."""
         return c
 
     def output(self, xp: Namespace, z: Array) -> Array:
@@ -247,6 +294,9 @@ class Quantile(Loss):
     """``l = sum_k max(q (y_k - z_k), (1 - q) (z_k - y_k))``: its minimum is the conditional quantile ``q``.
 
     The pinball loss of Koenker and Bassett 1978, sec. 3, for ``y`` of shape (rows, n_out).
+
+    >>> float(Quantile(q=0.9).forward(xp, np.asarray([[0.0]]), np.asarray([[10.0]]), ABSENT)[0])
+    9.0
     """
 
     reduction: Reduction = "mean"

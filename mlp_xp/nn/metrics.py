@@ -1,4 +1,4 @@
-"""Metrics: one number for each row, averaged by whoever evaluates."""
+"""Metrics: one number per row; the evaluation averages them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Metric = Callable[[Namespace, Array, Array], Array]
 
 
 def accuracy(xp: Namespace, z: Array, y: Array) -> Array:
-    """1 where the largest output is the class ``y``, (rows,) integers, or the likeliest class of a distribution."""
+    """1 where the largest output is the class ``y``, (rows,) integers, or the most probable class of a distribution."""
     if not xp.isdtype(y.dtype, "integral"):
         y = xp.argmax(y, axis=-1)
     best = xp.argmax(z, axis=-1)
@@ -19,6 +19,6 @@ def accuracy(xp: Namespace, z: Array, y: Array) -> Array:
 
 
 def binary_accuracy(xp: Namespace, z: Array, y: Array) -> Array:
-    """The share of outputs on the right side of 0, for ``y`` of shape (rows, n_out) with entries in [0, 1]."""
+    """The fraction of outputs with the right sign, for ``y`` of shape (rows, n_out) with entries in [0, 1]."""
     right = (z > 0.0) == (xp.astype(y, z.dtype, copy=False) > 0.5)
     return xp.mean(xp.astype(right, z.dtype), axis=-1)

@@ -1,4 +1,4 @@
-"""The usual network in one line."""
+"""A multilayer perceptron in one line."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def mlp(
 ) -> Chain:
     """A multilayer perceptron: ``mlp(784, 300, 10)`` has 784 inputs, 300 hidden units and 10 outputs.
 
-    Each hidden layer is ``Dense -> norm -> activation -> dropout``; the last is `Dense` alone and gives what the losses
-    take (logits).
+    Each hidden layer is ``Dense -> norm -> activation -> dropout``. The last layer is `Dense` alone, and the losses
+    apply softmax or sigmoid to its output.
 
     Parameters
     ----------
@@ -57,13 +57,23 @@ def mlp(
     activation
         A name or a layer: relu, leaky_relu, sigmoid, tanh, gelu, softplus, identity.
     dropout
-        Share of hidden units dropped in training.
+        Fraction of hidden units dropped in training, in [0, 1).
     norm
         ``"layer"``, ``"batch"`` or ``None``.
     init
-        How weights are drawn. By default He for the ReLU family, Glorot for the others; the last layer is Glorot's.
+        Initializer of the weights. The default is `He` for relu, leaky_relu, gelu and softplus, `Glorot` for the others and
+        for the last layer.
     first
-        A layer in front of all, such as ``Rescale(scale=1 / 255)`` for pixels or an `Embedding` for ids.
+        A layer in front of all others, such as ``Rescale(scale=1 / 255)`` for pixels or an `Embedding` for ids.
+
+    Examples
+    --------
+    >>> print(mlp(784, 300, 10))
+    position  layer  output       parameters
+    0         Dense  (rows, 300)     235,500
+    1         ReLU   (rows, 300)           0
+    2         Dense  (rows, 10)        3,010
+    total                            238,510
     """
     if len(widths) < 2:
         given = ", ".join(map(repr, widths))

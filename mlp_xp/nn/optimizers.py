@@ -1,8 +1,8 @@
 """Optimizers: the update of one array, written once and lifted to all parameters by the training step.
 
-``update`` consumes the parameter ``w`` and its slots by augmented assignment (in place on NumPy, CuPy and torch, a
-rebinding on JAX) and returns what to go on with. The numbers that change from step to step, the rate and what follows
-from it, are computed on the host in float64 by ``rates`` and arrive as 0-d arrays.
+``update`` consumes the parameter ``w`` and its slots by augmented assignment (in place in NumPy, CuPy and torch, a
+rebinding in JAX) and returns the new ones. ``rates`` computes the numbers that change from step to step, the learning
+rate and its multiples, on the host in float64; they reach ``update`` as 0-d arrays.
 """
 
 from __future__ import annotations
@@ -21,13 +21,31 @@ class Rates(NamedTuple):
     """The numbers of one step."""
 
     scaled: tuple[Any, ...]
-    """Those proportional to the learning rate."""
+    """Those proportional to the learning rate, which `LossRatio` scales."""
     fixed: tuple[Any, ...] = ()
     """The others."""
 
 
 class Optimizer(Protocol):
-    """A rule for one array."""
+    """A rule for one array.
+
+    Write an optimizer of your own as a frozen dataclass that inherits from this class:
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class SignDescent(Optimizer):
+    ...     lr: float = 0.01
+    ...     def rates(self, lr, t):
+    ...         return Rates((lr,))
+    ...     def init(self, xp, w):
+    ...         return ABSENT
+    ...     def update(self, xp, w, slots, g, rates):
+    ...         w -= rates.scaled[0] * xp.sign(g)
+    ...         return w, slots
+    >>> rule = SignDescent(0.5)
+    >>> rule.update(xp, np.asarray([1.0, 1.0]), ABSENT, np.asarray([3.0, -2.0]), rule.rates(0.5, 1))[0]
+    array([0.5, 1.5])
+    """
 
     @property
     def lr(self) -> float | Schedule:
@@ -35,7 +53,7 @@ class Optimizer(Protocol):
         ...
 
     def rates(self, lr: float, t: int) -> Rates:
-        """The numbers that `update` needs at step ``t`` = 1, 2, ... with rate ``lr``."""
+        """The numbers for `update` at step ``t`` = 1, 2, ... and learning rate ``lr``."""
         ...
 
     def init(self, xp: Namespace, w: Array) -> Tree:
@@ -43,7 +61,7 @@ class Optimizer(Protocol):
         ...
 
     def update(self, xp: Namespace, w: Array, slots: Tree, g: Array, rates: Rates) -> tuple[Array, Tree]:
-        """``w`` and its slots after a step against the gradient ``g``; consumes both."""
+        """``w`` and its slots after a step along ``-g``, where ``g`` is the gradient; consumes ``w`` and its slots."""
         ...
 
 
@@ -51,8 +69,13 @@ class Optimizer(Protocol):
 class SGD(Optimizer):
     """``w <- w - lr g``; with momentum ``v <- mu v - lr g`` and ``w <- w + v``; Nesterov's ``w <- w + mu v - lr g``.
 
-    The velocity holds the rate, as in Polyak 1964 and Sutskever et al. 2013, eqs. 1 to 4. (PyTorch keeps the rate
-    outside; at a constant rate both are the same.)
+    The velocity includes the learning rate, as in Polyak 1964 and Sutskever et al. 2013, eqs. 1 to 4. (PyTorch multiplies
+    by the rate afterwards; at a constant rate both are the same.)
+
+    >>> rule, w = SGD(0.1, momentum=0.9), np.asarray([1.0])
+    >>> w, v = rule.update(xp, w, rule.init(xp, w), np.asarray([2.0]), rule.rates(0.1, 1))
+    >>> w, v
+    (array([0.8]), array([-0.2]))
     """
 
     lr: float | Schedule = 0.01
@@ -70,7 +93,7 @@ class SGD(Optimizer):
         return Rates((lr,))
 
     def init(self, xp: Namespace, w: Array) -> Tree:
-        """The velocity, if there is momentum."""
+        """The velocity, or ``ABSENT`` without momentum."""
         return xp.zeros_like(w) if self.momentum else ABSENT
 
     def update(self, xp: Namespace, w: Array, v: Tree, g: Array, rates: Rates) -> tuple[Array, Tree]:
@@ -105,6 +128,11 @@ class Adam(Optimizer):
     ``m <- b1 m + (1 - b1) g`` and ``v <- b2 v + (1 - b2) g^2``; the hats divide by ``1 - b1^t`` and ``1 - b2^t``.
     With ``eps_hat`` the epsilon is added to ``sqrt(v)`` before that division (end of their section 2), as
     scikit-learn does.
+
+    >>> rule, w = Adam(0.1), np.asarray([1.0, 1.0])
+    >>> w, slots = rule.update(xp, w, rule.init(xp, w), np.asarray([5.0, -0.01]), rule.rates(0.1, 1))
+    >>> w.round(3)  # the first step has the size of the rate
+    array([0.9, 1.1])
     """
 
     lr: float | Schedule = 0.001
@@ -118,7 +146,7 @@ class Adam(Optimizer):
         conform(self, lr=rate_or_schedule, b1=SHARE, b2=SHARE, eps=NOT_NEGATIVE, eps_hat=Flag())
 
     def rates(self, lr: float, t: int) -> Rates:
-        """``lr sqrt(1 - b2^t) / (1 - b1^t)`` and the epsilon that then stands beside ``sqrt(v)``."""
+        """``lr sqrt(1 - b2^t) / (1 - b1^t)`` and the epsilon to add to ``sqrt(v)``."""
         root = math.sqrt(1.0 - self.b2**t)
         return Rates((lr * root / (1.0 - self.b1**t),), (self.eps if self.eps_hat else self.eps * root,))
 
@@ -127,7 +155,7 @@ class Adam(Optimizer):
         return AdamSlots(xp.zeros_like(w), xp.zeros_like(w))
 
     def update(self, xp: Namespace, w: Array, slots: AdamSlots, g: Array, rates: Rates) -> tuple[Array, AdamSlots]:
-        """``w <- w - lr_t m / (sqrt(v) + eps_t)``, the class's formula with the hats moved into two numbers."""
+        """``w <- w - lr_t m / (sqrt(v) + eps_t)``, the formula of the class with both bias corrections moved into two numbers."""
         m, v = slots
         lr, eps = rates.scaled[0], rates.fixed[0]
         m *= self.b1
@@ -140,7 +168,12 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Optimizer):
-    """`Adam` after ``w <- w - lr weight_decay w`` on every parameter (Loshchilov and Hutter 2019, algorithm 2)."""
+    """`Adam` after ``w <- w - lr weight_decay w`` on every parameter (Loshchilov and Hutter 2019, algorithm 2).
+
+    >>> rule, w = AdamW(0.1, weight_decay=0.5), np.asarray([1.0])
+    >>> rule.update(xp, w, rule.init(xp, w), np.asarray([0.0]), rule.rates(0.1, 1))[0]
+    array([0.95])
+    """
 
     lr: float | Schedule = 0.001
     _: KW_ONLY
@@ -157,7 +190,7 @@ class AdamW(Optimizer):
         return Adam(self.lr, b1=self.b1, b2=self.b2, eps=self.eps)
 
     def rates(self, lr: float, t: int) -> Rates:
-        """Those of `Adam` and ``1 - lr weight_decay``'s second term."""
+        """Those of `Adam`, and ``lr weight_decay``."""
         adam = self._adam.rates(lr, t)
         return Rates((*adam.scaled, lr * self.weight_decay), adam.fixed)
 
@@ -173,7 +206,12 @@ class AdamW(Optimizer):
 
 @dataclass(frozen=True)
 class RMSprop(Optimizer):
-    """``w <- w - lr g / (sqrt(v) + eps)`` with ``v <- decay v + (1 - decay) g^2`` (Hinton 2012, lecture 6e)."""
+    """``w <- w - lr g / (sqrt(v) + eps)`` with ``v <- decay v + (1 - decay) g^2`` (Hinton 2012, lecture 6e).
+
+    >>> rule, w = RMSprop(0.1, decay=0.75), np.asarray([1.0])
+    >>> rule.update(xp, w, rule.init(xp, w), np.asarray([4.0]), rule.rates(0.1, 1))[0].round(6)  # 4 / sqrt(4)
+    array([0.8])
+    """
 
     lr: float | Schedule = 0.001
     _: KW_ONLY

@@ -1,8 +1,7 @@
 """Learning-rate schedules: the rate of each step, computed on the host.
 
-An optimizer takes a schedule wherever it takes a rate. The rates of a whole epoch travel to the device together, so
-a schedule costs nothing in the step. Only `LossRatio` depends on the losses inside an epoch; its state stays on the
-device.
+An optimizer accepts a schedule in place of a number. The rates of a whole epoch are sent to the device together, so a
+schedule adds nothing to a step. Only `LossRatio` depends on the losses within an epoch; its state stays on the device.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ RATE = NOT_NEGATIVE
 
 
 class Moment(NamedTuple):
-    """Where in the training a step lies; counts start at 0."""
+    """The position of a step in the training; counts start at 0."""
 
     step: int
     steps: int
@@ -33,10 +32,22 @@ class Moment(NamedTuple):
 
 
 class Schedule(Protocol):
-    """A rate for every moment."""
+    """A learning rate for every step.
+
+    Write a schedule of your own as a frozen dataclass that inherits from this class and defines ``rate``:
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Halving(Schedule):
+    ...     lr: float
+    ...     def rate(self, at):
+    ...         return self.lr * 0.5**at.epoch
+    >>> Adam(Halving(0.1)).lr.rate(Moment(step=0, steps=100, epoch=2, samples=0))
+    0.025
+    """
 
     by_epoch: ClassVar[bool] = False
-    """Whether all steps of an epoch have one rate, which is then asked for once."""
+    """Whether the rate is constant within an epoch, so that one call serves all its steps."""
 
     def rate(self, at: Moment) -> float:
         """The rate of the step at ``at``."""
@@ -45,7 +56,11 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class ConstantRate(Schedule):
-    """``lr``."""
+    """``lr``.
+
+    >>> ConstantRate(0.1).rate(Moment(step=7, steps=100, epoch=0, samples=0))
+    0.1
+    """
 
     by_epoch: ClassVar[bool] = True
 
@@ -61,7 +76,12 @@ class ConstantRate(Schedule):
 
 @dataclass(frozen=True)
 class StepDecay(Schedule):
-    """``lr factor^floor(epoch / every)``."""
+    """``lr factor^floor(epoch / every)``.
+
+    >>> at = [Moment(step=0, steps=0, epoch=epoch, samples=0) for epoch in range(5)]
+    >>> [StepDecay(0.8, every=2, factor=0.5).rate(moment) for moment in at]
+    [0.8, 0.8, 0.4, 0.4, 0.2]
+    """
 
     by_epoch: ClassVar[bool] = True
 
@@ -80,7 +100,12 @@ class StepDecay(Schedule):
 
 @dataclass(frozen=True)
 class ExponentialDecay(Schedule):
-    """``lr decay^epoch``."""
+    """``lr decay^epoch``.
+
+    >>> at = [Moment(step=0, steps=0, epoch=epoch, samples=0) for epoch in range(4)]
+    >>> [ExponentialDecay(0.8, decay=0.5).rate(moment) for moment in at]
+    [0.8, 0.4, 0.2, 0.1]
+    """
 
     by_epoch: ClassVar[bool] = True
 
@@ -98,7 +123,11 @@ class ExponentialDecay(Schedule):
 
 @dataclass(frozen=True)
 class InverseScaling(Schedule):
-    """``lr / (samples + 1)^power``, set once an epoch, as scikit-learn's ``invscaling``."""
+    """``lr / (samples + 1)^power``, set once an epoch, as scikit-learn's ``invscaling``.
+
+    >>> InverseScaling(0.8).rate(Moment(step=0, steps=0, epoch=1, samples=63))
+    0.1
+    """
 
     by_epoch: ClassVar[bool] = True
 
@@ -116,7 +145,11 @@ class InverseScaling(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """``end + (lr - end) (1 + cos(pi step / steps)) / 2`` (Loshchilov and Hutter 2017, eq. 5, without restarts)."""
+    """``end + (lr - end) (1 + cos(pi step / steps)) / 2`` (Loshchilov and Hutter 2017, eq. 5, without restarts).
+
+    >>> [round(Cosine(0.8).rate(Moment(step, 4, 0, 0)), 3) for step in range(5)]
+    [0.8, 0.683, 0.4, 0.117, 0.0]
+    """
 
     lr: float
     _: KW_ONLY
@@ -134,7 +167,11 @@ class Cosine(Schedule):
 class OneCycle(Schedule):
     """Up from ``lr / start`` to ``lr`` in the first ``warmup`` of the steps, then down to ``lr / start / end``.
 
-    Both along a cosine (Smith and Topin 2018); the numbers are those of PyTorch's ``OneCycleLR``.
+    Both along half a cosine (Smith and Topin 2018); the defaults and the rates are those of PyTorch's ``OneCycleLR``.
+
+    >>> rates = [OneCycle(0.25).rate(Moment(step, 100, 0, 0)) for step in range(100)]
+    >>> round(rates[0], 6), max(rates), rates[-1] < 1e-5
+    (0.01, 0.25, True)
     """
 
     lr: float
@@ -159,9 +196,13 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class ReduceOnPlateau(Schedule):
-    """``lr factor^k`` after ``k`` stalls: more than ``patience`` epochs without a loss below ``best (1 - threshold)``.
+    """``lr factor^k`` after ``k`` plateaus of more than ``patience`` epochs without a loss below ``best (1 - threshold)``.
 
-    The loss is the one that the training monitors.
+    The loss is the monitored loss of the training.
+
+    >>> stalled = Moment(step=0, steps=0, epoch=4, samples=0, losses=[1.0, 1.0, 1.0, 1.0])
+    >>> ReduceOnPlateau(0.8, factor=0.5, patience=2).rate(stalled)
+    0.4
     """
 
     by_epoch: ClassVar[bool] = True
@@ -199,7 +240,15 @@ class Ratio(NamedTuple):
 
 @dataclass(frozen=True)
 class LossRatio(Schedule):
-    """``rate *= (mean loss of the last window steps) / (mean loss of the window before)``, once a window."""
+    """``rate *= (mean loss of the last window steps) / (mean loss of the window before)``, once a window.
+
+    >>> rule = LossRatio(0.1, window=1)
+    >>> state = rule.init(xp, (), xp.float64)
+    >>> for loss in (2.0, 1.0, 0.25):
+    ...     state = rule.observe(xp, state, np.asarray(loss))
+    >>> float(state.factor)  # 1 / 2, then a quarter of that
+    0.125
+    """
 
     by_epoch: ClassVar[bool] = True
 
@@ -211,7 +260,7 @@ class LossRatio(Schedule):
         conform(self, lr=RATE, window=Count())
 
     def rate(self, at: Moment) -> float:
-        """``lr``; the factor of the state comes on top of it."""
+        """``lr``; the step multiplies it by the factor in the state."""
         return self.lr
 
     def init(self, xp: Namespace, losses: tuple[int, ...], dtype: object) -> Ratio:

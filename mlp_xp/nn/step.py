@@ -50,17 +50,15 @@ class TrainStep:
         Positions of layers in the network whose parameters and state stay as they are. They compute as in prediction,
         and no gradient, penalty or optimizer state exists for them.
 
-    >>> import numpy as np
-    >>> from mlp_xp import SGD, SquaredError, TrainStep, get_backend, mlp
-    >>> xp, rng = get_backend("cpu").xp, np.random.default_rng(0)
+    >>> rng = np.random.default_rng(0)
     >>> step = TrainStep(mlp(2, 1), SquaredError(), SGD(0.1))
     >>> state = step.init(xp, step.network.init(rng), step.network.init_state(rng))
-    >>> x, y = rng.standard_normal((8, 2)), np.ones((8, 1))
+    >>> x = rng.standard_normal((8, 2))
     >>> losses = []
     >>> for t in range(100):
-    ...     state, loss = step(xp, state, x, y, ABSENT, step.optimizer.rates(0.1, t + 1))
+    ...     state, loss = step(xp, state, x, x[:, :1] + 1.0, ABSENT, step.optimizer.rates(0.1, t + 1))
     ...     losses.append(float(loss))
-    >>> losses[-1] < 1e-6 < losses[0]
+    >>> losses[-1] < 0.01 * losses[0]
     True
     """
 

@@ -1,4 +1,4 @@
-"""Numbers that carry a bound on their error, with the rules of arithmetic for them."""
+"""Arrays with a bound on their error, and the rules of arithmetic for them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Arithmetic(Protocol):
 
 
 class Truth:
-    """Booleans, and where rounding could turn them."""
+    """Booleans, and the places where rounding could change them."""
 
     __array_ufunc__ = None
 
@@ -46,9 +46,9 @@ class Truth:
 
 
 class Bounded:
-    """An array of float64 ``value`` that a computation in ``dtype`` may miss by ``error``."""
+    """An array of float64 ``value`` that a computation in ``dtype`` approximates within ``error``."""
 
-    __array_ufunc__ = None  # NumPy leaves operations with us to us
+    __array_ufunc__ = None  # so that NumPy defers to the operators below
 
     def __init__(self, xp: Arithmetic, value: HostArray, error: HostArray) -> None:
         self.xp, self.value = xp, np.asarray(value)

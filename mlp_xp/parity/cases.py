@@ -1,7 +1,6 @@
-"""What parity is judged on: every layer, loss, optimizer, the training step and a whole run, as data.
+"""The cases of the parity check: every layer, loss, optimizer, the training step and a whole run, as data.
 
-A case is the body of a loop, as `Backend.compile` takes it, and the arrays that it runs on. Its results are judged row
-by row of the report.
+A case is the body of a loop for `Backend.compile` and its input arrays. Each row of the report judges one result.
 """
 
 from __future__ import annotations
@@ -307,7 +306,7 @@ def _steps() -> Iterator[Case]:
 
 
 def _run() -> Case:
-    """30 steps of a 784-128-10 network by Adam on pictures of ten kinds."""
+    """30 steps of a 784-128-10 network by Adam on synthetic images of ten classes."""
     rng = np.random.default_rng(9)
     y = rng.integers(0, 10, 1024, dtype=np.int32)
     ink = np.maximum(rng.standard_normal((10, 784)) - 0.5, 0.0)

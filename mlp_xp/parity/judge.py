@@ -1,4 +1,4 @@
-"""Running a case on a backend, and how far its result lies from float64 NumPy's in units of the bound."""
+"""Run a case on a backend and compare its result with float64 NumPy's, in units of the error bound."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlp_xp_backends.typing import HostArray, Tree
 
 RUN_TOLERANCE = 1e-5
 """Relative error (Frobenius) of each parameter after the run in float32; in float64 as much smaller as the unit
-roundoff. Agreed on, not derived: bounds that grow with every step say nothing after thirty."""
+roundoff. A convention, not derived: bounds that grow with every step are useless after thirty."""
 
 
 class Verdict(NamedTuple):
@@ -31,7 +31,7 @@ class Verdict(NamedTuple):
     error: float
     """The largest error in units of its bound; infinite where there is no number to compare."""
     reason: str = ""
-    """Why there is none: what the backend raised, or a wrong shape or dtype."""
+    """Why the error is infinite: the exception of the backend, or a wrong shape or dtype."""
 
     @property
     def ok(self) -> bool:
@@ -41,7 +41,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """What a leaf of a result should be, its dtype apart from the size of integers, and how far it may be off."""
+    """The expected value of a leaf of a result, its dtype (integers may differ in size), and its error bound."""
 
     value: HostArray
     error: Any

@@ -69,9 +69,9 @@ class Report:
 
 
 def run(names: Sequence[str] | None = None, progress: Callable[[str], Any] = lambda line: None) -> Report:
-    """Judge these backends, by default all that can be used here, on all operations in float32 and float64.
+    """Judge these backends, by default all usable ones, on all operations in float32 and float64.
 
-    ``progress`` is told what is judged now. Raises `BackendError` where a backend cannot be used.
+    ``progress`` is called with a line of text before each backend. Raises `BackendError` if a backend cannot be used.
     """
     names = names or [status.name for status in available_backends() if status.usable]
     backends = {name: get_backend(name) for name in dict.fromkeys(names)}

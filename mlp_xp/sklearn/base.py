@@ -15,22 +15,19 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mlp_xp._checks import check_set, shown
 from mlp_xp.data.feed import Batch
-from mlp_xp.forward import blocks, outputs
+from mlp_xp.forward import predictions
 from mlp_xp.model import Model, as_backend
 from mlp_xp.nn.layers import Chain
 from mlp_xp.sklearn.arrays import as_rows, home, to_host
 from mlp_xp.sklearn.lbfgs import fit_lbfgs
-from mlp_xp.sklearn.network import build_network, draw, no_state, tree
+from mlp_xp.sklearn.network import build_network, draw, draw_state, no_state, tree
 from mlp_xp.sklearn.stochastic import fit_stochastic
 from mlp_xp.sklearn.tasks import CallbackSupportMixin, Tasks
 from mlp_xp.sklearn.validation import Held, Setting, Validation
 from mlp_xp.sklearn.weights import row_weights
 from mlp_xp_backends import Backend
-from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.trees import ABSENT, tree_map
 from mlp_xp_backends.typing import HostArray
-
-FEW = 2048
-"""Rows up to which NumPy predicts without a compiled loop, whose bookkeeping would take longer than the products."""
 
 
 class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -74,8 +71,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
         check_is_fitted(self)
         backend = as_backend(device or self.device or "cpu")
         network = self._network()
-        params = tree(network, self.coefs_, self.intercepts_, lambda a: backend.asarray(a.copy()))
-        return Model(network, self._portable_loss(), params, no_state(network), backend, self._extra())
+        params = tree(network, self.coefs_, self.intercepts_, np.copy)
+        state = draw_state(network, np.random.RandomState(0))  # dropout's, which predictions do not use
+        params, state = tree_map(backend.asarray, (params, state))
+        return Model(network, self._portable_loss(), params, state, backend, self._extra())
 
     def _adopt(self, coefs: list[HostArray], intercepts: list[HostArray]) -> Any:
         """Set all attributes as after a fit that ended with these weights."""
@@ -221,19 +220,21 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
             self.validation_loss_curve_ = []
         return Validation(self, setting, held)
 
+    def _rows(self, X: Any) -> Any:
+        """``X`` as scikit-learn checks it; skips checks that would take longer than the products."""
+        W = self.coefs_[0]
+        if type(X) is np.ndarray and X.ndim == 2 and X.dtype == W.dtype and X.shape[1] == len(W) and len(X):
+            with np.errstate(all="ignore"):
+                if math.isfinite(X.sum()) and not hasattr(self, "feature_names_in_"):
+                    return np.ascontiguousarray(X)
+        return as_rows(validate_data(self, to_host(X), accept_sparse=["csr", "csc"], reset=False))
+
     def _predictions(self, X: Any) -> HostArray:
         """The output of the loss, such as probabilities, (rows, outputs), on the host."""
         check_is_fitted(self)
-        x = as_rows(validate_data(self, to_host(X), accept_sparse=["csr", "csc"], reset=False))
-        network, backend, dtype = self._network(), self._backend(X), str(self.coefs_[0].dtype)
-        state = no_state(network)
-        if backend.name == "numpy" and len(x) <= FEW:
-            params = tree(network, self.coefs_, self.intercepts_, lambda a: a)
-            z, _, _ = network.forward(np, params, state, x[:].astype(dtype, copy=False), False)
-        else:
-            params = tree(network, self.coefs_, self.intercepts_, lambda a: backend.asarray(a, dtype))
-            batches = blocks(backend, network, Batch(x, ABSENT, ABSENT), dtype, pad=True)
-            z = outputs(backend, network, params, state, batches, len(x))
+        x, network, backend, dtype = self._rows(X), self._network(), self._backend(X), str(self.coefs_[0].dtype)
+        params = tree(network, self.coefs_, self.intercepts_, lambda a: backend.asarray(a, dtype))
+        z = predictions(backend, network, params, no_state(network), x, dtype)
         return self._loss().output(np, z)  # type: ignore[no-any-return]
 
     def _weights(self, sample_weight: Any, y: HostArray, x: Any, incremental: bool) -> Any:

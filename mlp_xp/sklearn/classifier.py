@@ -195,6 +195,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
 
     def _decide(self, p: HostArray) -> HostArray:
         """The labels of the largest probabilities."""
+        if self.out_activation_ == "softmax":
+            return self.classes_[np.argmax(p, axis=1)]  # type: ignore[no-any-return]
         return self._decode(p.ravel() if self.n_outputs_ == 1 else p)
 
     def _measure(self, y: HostArray, predicted: HostArray, w: HostArray | None) -> float:

@@ -69,9 +69,8 @@ class Problem:
             self.l2 /= rows if data.w is ABSENT else data.w.sum(dtype=np.float64)
         data = data._replace(w=scaled(data.w))
         self.total = float(rows if data.w is ABSENT else data.w.sum(dtype=np.float64))
-        self.loop = (gradient_loop if data.x.nbytes <= SMALL else gradient_loop.__wrapped__)(
-            self.backend, self.network, loss
-        )
+        compiled: Any = gradient_loop if data.x.nbytes <= SMALL else gradient_loop.__wrapped__
+        self.loop: Loop = compiled(self.backend, self.network, loss)
         self.data = data
         self.size = max(1, WINDOW_BYTES * rows // data.x.nbytes) if isinstance(data.x, SparseRows) else rows
         self.resident = None if isinstance(data.x, SparseRows) else list(self._blocks())

@@ -106,7 +106,7 @@ def read(model: Model) -> tuple[dict[str, Any], list[HostArray], list[HostArray]
     for W, b in (p for p in model.params if isinstance(p, Affine)):
         coefs.append(np.array(model.backend.to_numpy(W)))
         intercepts.append(np.zeros_like(coefs[-1][0]) if b is ABSENT else np.array(model.backend.to_numpy(b))[0])
-    names = {layer: name for name, layer in NAMES.items()}
+    names: dict[Any, str] = {layer: name for name, layer in NAMES.items()}
     parameters = {
         "hidden_layer_sizes": tuple(W.shape[1] for W in coefs[:-1]),
         "activation": [names.get(layer, layer) for layer in layers[1::2]],

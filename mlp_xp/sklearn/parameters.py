@@ -96,12 +96,12 @@ ATTRIBUTES = """
         Weights of each layer, (inputs, outputs).
     intercepts_ : list of ndarray
         Biases of each layer, (outputs,).
-    loss_ : float
-        The loss of the last epoch; ``best_loss_`` is the smallest, ``None`` with early stopping.
+    loss_, best_loss_ : float
+        The loss of the last epoch, and the smallest one (``None`` with early stopping).
     loss_curve_ : list of float
         The loss of each epoch.
-    validation_scores_ : list of float or None
-        The score on the validation set after each epoch; ``best_validation_score_`` is the largest.
+    validation_scores_, best_validation_score_ : list of float and float, or None
+        The score on the validation set after each epoch, and the largest one.
     validation_loss_curve_ : list of float or None
         The loss on the validation set after each epoch.
     stopped_ : bool

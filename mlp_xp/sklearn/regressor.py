@@ -125,7 +125,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
         found = next((v for v in np.ravel(np.asarray(y)).tolist() if isinstance(v, (str, bytes))), None)
         if found is not None:
             raise ValueError(f"y must hold numbers, but holds {found!r}: use MLPClassifier for class labels")
-        return super()._check(x, y, reset)  # type: ignore[no-any-return]
+        return super()._check(x, y, reset)
 
     def _encode(self, y: HostArray) -> HostArray:
         """Numbers, (rows, outputs)."""

@@ -20,12 +20,15 @@ from mlp_xp.sklearn.validation import Setting, Validation, note_loss, note_score
 from mlp_xp.sklearn.weights import scaled
 from mlp_xp.training._interrupts import Interrupt
 from mlp_xp.training.epoch import batch_weights, epoch_loop, losses_on_host, mean_loss, run_epoch, step_count
+from mlp_xp_backends import get_backend
 from mlp_xp_backends.protocol import Loop
 from mlp_xp_backends.trees import ABSENT, tree_map
 from mlp_xp_backends.typing import HostArray
 
 SMALL = 2**22
 """Bytes of ``X`` up to which the compiled epoch is kept for the next fit: a loop may keep its data alive."""
+PLAIN_WORK = 10**7
+"""Multiply-adds of a forward pass up to which `partial_fit` runs NumPy's loop uncompiled: binding would take longer."""
 
 
 def fit_stochastic(
@@ -34,6 +37,9 @@ def fit_stochastic(
     """Fit the estimator ``e`` to ``data``, for one epoch if ``incremental``; return whether training has ended."""
     if not incremental or not hasattr(e, "_optimizer"):
         e._optimizer = make_solver(e)
+    weights = sum(W.size for W in e.coefs_)
+    if incremental and setting.backend.name == "numpy" and weights * len(data.x) < PLAIN_WORK:
+        setting = setting._replace(backend=get_backend("numpy:plain"))
     epochs = Epochs(e, setting, data)
     e.n_iter_, stopped = 0, False
     with Interrupt() as interrupt:

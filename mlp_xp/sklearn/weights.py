@@ -46,7 +46,8 @@ def class_factors(class_weight: Any, classes: HostArray, y: HostArray) -> HostAr
         return compute_sample_weight(class_weight, y)  # type: ignore[no-any-return]
     _check(class_weight, classes)
     each = np.array([float(class_weight.get(label, 1.0)) for label in classes.tolist()])
-    return each[np.searchsorted(classes, y)]  # type: ignore[no-any-return]
+    factors: HostArray = each[np.searchsorted(classes, y)]
+    return factors
 
 
 def _check(weights: Any, classes: HostArray) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from functools import partial
 from typing import Any
 
+from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.groups.base import Group
-from mlp_xp_backends.protocol import Backend, BackendError
-from mlp_xp_backends.typing import Array
+from mlp_xp_backends.host import host_memory
+from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.protocol import Backend, BackendError, Body, Loop
+from mlp_xp_backends.typing import Array, Namespace, Tree
 
 
 def with_group(backend: Backend, group: Group) -> Backend:
@@ -24,21 +28,25 @@ def with_group(backend: Backend, group: Group) -> Backend:
             "jax cannot run with a group: its compiled loops make no calls to other processes.\n"
             'Use device="cpu" with group="mpi", device="cuda" with group="nccl", or device="torch" with group="torch".'
         )
-    bound: Any = copy(_eager(backend))
+    bound: Any = copy(backend)
     namespace = backend.xp
     bound.xp = type(namespace)(**{**vars(namespace), "all_sum": _all_sum(backend, group)})
     bound.group = group
+    if backend.name == "numpy":
+        bound.compile = partial(_step_by_step, bound.xp)
     result: Backend = bound
     return result
 
 
-def _eager(backend: Backend) -> Backend:
-    """A backend that calls the functions of its own ``xp`` in every step, which a recording would not."""
-    if backend.name == "numpy":
-        from mlp_xp_backends.numpy_plain import PlainNumpyBackend
+def _step_by_step(xp: Namespace, body: Body) -> Loop:
+    """A loop that calls the functions of ``xp`` in every step, which a recording does not."""
+    plain = plain_loop(xp, body, xp.stack)
 
-        return PlainNumpyBackend()
-    return backend
+    def loop(carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
+        with memory_guard("cpu", host_memory):
+            return plain(carry, consts, items)
+
+    return loop
 
 
 def _all_sum(backend: Backend, group: Group) -> Callable[[Array], Array]:

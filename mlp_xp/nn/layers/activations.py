@@ -13,7 +13,11 @@ from mlp_xp_backends.typing import Array, Namespace, Tree
 
 @dataclass(frozen=True)
 class Identity(Layer):
-    """``y = x``."""
+    """``y = x``.
+
+    >>> Identity().forward(xp, ABSENT, np.asarray([-1.0, 2.0]))[0]
+    array([-1.,  2.])
+    """
 
     def forward(self, xp: Namespace, params: Tree, x: Array) -> tuple[Array, Tree]:
         """``x``."""
@@ -26,7 +30,11 @@ class Identity(Layer):
 
 @dataclass(frozen=True)
 class ReLU(Layer):
-    """``y = max(x, 0)`` (Nair and Hinton 2010); its derivative at 0 is taken to be 0."""
+    """``y = max(x, 0)`` (Nair and Hinton 2010); its derivative at 0 is taken to be 0.
+
+    >>> ReLU().forward(xp, ABSENT, np.asarray([-1.0, 2.0]))[0]
+    array([0., 2.])
+    """
 
     def forward(self, xp: Namespace, params: Tree, x: Array) -> tuple[Array, Array]:
         """``max(x, 0)``, which keeps NaN, so that divergence shows in the loss."""
@@ -40,7 +48,11 @@ class ReLU(Layer):
 
 @dataclass(frozen=True)
 class LeakyReLU(Layer):
-    """``y = x where x > 0, else slope x`` (Maas et al. 2013)."""
+    """``y = x where x > 0, else slope x`` (Maas et al. 2013).
+
+    >>> LeakyReLU(0.1).forward(xp, ABSENT, np.asarray([-1.0, 2.0]))[0]
+    array([-0.1,  2. ])
+    """
 
     slope: float = 0.01
 
@@ -58,7 +70,11 @@ class LeakyReLU(Layer):
 
 @dataclass(frozen=True)
 class Sigmoid(Layer):
-    """``y = 1 / (1 + exp(-x))``, the logistic function."""
+    """``y = 1 / (1 + exp(-x))``, the logistic function.
+
+    >>> Sigmoid().forward(xp, ABSENT, np.asarray([-1000.0, 0.0]))[0]
+    array([0. , 0.5])
+    """
 
     def forward(self, xp: Namespace, params: Tree, x: Array) -> tuple[Array, Array]:
         """``(1 + tanh(x / 2)) / 2``: the same function, and nothing in it overflows."""
@@ -72,7 +88,11 @@ class Sigmoid(Layer):
 
 @dataclass(frozen=True)
 class Tanh(Layer):
-    """``y = tanh(x)``."""
+    """``y = tanh(x)``.
+
+    >>> Tanh().forward(xp, ABSENT, np.asarray([0.0, 1000.0]))[0]
+    array([0., 1.])
+    """
 
     def forward(self, xp: Namespace, params: Tree, x: Array) -> tuple[Array, Array]:
         """``tanh(x)``."""
@@ -86,7 +106,11 @@ class Tanh(Layer):
 
 @dataclass(frozen=True)
 class Softplus(Layer):
-    """``y = log(1 + exp(x))`` (Dugas et al. 2001)."""
+    """``y = log(1 + exp(x))`` (Dugas et al. 2001).
+
+    >>> Softplus().forward(xp, ABSENT, np.asarray([-1000.0, 1000.0]))[0]
+    array([   0., 1000.])
+    """
 
     def forward(self, xp: Namespace, params: Tree, x: Array) -> tuple[Array, Array]:
         """``max(x, 0) + log(1 + exp(-|x|))``, which does not overflow."""
@@ -99,7 +123,11 @@ class Softplus(Layer):
 
 @dataclass(frozen=True)
 class GELU(Layer):
-    """``y = x (1 + tanh u) / 2`` with ``u = sqrt(2 / pi) (x + 0.044715 x^3)`` (Hendrycks and Gimpel 2016, sec. 2)."""
+    """``y = x (1 + tanh u) / 2`` with ``u = sqrt(2 / pi) (x + 0.044715 x^3)`` (Hendrycks and Gimpel 2016, sec. 2).
+
+    >>> GELU().forward(xp, ABSENT, np.asarray([0.0, 1.0]))[0].round(3)
+    array([0.   , 0.841])
+    """
 
     def forward(self, xp: Namespace, params: Tree, x: Array) -> tuple[Array, tuple[Array, Array]]:
         """The output; the cache is ``x`` and ``tanh u``."""

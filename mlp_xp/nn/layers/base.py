@@ -41,9 +41,6 @@ class Layer(Protocol):
     as a frozen dataclass that inherits from this class and defines ``forward`` and ``backward``:
 
     >>> from dataclasses import dataclass
-    >>> import numpy as np
-    >>> from mlp_xp import Layer, check_gradients, mlp, SquaredError
-    >>> from mlp_xp_backends.trees import ABSENT
     >>> @dataclass(frozen=True)
     ... class Sine(Layer):
     ...     def forward(self, xp, params, x):
@@ -92,9 +89,8 @@ class StatefulLayer(Protocol):
 
     It may compute different formulas in training and in prediction. Inherit from this class as from `Layer`.
 
-    >>> from mlp_xp import BatchNorm, StatefulLayer
-    >>> isinstance(BatchNorm(8), StatefulLayer), BatchNorm(8).stateful
-    (True, True)
+    >>> BatchNorm(8).stateful, Dense(8, 8).stateful
+    (True, False)
     """
 
     stateful: ClassVar[bool] = True

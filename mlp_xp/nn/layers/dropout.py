@@ -1,4 +1,4 @@
-"""Dropout, with masks that every backend makes alike, bit for bit."""
+"""Dropout, with masks that are equal on all backends, bit for bit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlp_xp_backends.typing import Array, Namespace, Tree
 
 
 class Counter(NamedTuple):
-    """Where a counter-based generator stands."""
+    """The state of a counter-based random number generator."""
 
     key: Array  # (..., 1, 1) int32
     step: Array  # (..., 1, 1) int32
@@ -33,10 +33,16 @@ def hash32(x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Dropout(StatefulLayer):
-    """``y = x m / (1 - rate)`` with ``m`` 0 or 1, P(m = 0) = rate, in training; ``y = x`` else.
+    """``y = x m / (1 - rate)`` with ``m`` 0 or 1, P(m = 0) = rate, in training; ``y = x`` in prediction.
 
-    Inverted dropout (Srivastava et al. 2014, sec. 10). The mask of a place is a hash of the layer's key, the step
-    and the place, so the same seed drops the same units on every device.
+    Inverted dropout (Srivastava et al. 2014, sec. 10). The mask of an entry is a hash of the layer's key, the
+    step and the position, so the same seed drops the same units on every device.
+
+    >>> layer = Dropout(0.5)
+    >>> state = layer.init_state(np.random.default_rng(0))
+    >>> y, _, state = layer.forward(xp, ABSENT, state, np.ones((4, 1000)), True)
+    >>> sorted(set(y.ravel().tolist())), 0.95 < float(y.mean()) < 1.05
+    ([0.0, 2.0], True)
     """
 
     rate: float = 0.5
@@ -49,7 +55,7 @@ class Dropout(StatefulLayer):
         return Counter(Spec(1, 1, "int32"), Spec(1, 1, "int32"))
 
     def init_state(self, rng: Generator) -> Counter:
-        """A key of its own for every layer, so that no two layers drop the same units."""
+        """A random key per layer, so that no two layers drop the same units."""
         return Counter(rng.integers(2**31, size=(1, 1), dtype="int32"), rng.integers(1, size=(1, 1), dtype="int32"))
 
     def forward(
@@ -66,7 +72,7 @@ class Dropout(StatefulLayer):
         return (dy if self.rate == 0.0 else dy * m), ABSENT
 
     def keep(self, xp: Namespace, state: Counter, shape: tuple[int, int]) -> Array:
-        """Which of ``shape`` places stay: bool (..., rows, features)."""
+        """The entries that are kept: bool (..., rows, features)."""
         rows, features = shape
         row = xp.reshape(xp.arange(rows, dtype=xp.int32), (rows, 1))
         column = xp.arange(features, dtype=xp.int32)

@@ -12,7 +12,7 @@ from mlp_xp_backends.typing import Array, Namespace
 
 
 class Table(NamedTuple):
-    """What an embedding learns: one row per id."""
+    """The parameters of an embedding: one row per id."""
 
     E: Array  # (..., n_ids, dim)
 
@@ -21,8 +21,13 @@ class Table(NamedTuple):
 class Embedding(Layer):
     """``y = [E[i1], E[i2], ...]`` or ``y = E[i1] + E[i2] + ...`` for the ids of a row.
 
-    Takes integers of shape (rows, ids per row), the same for all models, and gives (..., rows, width) with a width
-    of ``ids_per_row * dim`` when concatenated and ``dim`` when summed (Bengio et al. 2003, eq. 1).
+    The input is integers of shape (rows, ids_per_row), the same for all models; the output is (..., rows, width) with
+    a width of ``ids_per_row * dim`` when concatenated and ``dim`` when summed (Bengio et al. 2003, eq. 1).
+
+    >>> layer = Embedding(1000, 16, ids_per_row=3)  # three words as 48 features
+    >>> params = layer.init(np.random.default_rng(0))
+    >>> layer.forward(xp, params, np.asarray([[1, 2, 3], [7, 7, 0]]))[0].shape
+    (2, 48)
     """
 
     takes: ClassVar[Input] = "ids"
@@ -62,7 +67,7 @@ class Embedding(Layer):
         return xp.sum(xp.reshape(y, (*models, -1, self.ids_per_row, self.dim)), axis=-2), ids
 
     def backward(self, xp: Namespace, params: Table, ids: Array, dy: Array) -> tuple[None, Table]:
-        """Ids have no derivative: ``(None, grads)``."""
+        """``(None, grads)``: ids have no gradient."""
         return None, self.gradient(xp, params, ids, dy)
 
     def gradient(self, xp: Namespace, params: Table, ids: Array, dy: Array) -> Table:

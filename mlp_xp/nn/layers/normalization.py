@@ -1,4 +1,4 @@
-"""Layers that centre and scale their input: over a row, over a batch, and by fixed numbers."""
+"""Layers that center and scale their input: over a row, over a batch, or by fixed numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlp_xp_backends.typing import Array, Namespace, Tree
 
 
 class Scale(NamedTuple):
-    """What a normalizing layer learns."""
+    """The parameters of a normalizing layer."""
 
     gamma: Array  # (..., 1, n)
     beta: Array  # (..., 1, n)
@@ -27,7 +27,7 @@ class Moments(NamedTuple):
 
 
 class Units(NamedTuple):
-    """Where a feature's zero lies and how long its unit is."""
+    """The fixed numbers of `Rescale`."""
 
     shift: Array  # (..., 1, 1)
     scale: Array  # (..., 1, 1)
@@ -50,7 +50,13 @@ def _normalize_backward(xp: Namespace, z: Array, r: Array, dz: Array, axis: int)
 
 @dataclass(frozen=True)
 class LayerNorm(Layer):
-    """``y = gamma z + beta`` with ``z = (x - mean(x)) / sqrt(var(x) + eps)`` over each row (Ba et al. 2016, eq. 4)."""
+    """``y = gamma z + beta`` with ``z = (x - mean(x)) / sqrt(var(x) + eps)`` over each row (Ba et al. 2016, eq. 4).
+
+    >>> layer, x = LayerNorm(8), np.random.default_rng(0).normal(5.0, 3.0, (4, 8))
+    >>> y, _ = layer.forward(xp, layer.init(np.random.default_rng(0)), x)
+    >>> bool(np.allclose(y.mean(axis=1), 0.0)), bool(np.allclose(y.std(axis=1), 1.0))
+    (True, True)
+    """
 
     n: int
     _: KW_ONLY
@@ -99,6 +105,12 @@ class BatchNorm(StatefulLayer):
 
     In training the moments are those of the batch, and ``running += momentum (batch - running)``, where the running
     variance is the unbiased one, as in PyTorch; in prediction they are the running ones.
+
+    >>> rng, layer = np.random.default_rng(0), BatchNorm(8)
+    >>> x = rng.normal(5.0, 3.0, (100, 8))
+    >>> y, _, state = layer.forward(xp, layer.init(rng), layer.init_state(rng), x, True)
+    >>> bool(np.allclose(y.mean(axis=0), 0.0)), bool(np.allclose(state.mean, 0.1 * x.mean(axis=0)))
+    (True, True)
     """
 
     n: int
@@ -167,9 +179,14 @@ class BatchNorm(StatefulLayer):
 
 @dataclass(frozen=True, kw_only=True)
 class Rescale(StatefulLayer):
-    """``y = (x - shift) scale`` with fixed numbers, for instance ``Rescale(0.0, 1 / 255)`` for pixels in bytes.
+    """``y = (x - shift) scale`` with fixed numbers, for instance ``Rescale(scale=1 / 255)`` for pixels in bytes.
 
-    The first layer of a network that is fed integers: they stay small in memory and become floats batch by batch.
+    Use it as the first layer of a network on integer data: the data stay small and become floats batch by batch.
+
+    >>> layer = Rescale(scale=1 / 255)
+    >>> pixels, state = np.asarray([[0, 51, 255]], dtype=np.uint8), layer.init_state(np.random.default_rng(0))
+    >>> layer.forward(xp, ABSENT, state, pixels, False)[0]
+    array([[0. , 0.2, 1. ]])
     """
 
     takes: ClassVar[Input] = "numbers"
