@@ -38,9 +38,14 @@ class Blas:
         for f in self._gemm.values():
             f.restype = None
 
+    @property
+    def threads(self) -> int:
+        """On how many cores to run; 0 if the library itself decides about its products."""
+        return 0
+
     @contextmanager
     def on_one_core(self) -> Iterator[None]:
-        """One thread for what is called inside."""
+        """One thread for each product that is called inside, unless the library decides by itself."""
         yield
 
     def gemm(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
@@ -73,6 +78,12 @@ class OpenBlas(Blas):
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
 
+    @property
+    def threads(self) -> int:
+        """As many as it would have itself: ``OPENBLAS_NUM_THREADS``, or as many as there are cores."""
+        get, put = self._threads
+        return 0 if get is None or put is None else self._before if self._inside else int(get())
+
     @contextmanager
     def on_one_core(self) -> Iterator[None]:
         """See `Blas.on_one_core`; products of the program's other threads use one core meanwhile."""
@@ -101,25 +112,15 @@ class OpenBlas(Blas):
 
 
 class Mkl(Blas):
-    """Intel's MKL, which has a number of threads for each thread that calls it."""
+    """Intel's MKL, which decides by itself on how many cores a product runs."""
 
     name = "MKL"
     REPEATABLE = 2
-    """``MKL_CBWR_AUTO``: the same bits in every run (oneMKL reference, "Numerical Reproducibility")."""
+    """``MKL_CBWR_AUTO``: the same bits in every run with as many threads (see "Numerical Reproducibility")."""
 
     def __init__(self, library: Any) -> None:
         super().__init__(library, "{}_64", ctypes.c_int64)
-        self._set_threads = library.MKL_Set_Num_Threads_Local
         library.MKL_CBWR_Set(self.REPEATABLE)  # has no effect once the program has used MKL in another way
-
-    @contextmanager
-    def on_one_core(self) -> Iterator[None]:
-        """See `Blas.on_one_core`; for the calling thread alone."""
-        before = self._set_threads(1)
-        try:
-            yield
-        finally:
-            self._set_threads(before)
 
 
 @cache

@@ -13,11 +13,13 @@ from mlp_xp_backends.compiler.program import Kind, Op, Value
 from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.ids import OneHot, SumById
 from mlp_xp_backends.compiler.targets.cpu.memory import Plan
+from mlp_xp_backends.compiler.targets.cpu.team import SPLIT, TEAM, parts
 from mlp_xp_backends.typing import HostArray
 
 ONE_BY_ONE = 32_768
 """Elements of one-hot rows from which on a comparison with every number costs more than moving the ones."""
 
+ONE = {dtype: np.ones((), dtype) for dtype in LETTER}
 ZERO = {dtype: np.zeros((), dtype) for dtype in LETTER}
 
 
@@ -28,6 +30,7 @@ class Machine(NamedTuple):
     """The array of each value."""
     plan: Plan
     blas: Blas | None
+    threads: int
     checked: frozenset[int]
     """The items whose integers are known to be row numbers that are there."""
 
@@ -69,22 +72,37 @@ def _where(op: Op, m: Machine) -> list[Call]:
 
 
 def _matmul(op: Op, m: Machine) -> list[Call]:
-    return [(np.matmul, (*map(m.at, op.inputs), m.at(op.out)))]
+    a, b, out = *map(m.at, op.inputs), m.at(op.out)
+    large = out.dtype in LETTER and out.shape[-1] * out.shape[-2] * a.shape[-1] >= SPLIT
+    found = _products(m, out, a, b, ONE[out.dtype], ZERO[out.dtype]) if large else None
+    return [(np.matmul, (a, b, out))] if found is None else found
 
 
 def _gemm(op: Op, m: Machine) -> list[Call]:
-    """A call of BLAS for each matrix of a stack."""
     a, b, alpha, *rest = op.inputs
-    out = m.at(op.out)
+    out, x, y, scale = m.at(op.out), m.at(a), m.at(b), m.at(alpha)
     beta = m.at(rest[0]) if rest else ZERO[out.dtype]
     first = _begun(op, rest[1], m) if rest else []
-    stack = out.shape[:-2]
-    x, y = (np.broadcast_to(z, (*stack, *z.shape[-2:])) for z in (m.at(a), m.at(b)))
-    if m.blas is not None:
-        found = [m.blas.gemm(out[k], x[k], y[k], m.at(alpha), beta) for k in np.ndindex(stack)]
-        if None not in found:
-            return [*first, *(call for call in found if call is not None)]
-    return [*first, (partial(_gemm_of_numpy, out, x, y), (m.at(alpha), beta if rest else None))]
+    found = _products(m, out, x, y, scale, beta)
+    return first + (found or [(partial(_gemm_of_numpy, out, x, y), (scale, beta if rest else None))])
+
+
+def _products(
+    m: Machine, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray
+) -> list[Call] | None:
+    """``c <- alpha a b + beta c`` for every matrix of a stack; large ones in parts. `None` if BLAS cannot."""
+    if m.blas is None:
+        return None
+    stack, found = c.shape[:-2], []
+    a, b = (np.broadcast_to(x, (*stack, *x.shape[-2:])) for x in (a, b))
+    for k in np.ndindex(stack):
+        pieces = parts(c[k], a[k], b[k]) if m.blas.threads else [(c[k], a[k], b[k])]
+        calls = [m.blas.gemm(z, x, y, alpha, beta) for z, x, y in pieces]
+        ready = [call for call in calls if call is not None]
+        if len(ready) < len(calls):
+            return None
+        found += ready if len(ready) == 1 else [TEAM.split(ready, m.threads)]
+    return found
 
 
 def _gemm_of_numpy(out: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray | None) -> None:

@@ -78,6 +78,7 @@ class Runner:
         self.cells = {v: np.empty(v.shape, v.dtype) for v in program.items}
         self.buffers = [_aligned(size) for size in self.plan.buffers]
         self.bound: Any = None
+        self.threads = 1
         self.lock = Lock()
         ALIVE.add(self)
 
@@ -92,7 +93,9 @@ class Runner:
         carried, given, stacks = (list(map(np.asarray, leaves(tree))) for tree in (carry, consts, items))
         n, trees = len(stacks[0]), self.program.trees
         with self.lock:
-            if self.bound is None or self.bound != _keys(carried, given):
+            threads = 1 if self.blas is None else self.blas.threads
+            if self.bound != _keys(carried, given) or threads != self.threads:
+                self.threads = threads
                 carried = self._bind(carried, given)
             outs = [np.empty((n, *v.shape), v.dtype) for v in self.program.outs]
             one_core = nullcontext() if self.blas is None else self.blas.on_one_core()
@@ -140,7 +143,7 @@ class Runner:
                 known[v] = _lent(address(v.root) + v.offset, v)
             return known[v]
 
-        machine, program = Machine(at, self.plan, self.blas, self.checked), self.program
+        machine, program = Machine(at, self.plan, self.blas, self.threads, self.checked), self.program
         self.first: list[Call] = [call for op in program.once for call in calls(op, machine)]
         self.each: list[Call] = [call for op in program.ops for call in calls(op, machine)]
         self.last = [copied(at(program.carry[k]), at(program.carry_out[k])) for k in self.plan.copies]
