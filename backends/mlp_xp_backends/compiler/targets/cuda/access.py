@@ -17,11 +17,13 @@ Axes = tuple[int | None, ...]
 POINTWISE = {Kind.ELEMENTWISE, Kind.CAST, Kind.COPY, Kind.WHERE, Kind.TAKE, Kind.ONE_HOT, Kind.SEGMENT_SUM}
 """Kinds whose space is that of the result."""
 FOLDING = {Kind.REDUCE, Kind.ARG}
+ORDER = Kind.CALL
+"""Made of the ids of a sum by segments: (..., 2, rows), the ids in rising order and the rows that they are of."""
 
 
 def space(op: Op) -> tuple[int, ...]:
     """The sizes of the space of ``op``."""
-    return op.inputs[0].shape if op.kind in FOLDING else op.out.shape
+    return op.inputs[0].shape if op.kind in FOLDING or op.kind is ORDER else op.out.shape
 
 
 def gone(op: Op) -> tuple[int, ...]:
@@ -41,7 +43,7 @@ def folded(op: Op) -> tuple[int, ...]:
 def operand_axes(op: Op, k: int) -> Axes | None:
     """The axes of the space along which operand ``k`` is indexed; None if that takes more than indices."""
     v, d = op.inputs[k], len(space(op))
-    if op.kind in (Kind.MATMUL, Kind.SEGMENT_SUM) or (op.kind is Kind.TAKE and k == 0):
+    if op.kind in (Kind.MATMUL, Kind.SEGMENT_SUM, ORDER) or (op.kind is Kind.TAKE and k == 0):
         return None
     first = op["axis"] if op.kind is Kind.TAKE else 0 if op.kind is Kind.ONE_HOT else d - len(v.shape)
     return tuple(a + first if n > 1 else None for a, n in enumerate(v.shape))
@@ -49,6 +51,8 @@ def operand_axes(op: Op, k: int) -> Axes | None:
 
 def result_axes(op: Op) -> Axes:
     """The axes of the space along which the result is indexed."""
+    if op.kind is ORDER:
+        return tuple(None for _ in op.out.shape)
     if op.kind not in FOLDING:
         return tuple(a if n > 1 else None for a, n in enumerate(op.out.shape))
     wide = [None if a in gone(op) or n == 1 else a for a, n in enumerate(space(op))]

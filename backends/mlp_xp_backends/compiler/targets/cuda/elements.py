@@ -147,21 +147,34 @@ class Elements:
         return f"{self.kernel.pointer(root)}[{self.place(x, wide)} + {inside} * {stride}]"
 
     def _segment_sum(self, op: Op, at: Axes, full: bool) -> str:
-        """The sum over the rows with the id that the index names, in order."""
-        (values, ids), n, self.count = op.inputs, len(op.out.shape), self.count + 1
-        rows, t, name = values.shape[-2], c_type(op.out.dtype), f"v{self.count}"
-
-        def along(v: Value, index: Axes, stride: int) -> str:
-            return f"{self.kernel.pointer(v.root)}[{self.place(v, index)} + j * {stride // v.dtype.itemsize}]"
-
+        """The sum over the rows with the id that the index names, in order: they are found by bisection."""
+        (values, order), n, self.count = op.inputs, len(op.out.shape), self.count + 1
+        rows, name = values.shape[-2], f"v{self.count}"
         lead = [a if m > 1 else None for a, m in zip(at[: n - 2], values.shape[:-2], strict=True)]
-        row = along(values, [*lead, None, at[-1]], values.strides[-2])
-        number = along(ids, [*lead[n - 2 - (len(ids.shape) - 1) :], None], ids.strides[-1])
+        sorted_ids = f"{self.kernel.pointer(order)} + {self.place(order, [*lead[n - len(order.shape) :], None, None])}"
+        stride = values.strides[-2] // values.dtype.itemsize
+        place = f"{self.place(values, [*lead, None, at[-1]])} + s[{rows} + a] * {stride}"
         wanted = "0" if at[-2] is None else f"i{at[-2]}"
         (self.turn if full or not self.nest.folds else self.lines).append(
-            f"{t} {name} = 0; for (int j = 0; j < {rows}; ++j) if ({number} == {wanted}) {name} += {row};"
+            f"{c_type(op.out.dtype)} {name} = 0; {{ const int* s = {sorted_ids}; int a = 0, e = {rows}; "
+            f"while (a < e) {{ const int m = (a + e) / 2; if (s[m] < {wanted}) a = m + 1; else e = m; }} "
+            f"for (; a < {rows} && s[a] == {wanted}; ++a) {name} += {self.kernel.pointer(values.root)}[{place}]; }}"
         )
         return name
+
+    def order(self, op: Op, at: Axes) -> str:
+        """Put the id and the row of this point where they come in the order: behind all that are smaller."""
+        (ids,), n = op.inputs, len(op.inputs[0].shape)
+        rows, row = ids.shape[-1], "0" if at[-1] is None else f"i{at[-1]}"
+        others = f"{self.kernel.pointer(ids.root)} + {self.place(ids, [*at[: n - 1], None])}"
+        stride = ids.strides[-1] // ids.dtype.itemsize
+        place = self.place(op.out, [*at[: n - 1], None, None])
+        return (
+            f"{{ const {c_type(ids.dtype)}* s = {others}; const int id = (int)s[{row} * {stride}]; int rank = 0; "
+            f"for (int k = 0; k < {rows}; ++k) {{ const int other = (int)s[k * {stride}]; "
+            f"rank += other < id || (other == id && k < {row}); }} "
+            f"int* to = {self.kernel.pointer(op.out)} + {place} + rank; to[0] = id; to[{rows}] = {row}; }}"
+        )
 
 
 def _arithmetic(a: HostArray) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from mlp_xp_backends.compiler.program import Kind, Op, new_value
-from mlp_xp_backends.compiler.targets.cuda.access import folded, result_axes
+from mlp_xp_backends.compiler.targets.cuda.access import ORDER, folded, result_axes
 from mlp_xp_backends.compiler.targets.cuda.elements import Elements, Kernel
 from mlp_xp_backends.compiler.targets.cuda.functions import c_type, combination, literal
 from mlp_xp_backends.compiler.targets.cuda.fuse import Graph, Nest
@@ -198,6 +198,9 @@ class _Writer(Elements):
         return self.graph.step.target.get(op.out, ("", 0))[0] == "carry"
 
     def _store(self, op: Op, guard: str = "") -> None:
+        if op.kind is ORDER:
+            self.stores.append(self.order(op, self.nest.at[op]))
+            return
         target = self.graph.step.target.get(op.out)
         program = self.graph.step.program
         place = op.out

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from mlp_xp_backends.compiler.program import Kind, Op, Program, Unrecordable, Value, new_value
-from mlp_xp_backends.compiler.targets.cuda.access import FOLDING, POINTWISE, read_axes
+from mlp_xp_backends.compiler.targets.cuda.access import FOLDING, ORDER, POINTWISE, read_axes
 from mlp_xp_backends.compiler.targets.cuda.functions import c_type
 
 LARGEST = 2**31 - 2**20
@@ -53,6 +53,11 @@ def lower(program: Program) -> Step:
         if op.kind is Kind.MATMUL:
             inputs = tuple(v if multiplies(v) and not _moves(v) else copied(v) for v in op.inputs)
             op = Op(op.kind, op.name, inputs, op.out, op.options)
+        elif op.kind is Kind.SEGMENT_SUM:
+            *lead, rows = op.inputs[1].shape
+            order = Op(ORDER, "order", op.inputs[1:], new_value((*lead, 2, rows), np.int32))
+            ops.append(order)
+            op = replace(op, inputs=(op.inputs[0], order.out))
         elif op.kind not in POINTWISE | FOLDING:
             raise Unrecordable(f"{op.kind.name} {op.name} on CUDA")
         for v in (*op.inputs, op.out):
