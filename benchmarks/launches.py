@@ -103,12 +103,14 @@ def _after(first: Any) -> Chain:
     return Chain(first, Dense(width, HIDDEN), ReLU(), Dense(HIDDEN, OUT))
 
 
-def recorded(step: TrainStep, weighted: bool = False, batch: int = BATCH) -> Program:
-    """The recorded program of gathering a batch and taking ``step`` on it."""
-    return record(*arguments(step, weighted, batch))
+def recorded(step: TrainStep, weighted: bool = False, **sizes: int) -> Program:
+    """The recorded program of gathering a batch and taking ``step`` on it; ``sizes`` as `arguments` takes them."""
+    return record(*arguments(step, weighted, **sizes))
 
 
-def arguments(step: TrainStep, weighted: bool = False, batch: int = BATCH, n: int = 3) -> tuple[Any, ...]:
+def arguments(
+    step: TrainStep, weighted: bool = False, batch: int = BATCH, n: int = 3, inputs: int = IN, outputs: int = OUT
+) -> tuple[Any, ...]:
     """A loop's body and its arrays on the host: state, data, and the rows and rates of ``n`` steps."""
     rng = np.random.default_rng(0)
     rows = 2 * batch
@@ -117,12 +119,12 @@ def arguments(step: TrainStep, weighted: bool = False, batch: int = BATCH, n: in
         return step(xp, state, *gather(xp, data, item[0]), item[1])
 
     first, words = step.network.first, isinstance(step.network.first, Embedding)
-    width = first.ids_per_row if isinstance(first, Embedding) else IN
+    width = first.ids_per_row if isinstance(first, Embedding) else inputs
     high = first.n_ids if isinstance(first, Embedding) else 256
     takes_bytes = isinstance(first, Rescale)
     x = rng.integers(0, high, (rows, width), dtype=np.int32 if words else np.uint8)
-    y = rng.integers(0, OUT, rows, dtype=np.int32)
-    target = y if step.loss.target == "class" else rng.integers(0, 2, (rows, OUT)).astype(np.float32)
+    y = rng.integers(0, outputs, rows, dtype=np.int32)
+    target = y if step.loss.target == "class" else rng.integers(0, 2, (rows, outputs)).astype(np.float32)
     w = rng.uniform(0.5, 1.5, rows).astype(np.float32) if weighted else ABSENT
     data = Batch(x if words or takes_bytes else (x / np.float32(256)).astype(np.float32), target, w)
     rates = tree_map(lambda *r: np.array(r, np.float32), *(step.optimizer.rates(0.01, t + 1) for t in range(n)))

@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 
 from benchmarks.launches import arguments, recorded, steps
+from mlp_xp.nn.losses import SquaredError
+from mlp_xp.nn.networks import mlp
+from mlp_xp.nn.optimizers import Adam
+from mlp_xp.nn.step import TrainStep
 from mlp_xp_backends import BackendError, get_backend
+from mlp_xp_backends.compiler.program import Unrecordable
+from mlp_xp_backends.compiler.recorder import record
 from mlp_xp_backends.compiler.targets.cuda.emit import Emitted, emit
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.trees import leaves, tree_map
+from tests.programs import draw
 
 STEPS = dict(steps())
 MOST = 20
@@ -50,6 +57,23 @@ def test_all_matrices_are_updated_by_one_launch() -> None:
 def test_what_is_needed_at_once_does_not_share_memory() -> None:
     for name in ("Adam", "layer norm and dropout, Adam", "784-256-128-10, Adam"):
         check_places(emit(recorded(STEPS[name])))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_places_of_programs_drawn_at_random(seed: int) -> None:
+    body, carry, consts, items = draw(seed)
+    try:
+        emitted = emit(record(body, carry, consts, items))
+    except (Unrecordable, Exception):
+        return
+    check_places(emitted)
+    assert emitted.source == emit(record(body, carry, consts, items)).source  # which is what CuPy's cache goes by
+
+
+def test_many_layers_stay_within_the_parameters_of_a_kernel() -> None:
+    step = TrainStep(mlp(8, *[8] * 90, 8), SquaredError(), Adam())
+    emitted = emit(recorded(step, inputs=8, outputs=8))
+    assert max(len(k.arrays) for k in emitted.kernels.values()) <= 500
 
 
 def check_places(emitted: Emitted) -> None:

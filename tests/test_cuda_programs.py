@@ -149,3 +149,103 @@ def arrays(dtype: str, width: int) -> tuple[Any, Any, Any]:
 @pytest.mark.parametrize("seed", range(12))
 def test_programs_drawn_at_random(cupy_backend: Any, seed: int, dtype: str) -> None:
     check(cupy_backend, random_body(seed), *arrays(dtype, (7, 12, 1)[seed % 3]), dtype=dtype)
+
+
+FUNCTIONS = (
+    "abs", "acos", "acosh", "add", "asin", "asinh", "atan", "atan2", "atanh", "ceil", "copysign", "cos", "cosh",
+    "divide", "equal", "exp", "expm1", "floor", "greater", "greater_equal", "hypot", "isfinite", "isinf", "isnan",
+    "less", "less_equal", "log", "log10", "log1p", "log2", "logaddexp", "maximum", "minimum", "multiply", "negative",
+    "nextafter", "not_equal", "positive", "pow", "reciprocal", "sign", "signbit", "sin", "sinh", "sqrt", "square",
+    "subtract", "tan", "tanh", "trunc",
+)  # fmt: skip
+INTEGERS = (
+    "abs", "add", "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_invert", "multiply", "negative", "sign",
+    "square", "subtract",
+)  # fmt: skip
+SPECIAL = np.array([0.0, -0.0, 0.3, -0.7, 1.0, 2.5, -3.0, np.inf, -np.inf, np.nan, 1e-3, 80.0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_functions_of_numbers_are_those_of_numpy(cupy_backend: Any, dtype: str) -> None:
+    """Of all pairs of numbers, infinity, NaN and both zeros among them."""
+    x, y = (a.astype(dtype) for a in np.meshgrid(SPECIAL, SPECIAL))
+
+    def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
+        x, y = consts
+        return carry, tuple(getattr(xp, name)(*(x, y)[: getattr(np, name).nin]) for name in FUNCTIONS)
+
+    loop = compiled(body)
+    got = loop((), tuple(map(cupy_backend.asarray, (x, y))), cupy_backend.asarray(np.zeros(1)))[1]
+    info = np.finfo(dtype)
+    with np.errstate(all="ignore"):
+        for name, a in zip(FUNCTIONS, got, strict=True):
+            f = getattr(np, name)
+            expected = f(*(x, y)[: f.nin])
+            home = cupy_backend.to_numpy(a)[0]
+            assert home.dtype == expected.dtype
+            np.testing.assert_allclose(home, expected, rtol=4 * info.eps, atol=info.tiny, err_msg=name)
+    assert loop.compiled((), (x, y), np.zeros(1)) is not None
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8"])
+def test_integers_wrap_around(cupy_backend: Any, dtype: str) -> None:
+    info = np.iinfo(dtype)
+    x, y = np.meshgrid(*[np.array([info.min, info.max, 0, 1, 2, 7, info.max // 3], dtype)] * 2)
+
+    def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
+        x, y = consts
+        outs = [getattr(xp, name)(*(x, y)[: getattr(np, name).nin]) for name in INTEGERS]
+        return carry, (*outs, x >> 3, xp.max(x, axis=0), xp.min(y, axis=1), xp.sum(x, axis=0), xp.argmin(x, axis=1))
+
+    check(cupy_backend, body, (), (x, y), np.zeros(1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(3, 5), (70, 300), (5000, 3), (1, 4000), (2, 40, 33)])
+def test_reductions_of_every_shape(cupy_backend: Any, shape: tuple[int, ...], dtype: str) -> None:
+    """Whole numbers, which have the same sum in every order; folds long and short, of rows, of columns, of all."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(-4, 5, shape).astype(dtype)
+
+    def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
+        x = consts[0] + item
+        outs = [f(x, axis=axis) for f in (xp.sum, xp.max, xp.min) for axis in (-1, -2, None)]
+        outs += [xp.argmax(x, axis=-1), xp.argmin(x, axis=0), xp.argmax(x), xp.any(x > 4, axis=-1), xp.all(x < 4)]
+        centred = x - xp.sum(x, axis=-2, keepdims=True)  # the second fold waits for the first
+        outs += [xp.sum(centred * centred, axis=-2), xp.max(xp.abs(x - xp.max(x, axis=-1, keepdims=True)), axis=-1)]
+        carry += xp.sum(x * x)
+        return carry, tuple(outs)
+
+    check(cupy_backend, body, np.zeros((), dtype), (x,), np.arange(3.0).astype(dtype), dtype)
+
+
+def test_what_cannot_be_emitted_runs_one_operation_at_a_time(cupy_backend: Any) -> None:
+    def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
+        carry += xp.cumulative_sum(consts, axis=0)[-1, ...] + item
+        return carry, xp.sum(carry)
+
+    check(cupy_backend, body, np.zeros(4), np.ones((3, 4)), np.arange(3.0), plans=False)
+
+
+def test_carried_arrays_that_change_places(cupy_backend: Any) -> None:
+    def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
+        a, b, c = carry
+        return (b, a, a + item * b), (a, c)
+
+    rng = np.random.default_rng(0)
+    check(cupy_backend, body, tuple(rng.standard_normal((3, 40, 50))), (), np.arange(5.0))
+
+
+def test_carried_arrays_that_share_memory_are_told_apart(cupy_backend: Any) -> None:
+    import cupy
+
+    def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
+        a, b = carry
+        a += consts * item
+        return (a, b + 1.0), xp.sum(b)
+
+    both = cupy.arange(12.0)
+    (a, b), sums = compiled(body)((both[:8], both[4:]), both[:8], cupy.asarray(np.ones(2)))
+    np.testing.assert_array_equal(cupy_backend.to_numpy(a), 3 * np.arange(8.0))
+    np.testing.assert_array_equal(cupy_backend.to_numpy(b), np.arange(4.0, 12.0) + 2)
+    np.testing.assert_array_equal(cupy_backend.to_numpy(sums), [60.0, 68.0])

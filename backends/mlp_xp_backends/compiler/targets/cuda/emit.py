@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from mlp_xp_backends.compiler.program import Program, Value
 from mlp_xp_backends.compiler.targets.cuda.elements import Kernel
-from mlp_xp_backends.compiler.targets.cuda.functions import PRELUDE
 from mlp_xp_backends.compiler.targets.cuda.fuse import Graph
 from mlp_xp_backends.compiler.targets.cuda.kernels import write
 from mlp_xp_backends.compiler.targets.cuda.lower import lower
+from mlp_xp_backends.compiler.targets.cuda.prelude import PRELUDE
 from mlp_xp_backends.compiler.targets.cuda.schedule import ALIGNMENT, Launch, launches, places
 
 BEGIN = 'extern "C" __global__ void begin(long long* table{}) {{\ntable[0] = 0;{}\n}}\n'

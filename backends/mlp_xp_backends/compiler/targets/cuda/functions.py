@@ -33,13 +33,6 @@ FUNCTIONS = {name: name for name in SAME_NAME} | {
 }  # fmt: skip
 """Functions of real numbers; C++ chooses by the type of the argument."""
 
-PRELUDE = """
-template <class T> __device__ T logaddexp(T a, T b) {
-    const T high = a > b ? a : b, low = a > b ? b : a;
-    return a == b ? a + (T)0.69314718055994530942 : a != a || b != b ? a + b : high + log1p(exp(low - high));
-}
-"""
-
 
 def c_type(dtype: Any) -> str:
     """The type of C; `Unrecordable` for a dtype that the target does not compute with."""
@@ -83,11 +76,11 @@ def expression(name: str, loop: list[np.dtype[Any]], args: list[str]) -> str:
     if name in FUNCTIONS and kind == "f":
         return f"{FUNCTIONS[name]}({', '.join(args)})"
     if name in ("maximum", "minimum"):
-        return extremum(name, a, b)
+        return f"{name}({a}, {b})"
     if name == "absolute":
         return f"fabs({a})" if kind == "f" else a if kind in "bu" else f"({a} < 0 ? -{a} : {a})"
-    if name == "sign" and kind in "fi":
-        return f"({a} != {a} ? {a} : ({c_type(dtype)})(({a} > 0) - ({a} < 0)))"
+    if name == "sign" and kind in "fiu":
+        return f"sign({a})"
     if name == "invert":
         return f"!{a}" if kind == "b" else f"~{a}"
     simple = {"negative": f"-{a}", "positive": a, "square": f"({a} * {a})", "logical_not": f"!(bool){a}"}
@@ -97,23 +90,14 @@ def expression(name: str, loop: list[np.dtype[Any]], args: list[str]) -> str:
     raise Unrecordable(f"{name} of {dtype} on CUDA")
 
 
-def extremum(name: str, a: str, b: str) -> str:
-    """The larger or the smaller of two, NaN if one of them is."""
-    return f"({a} {'>' if name.startswith('max') else '<'} {b} || {a} != {a} ? {a} : {b})"
-
-
-def combination(name: str, dtype: np.dtype[Any]) -> tuple[str, Any]:
-    """How a reduction joins two results ``{a}`` and ``{b}``, and what changes nothing."""
+def start(name: str, dtype: np.dtype[Any]) -> str:
+    """What changes nothing when it is joined by the reduction ``name``."""
+    if name.startswith("arg"):
+        return f"Place<{c_type(dtype)}>{{0, -1}}"
     if name in ("max", "min"):
         low, high = (-np.inf, np.inf) if dtype.kind == "f" else (False, True) if dtype.kind == "b" else _ends(dtype)
-        return extremum(name, "{a}", "{b}"), low if name == "max" else high
-    table = {
-        "sum": ("({a} + {b})", 0),
-        "prod": ("({a} * {b})", 1),
-        "any": ("({a} || {b})", 0),
-        "all": ("({a} && {b})", 1),
-    }
-    return table[name]
+        return literal(np.asarray(low if name == "max" else high, dtype))
+    return literal(np.asarray(name in ("prod", "all"), dtype))
 
 
 def _ends(dtype: np.dtype[Any]) -> tuple[int, int]:

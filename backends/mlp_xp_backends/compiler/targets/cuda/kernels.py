@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from math import prod
 
-import numpy as np
-
 from mlp_xp_backends.compiler.program import Kind, Op, new_value
 from mlp_xp_backends.compiler.targets.cuda.access import ORDER, folded, result_axes
 from mlp_xp_backends.compiler.targets.cuda.elements import Elements, Kernel
-from mlp_xp_backends.compiler.targets.cuda.functions import c_type, combination, literal
+from mlp_xp_backends.compiler.targets.cuda.functions import c_type, start
 from mlp_xp_backends.compiler.targets.cuda.fuse import Graph, Nest
+from mlp_xp_backends.compiler.targets.cuda.prelude import THREADS
 
-THREADS = 256
 SHORT_ROW = 256
 """Elements up to which a row is folded by 32 threads instead of a whole block."""
 SHORT_COLUMN = 64
@@ -112,8 +110,7 @@ class _Writer(Elements):
         for stage in range(deepest + 1):
             self.inner, self.turn, self.stores = {}, [], []
             here = [op for op in self.folds if self.depth[op] - 1 == stage]
-            for op in here:
-                self._accumulate(op)
+            mine = {op: self._accumulate(op) for op in here}
             for op in self.full_stores:
                 if stage == (deepest if self._overwrites(op) else self.depth[op]):
                     self._store(op, f"mine < {self.size}")
@@ -121,67 +118,54 @@ class _Writer(Elements):
             loop = f"for (int k = {first}; k < {self.fold}; k += {self.lanes * self.parts}) {{"
             self.lines += [loop, *self._indices("k", sorted(self.nest.folds)), *self.turn, *self.stores, "}"]
             for op in here:
-                self._collect(op)
+                self._collect(op, mine[op])
             if self.parts > 1:
                 self._join(here)
 
     def _join(self, folds: list[Op]) -> None:
-        """The last block to come here goes on, with what all of them have found."""
-        ticket = f"(unsigned int*)&table[{self.kernel.tickets} + block / {self.parts}]"
+        """The block that comes last goes on, with what all of them have found."""
+        ticket = f"table + {self.kernel.tickets} + block / {self.parts}"
         self.kernel.tickets += self.groups
         scratch = {op: new_value((self.parts, self.size), op.out.dtype) for op in folds}
         for op, found in scratch.items():
             self.kernel.scratch.append(found)
             place = f"{self.kernel.pointer(found)}[block % {self.parts} * {self.size} + o]"
             self.lines.append(f"if (lane == 0 && mine < {self.size}) {place} = {self.outer[op.out]};")
-        self.lines += ["__threadfence();", "__shared__ bool last;", "__syncthreads();"]
-        self.lines.append(f"if (threadIdx.x == 0) last = atomicAdd({ticket}, 1u) == {self.parts - 1};")
-        self.lines += ["__syncthreads();", "if (last) {", "__threadfence();"]
-        self.lines.append(f"if (threadIdx.x == 0) *{ticket} = 0;")
+        self.lines.append(f"if (comes_last({ticket}, {self.parts})) {{")
         for op, found in scratch.items():
-            n = self.count = self.count + 1
-            join, start = combination(op.name, op.out.dtype)
-            self.outer[op.out] = f"r{n}"
-            place = f"((volatile {c_type(op.out.dtype)}*){self.kernel.pointer(found)})[k * {self.size} + o]"
-            self.lines.append(f"{c_type(op.out.dtype)} a{n} = {literal(np.asarray(start, op.out.dtype))};")
-            step = f"a{n} = {join.format(a=f'a{n}', b=place)};"
+            mine = self._started(op)
+            part = f"((volatile {c_type(op.out.dtype)}*){self.kernel.pointer(found)})[k * {self.size} + o]"
+            step = self._joined(op, mine, part)
             self.lines.append(f"for (int k = lane; k < {self.parts}; k += {self.lanes}) {step}")
-            self._collect(op)
+            self._collect(op, mine)
 
-    def _accumulate(self, op: Op) -> None:
-        """Each thread folds its elements, in order."""
-        n = self.count = self.count + 1
-        self.outer[op.out] = f"r{n}"
-        x = self.operand(op, 0)
-        if op.kind is Kind.ARG:
-            dtype = op.inputs[0].dtype
-            self.lines.append(f"{c_type(dtype)} a{n} = 0; int n{n} = -1;")
-            self.turn.append(f"if (n{n} < 0 || {_better(op, x, f'a{n}')}) {{ a{n} = {x}; n{n} = k; }}")
-            return
-        join, start = combination(op.name, op.out.dtype)
-        t = c_type(op.out.dtype)
-        self.lines.append(f"{t} a{n} = {literal(np.asarray(start, op.out.dtype))};")
-        self.turn.append(f"a{n} = {join.format(a=f'a{n}', b=f'({t}){x}')};")
+    def _accumulate(self, op: Op) -> str:
+        """The name of what each thread folds of its elements, in order."""
+        mine, x = self._started(op), self.operand(op, 0)
+        self.turn.append(self._joined(op, mine, f"{{{x}, k}}" if op.kind is Kind.ARG else x))
+        return mine
 
-    def _collect(self, op: Op) -> None:
-        """All threads of a row or a column fold what each of them has, as a tree of fixed shape."""
-        name = self.outer[op.out]
-        n, t, stride = name[1:], c_type(op.out.dtype), 1 if self.rows else self.side
-        if op.kind is Kind.ARG:
-            v = c_type(op.inputs[0].dtype)
-            a, b = f"s{n}[threadIdx.x]", f"s{n}[threadIdx.x + h * {stride}]"
-            i, j = (x.replace("s", "t", 1) for x in (a, b))
-            better = f"{j} >= 0 && ({i} < 0 || {_better(op, b, a)} || (!({_better(op, a, b)}) && {j} < {i}))"
-            shared = f"__shared__ {v} s{n}[{THREADS}]; __shared__ int t{n}[{THREADS}];"
-            fill, join = f"{a} = a{n}; {i} = n{n};", f"if ({better}) {{ {a} = {b}; {i} = {j}; }}"
-            got = f"t{n}[threadIdx.x - lane * {stride}]"
-        else:
-            a, b = f"s{n}[threadIdx.x]", f"s{n}[threadIdx.x + h * {stride}]"
-            shared, fill = f"__shared__ {t} s{n}[{THREADS}];", f"{a} = a{n};"
-            join = f"{a} = {combination(op.name, op.out.dtype)[0].format(a=a, b=b)};"
-            got = f"s{n}[threadIdx.x - lane * {stride}]"
-        tree = f"for (int h = {self.lanes // 2}; h; h /= 2) {{ if (lane < h) {{ {join} }} __syncthreads(); }}"
-        self.lines += [shared, fill, "__syncthreads();", tree, f"const {t} {name} = {got};"]
+    def _type(self, op: Op) -> str:
+        """The type in which the elements are joined."""
+        return f"Place<{c_type(op.inputs[0].dtype)}>" if op.kind is Kind.ARG else c_type(op.out.dtype)
+
+    def _started(self, op: Op) -> str:
+        self.count += 1
+        dtype = op.inputs[0].dtype if op.kind is Kind.ARG else op.out.dtype
+        self.lines.append(f"{self._type(op)} a{self.count} = {start(op.name, dtype)};")
+        return f"a{self.count}"
+
+    def _joined(self, op: Op, mine: str, other: str) -> str:
+        t = self._type(op)
+        cast = f"{t}{other}" if op.kind is Kind.ARG else f"({t}){other}"
+        return f"{mine} = {op.name.capitalize()}::join({mine}, {cast});"
+
+    def _collect(self, op: Op, mine: str) -> None:
+        """All threads of a row or a column fold what each of them has."""
+        self.count += 1
+        name = self.outer[op.out] = f"v{self.count}"
+        found = f"folded<{op.name.capitalize()}>({mine}, lane, {self.lanes}, {1 if self.rows else self.side})"
+        self.lines.append(f"const {c_type(op.out.dtype)} {name} = {found}{'.k' if op.kind is Kind.ARG else ''};")
 
     def _depth(self, op: Op) -> int:
         """How many reductions one after the other ``op`` stands at the end of, itself included."""
@@ -211,8 +195,3 @@ class _Writer(Elements):
         value = self.value(op.out, at)
         address = f"{self.kernel.pointer(place)}[{self.place(op.out, index)}]"
         self.stores.append(f"{f'if ({guard}) ' if guard else ''}{address} = {value};")
-
-
-def _better(op: Op, x: str, y: str) -> str:
-    """Whether ``x`` comes before ``y``: it is NaN and ``y`` is not, or it is larger, or smaller for argmin."""
-    return f"({x} {'>' if op.name == 'argmax' else '<'} {y} || ({x} != {x} && {y} == {y}))"

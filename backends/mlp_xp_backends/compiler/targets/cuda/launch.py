@@ -14,8 +14,8 @@ from cupy_backends.cuda.api.driver import launchKernel
 from mlp_xp_backends.compiler.program import Program, Unrecordable, Value
 from mlp_xp_backends.compiler.targets.cuda.emit import Emitted, emit
 from mlp_xp_backends.compiler.targets.cuda.graph import WORTH, StepGraphs
-from mlp_xp_backends.compiler.targets.cuda.kernels import THREADS
 from mlp_xp_backends.compiler.targets.cuda.lt import LtProduct, available, lt_products
+from mlp_xp_backends.compiler.targets.cuda.prelude import THREADS
 from mlp_xp_backends.compiler.targets.cuda.products import Call, Product, product
 from mlp_xp_backends.trees import leaves, unflatten
 from mlp_xp_backends.typing import Array, Tree

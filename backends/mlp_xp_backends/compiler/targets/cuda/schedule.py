@@ -8,6 +8,9 @@ from mlp_xp_backends.compiler.targets.cuda.fuse import Graph, Nest
 ALIGNMENT = 256
 """Bytes: what CUDA's own allocations start at, and cuBLAS is fastest with."""
 
+MOST = 64
+"""Nests of a launch at most: a kernel cannot have any number of parameters."""
+
 Launch = list[Nest]
 """Nests that run side by side, or one product."""
 
@@ -24,7 +27,7 @@ def launches(graph: Graph) -> list[Launch]:
     left, order = list(graph.nests), []
     while left:
         free = [nest for nest in left if not followers[id(nest)]]
-        launch = [nest for nest in free if nest.product][-1:] or free
+        launch = [nest for nest in free if nest.product][-1:] or free[:MOST]
         order.append(launch)
         for nest in launch:
             left.remove(nest)
