@@ -195,28 +195,19 @@ class Program:
     """The trees that the body returns, its carry and its out, with anything for leaves."""
     members: tuple[tuple[int, ...], ...] = ()
     """For each of ``carry``, the leaves of the tree that it holds: one, or several one behind the other."""
-    once: tuple[Op, ...] = ()
-    """What runs before the first step, since it is the same in all of them."""
-    stacked: tuple[Op, ...] = ()
-    """What runs before the first step on the numbers of all steps at once: elementwise, of 0-d items and constants."""
     bounds: frozenset[tuple[str, int, int]] = frozenset()
     """Leaves (``item`` or ``const`` and position) whose integers must be at least 0 and below a number."""
 
     @cached_property
-    def all_ops(self) -> tuple[Op, ...]:
-        """All operations in the order in which they run."""
-        return (*self.once, *self.stacked, *self.ops)
-
-    @cached_property
     def makers(self) -> dict[Value, Op]:
         """The operation that makes each value."""
-        return {op.out: op for op in self.all_ops}
+        return {op.out: op for op in self.ops}
 
     @cached_property
     def readers(self) -> dict[Value, list[Op]]:
         """The operations that read each value, views of it not counted but for the operation that makes them."""
         readers: dict[Value, list[Op]] = {}
-        for op in self.all_ops:
+        for op in self.ops:
             for v in dict.fromkeys(op.inputs):
                 readers.setdefault(v, []).append(op)
         return readers
@@ -258,9 +249,6 @@ class Program:
                 moved[v] = replace(v, base=there.root, offset=there.offset + v.offset)
             return moved.get(v, v)
 
-        def of(ops: Iterable[Op]) -> tuple[Op, ...]:
-            return tuple(replace(op, inputs=tuple(map(now, op.inputs)), out=now(op.out)) for op in ops)
-
-        once, stacked, ops = map(of, (self.once, self.stacked, self.ops))
+        ops = (replace(op, inputs=tuple(map(now, op.inputs)), out=now(op.out)) for op in self.ops)
         carry_out, outs = (tuple(map(now, values)) for values in (self.carry_out, self.outs))
-        return replace(self, once=once, stacked=stacked, ops=ops, carry_out=carry_out, outs=outs)
+        return replace(self, ops=tuple(ops), carry_out=carry_out, outs=outs)

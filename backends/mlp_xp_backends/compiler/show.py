@@ -17,7 +17,7 @@ def show(program: Program, places: Mapping[Value, Any] | None = None) -> str:
     names: dict[Value, str] = {}
     for letter, group in (("c", program.carry), ("k", program.consts), ("i", program.items)):
         names |= {v: f"{letter}{k}" for k, v in enumerate(group)}
-    names |= {op.out: f"%{k}" for k, op in enumerate(program.all_ops)}
+    names |= {op.out: f"%{k}" for k, op in enumerate(program.ops)}
     places = places or {}
 
     def name(v: Value) -> str:
@@ -27,7 +27,7 @@ def show(program: Program, places: Mapping[Value, Any] | None = None) -> str:
         return f"={v.constant:.6g}" if number and v.dtype.kind == "f" else f"={v.dtype}{list(v.shape)}"
 
     lines = [f"{name(v):>5} : {_form(v)}" for v in (*program.carry, *program.consts, *program.items)]
-    for op in program.all_ops:
+    for op in program.ops:
         place = f" @ {places[op.out]}" if op.out in places else ""
         lines.append(f"{name(op.out):>5} : {_form(op.out)}{place} = {_call(op, name)}")
     lines.append(f"carry {', '.join(map(name, program.carry_out))}")

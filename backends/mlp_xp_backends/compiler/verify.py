@@ -23,7 +23,7 @@ def verify(program: Program) -> Program:
     those of the operands; views lie inside the memory of what they are views of.
     """
     known = {*program.carry, *program.consts, *program.items}
-    for k, op in enumerate(program.all_ops):
+    for k, op in enumerate(program.ops):
         try:
             for v in op.inputs:
                 _check(v in known or v.constant is not None, "an operand is read before it is made")
@@ -45,7 +45,7 @@ def verify(program: Program) -> Program:
 
 
 def verify_memory(program: Program, plan: Any) -> None:
-    """`InvalidProgram` if an operation writes over what somebody still reads, in this step or the next.
+    """`InvalidProgram` if an operation writes over what somebody still reads.
 
     ``plan`` has ``places`` with ``kind``, ``number`` and ``offset`` for all results, and the numbers of the carried
     arrays to copy to at the end.
@@ -64,8 +64,7 @@ def verify_memory(program: Program, plan: Any) -> None:
                 spoiled.add(other)
         spoiled.discard(v)
 
-    kept = {op.out.root for op in program.once}
-    for op in (op for op in program.all_ops if op.kind is not Kind.VIEW):
+    for op in (op for op in program.ops if op.kind is not Kind.VIEW):
         _check(not spoiled & {x.root for x in op.inputs}, f"{op.kind.name} {op.name} reads what was overwritten")
         _check(op.out in where, f"{op.kind.name} {op.name} has no place")
         over = {x for x in op.inputs if where.get(x.root, ())[:2] == where[op.out][:2] and x.root in where}
@@ -75,7 +74,6 @@ def verify_memory(program: Program, plan: Any) -> None:
             _check(overlap <= allowed, f"{op.kind.name} {op.name} writes over an operand")
         overwrite(op.out, where[op.out], op.inputs if op.kind is Kind.PACK else ())
     _check(not spoiled & {v.root for v in (*program.outs, *program.carry_out)}, "what outlasts the step is overwritten")
-    _check(not spoiled & kept, "what is computed once is overwritten")
     for k, (before, after) in enumerate(zip(program.carry, program.carry_out, strict=True)):
         if k in plan.copies:
             overwrite(before, where[before], (after,))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mlp_xp_backends.compiler.passes.horizontal import horizontal_fusion
-from mlp_xp_backends.compiler.passes.invariant import loop_invariant_code_motion
 from mlp_xp_backends.compiler.passes.picks import picks
 from mlp_xp_backends.compiler.passes.products import fused_products
 from mlp_xp_backends.compiler.passes.sums import sums_as_products
@@ -20,7 +19,6 @@ __all__ = [
     "Pass",
     "fused_products",
     "horizontal_fusion",
-    "loop_invariant_code_motion",
     "picks",
     "sums_as_products",
 ]

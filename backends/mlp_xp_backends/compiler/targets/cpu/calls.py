@@ -12,7 +12,6 @@ from mlp_xp_backends.compiler.passes.sums import SHORT
 from mlp_xp_backends.compiler.program import Kind, Op, Value
 from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.ids import OneHot, SumById
-from mlp_xp_backends.compiler.targets.cpu.memory import Plan
 from mlp_xp_backends.compiler.targets.cpu.team import SPLIT, TEAM, parts
 from mlp_xp_backends.typing import HostArray
 
@@ -28,7 +27,6 @@ class Machine(NamedTuple):
 
     at: Callable[[Value], HostArray]
     """The array of each value."""
-    plan: Plan
     blas: Blas | None
     threads: int
     checked: frozenset[int]

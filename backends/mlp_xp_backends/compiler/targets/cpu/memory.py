@@ -66,9 +66,6 @@ class _Planner:
         self.last = self._last_reads()
 
     def run(self) -> Plan:
-        for op in (*self.program.once, *self.program.stacked):
-            if op.kind is not Kind.VIEW:
-                self.places[op.out] = self._buffer(op.out.nbytes)
         self._place_carried()
         dying: dict[int, list[Value]] = {}
         for v, k in self.last.items():

@@ -16,7 +16,6 @@ from mlp_xp_backends.compiler.passes import (
     Pass,
     fused_products,
     horizontal_fusion,
-    loop_invariant_code_motion,
     picks,
     sums_as_products,
 )
@@ -33,7 +32,6 @@ PASSES: tuple[Pass, ...] = (
     horizontal_fusion,
     sums_as_products,
     fused_products,
-    loop_invariant_code_motion,
     separate,
 )
 """What a program goes through, in this order; only `separate` is indispensable."""
@@ -104,17 +102,12 @@ class Runner:
         return unflatten(trees[0], iter(carried)), unflatten(trees[1], iter(outs))
 
     def _run(self, n: int, stacks: list[HostArray], outs: list[HostArray]) -> None:
-        for f, args in self.first:
-            f(*args)
-        numbers = {**dict(zip(self.program.items, stacks, strict=True)), **self.numbers}
-        for op in self.program.stacked:
-            numbers[op.out] = getattr(np, op.name)(*(numbers[v] for v in op.inputs))
-        cells = [(cell, numbers[v]) for v, cell in self.read]
+        cells = list(zip(self.cells.values(), stacks, strict=True))
         ends = list(zip(outs, self.outs, strict=True))
         each = self.each
         for i in range(n):
-            for cell, numbers_of_all in cells:
-                cell[...] = numbers_of_all[i]
+            for cell, stack in cells:
+                cell[...] = stack[i]
             for f, args in each:
                 f(*args)
             for out, value in ends:
@@ -143,21 +136,12 @@ class Runner:
                 known[v] = _lent(address(v.root) + v.offset, v)
             return known[v]
 
-        machine, program = Machine(at, self.plan, self.blas, self.threads, self.checked), self.program
-        self.first: list[Call] = [call for op in program.once for call in calls(op, machine)]
+        machine, program = Machine(at, self.blas, self.threads, self.checked), self.program
         self.each: list[Call] = [call for op in program.ops for call in calls(op, machine)]
         self.last = [copied(at(program.carry[k]), at(program.carry_out[k])) for k in self.plan.copies]
         self.outs = [at(v) for v in program.outs]
-        self.numbers = {v: at(v) for op in program.stacked for v in op.inputs if v.constant is not None}
-        self.read = [(v, at(v)) for v in self._read_in_steps()]
         self.bound = _keys(returned, given)
         return returned
-
-    def _read_in_steps(self) -> list[Value]:
-        """The items and the numbers of all steps that operations of a step read, or that outlast it."""
-        program = self.program
-        read = {v.root for op in program.ops for v in op.inputs} | {v.root for v in program.kept}
-        return [v for v in (*program.items, *(op.out for op in program.stacked)) if v in read]
 
 
 class _Lent:
@@ -196,7 +180,7 @@ def _row_numbers(program: Program) -> set[tuple[int, int]]:
 def _columns(program: Program) -> set[tuple[str, int, int]]:
     """The leaves that are numbers of columns or segments, and of how many."""
     found = set()
-    for op in program.all_ops:
+    for op in program.ops:
         leaf = program.leaf_of(op.inputs[-1]) if op.kind in (Kind.ONE_HOT, Kind.SEGMENT_SUM) else None
         if leaf is not None:
             found.add((*leaf, op["n"]))
