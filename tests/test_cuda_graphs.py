@@ -161,3 +161,47 @@ def test_one_loop_on_two_streams_keeps_their_order(backend: Any, monkeypatch: py
             losses.append(out)
     cupy.cuda.runtime.deviceSynchronize()
     assert bits(backend, (carry, tuple(losses))) == expected
+
+
+def test_what_cuda_refuses_to_record_runs_without_graphs(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlp_xp_backends.compiler.targets.cuda import graph, launch
+
+    expected = run(backend, False, 2, monkeypatch)
+    body, *trees = arguments(SMALL, batch=8, n=50)
+    loop = compiled(body)
+    carry, consts, items = (on_device(backend, tree) for tree in trees)
+    monkeypatch.setattr(launch, "WORTH", 0)
+    monkeypatch.setattr(graph, "_captured", lambda *_: (_ for _ in ()).throw(RuntimeError("no capture today")))
+    with pytest.warns(UserWarning, match="without CUDA graphs: no capture today"):
+        carry, first = loop(carry, consts, items)
+    carry, second = loop(carry, consts, items)
+    assert bits(backend, (carry, (first, second))) == expected
+
+
+def test_a_step_that_fails_while_it_is_recorded_leaves_the_stream_usable(backend: Any) -> None:
+    import cupy
+
+    from mlp_xp_backends.compiler.targets.cuda.graph import StepGraphs
+
+    def fail() -> None:
+        raise ValueError("in the middle")
+
+    with pytest.raises(ValueError, match="in the middle"):
+        StepGraphs(lambda stream: [(fail, (), None)])
+    assert float(cupy.arange(4.0).sum()) == 6.0
+
+
+def test_the_loop_keeps_no_data_alive(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import weakref
+
+    from mlp_xp_backends.compiler.targets.cuda import launch
+
+    monkeypatch.setattr(launch, "WORTH", 0)
+    body, *trees = arguments(SMALL, batch=8, n=4)
+    loop = compiled(body)
+    carry, consts, items = (on_device(backend, tree) for tree in trees)
+    after, _ = loop(carry, consts, items)
+    watched = [weakref.ref(a) for a in leaves((carry, consts, items, after))]
+    del carry, consts, items, after, _
+    gc.collect()
+    assert not any(there() is not None for there in watched)

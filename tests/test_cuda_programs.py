@@ -249,3 +249,19 @@ def test_carried_arrays_that_share_memory_are_told_apart(cupy_backend: Any) -> N
     np.testing.assert_array_equal(cupy_backend.to_numpy(a), 3 * np.arange(8.0))
     np.testing.assert_array_equal(cupy_backend.to_numpy(b), np.arange(4.0, 12.0) + 2)
     np.testing.assert_array_equal(cupy_backend.to_numpy(sums), [60.0, 68.0])
+
+
+def test_kernels_that_do_not_compile_run_one_operation_at_a_time(
+    cupy_backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlp_xp_backends.compiler.targets.cuda import emit
+
+    monkeypatch.setattr(emit, "PRELUDE", "this is not CUDA")
+
+    def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
+        carry += xp.tanh(item)
+        return carry, xp.sum(carry)
+
+    with pytest.warns(UserWarning, match="NVRTC refuses"):
+        total, _ = compiled(body)(cupy_backend.asarray(np.zeros(3)), (), cupy_backend.asarray(np.ones(2)))
+    np.testing.assert_allclose(cupy_backend.to_numpy(total), 2 * np.tanh(1.0))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import warnings
 from collections.abc import Mapping
 from threading import Lock, get_ident
 from typing import Any
+from weakref import ref
 
 import cupy
 import numpy as np
+from cupy.cuda.compiler import CompileException
 from cupy_backends.cuda.api.driver import launchKernel
 
 from mlp_xp_backends.compiler.program import Program, Unrecordable, Value
@@ -22,15 +25,18 @@ from mlp_xp_backends.typing import Array, Tree
 
 
 def target(program: Program) -> Plan | None:
-    """``program`` ready to run; None if it has what the target does not compute."""
+    """``program`` ready to run; None if it has what the target, or the installed compiler, does not compute."""
     try:
         return Plan(emit(program))
     except Unrecordable:
         return None
+    except CompileException as error:
+        warnings.warn(f"the loop runs one operation at a time: NVRTC refuses its kernels: {error}", stacklevel=6)
+        return None
 
 
 class Plan:
-    """Runs a program over any number of steps. Between two calls it holds the arrays of the last one."""
+    """Runs a program over any number of steps. Between two calls it holds memory of its own and no array of others."""
 
     def __init__(self, emitted: Emitted) -> None:
         self.emitted, self.program = emitted, emitted.program
@@ -43,8 +49,7 @@ class Plan:
         used |= {v.root for launch in emitted.order if (op := launch[0].product) for v in op.inputs}
         self.constants = {v: cupy.asarray(v.constant) for v in used if v.constant is not None}
         self.lock = Lock()
-        self.bound: list[Array] = []
-        self.given: list[Array] = []
+        self.bound: list[ref[Array]] = []  # the arrays that the calls are made for
         self.calls: list[Call] = []
         self.products: Mapping[int, Product | LtProduct] = {}
         self.pointers: dict[int, list[int]] = {}
@@ -63,7 +68,7 @@ class Plan:
             stream = cupy.cuda.get_current_stream()
             if self.where is not None and self.where[0] != stream.ptr:  # the memory is that of the last call
                 stream.wait_event(self.done)
-            self._bind(leaves(carry), leaves(consts), stream.ptr)
+            carried = self._bound(leaves(carry), leaves(consts), stream.ptr)
             stacks = [cupy.ascontiguousarray(a) for a in leaves(items)]
             n = len(stacks[0])
             outs = [cupy.empty((n, *v.shape), v.dtype) for v in self.program.outs]
@@ -72,7 +77,7 @@ class Plan:
             self._steps(n, stream)
             self.done.record(stream)
             trees = self.program.trees
-            return unflatten(trees[0], iter(self.bound)), unflatten(trees[1], iter(outs))
+            return unflatten(trees[0], iter(carried)), unflatten(trees[1], iter(outs))
 
     def _steps(self, n: int, stream: Any) -> None:
         """``n`` steps: the first ones call by call, and once enough are taken, the others as graphs."""
@@ -85,24 +90,34 @@ class Plan:
             for f, args, _ in self.calls:
                 f(*args)
         if eager < n:
-            self.graphs = self.graphs or StepGraphs(self._calls)
-            self.graphs.launch(n - eager, stream)
+            self._replay(n - eager, stream)
         self.taken += n
 
-    def _bind(self, carried: list[Array], given: list[Array], stream: int) -> None:
-        """Make the calls for these arrays, unless they are those of the last call."""
-        here, where = [*self.bound, *self.given], (stream, get_ident())
-        if where == self.where and all(a is b for a, b in zip([*carried, *given], here, strict=True)):
-            return
+    def _replay(self, n: int, stream: Any) -> None:
+        """``n`` steps as graphs; call by call if CUDA refuses to record them, which leaves the device as it was."""
+        try:
+            self.graphs = self.graphs or StepGraphs(self._calls)
+        except RuntimeError as error:
+            warnings.warn(f"the loop runs without CUDA graphs: {error}", stacklevel=7)
+            self.capturable = False
+            self._steps(n, stream)
+        else:
+            self.graphs.launch(n, stream)
+
+    def _bound(self, carried: list[Array], given: list[Array], stream: int) -> list[Array]:
+        """The carried arrays that are worked on; the calls are made for these arrays, unless they are already."""
+        where = stream, get_ident()
+        if where == self.where and all(a is b() for a, b in zip([*carried, *given], self.bound, strict=True)):
+            return carried
         crowded = _crowded(carried, given)
         ends = self.program.carry_out
-        self.bound = [
+        carried = [
             a if a.flags.c_contiguous and (not inside or after is before) else a.copy()
             for a, inside, before, after in zip(carried, crowded, self.program.carry, ends, strict=True)
         ]
-        self.given, self.where = given, where
+        self.bound, self.where = [ref(a) for a in (*carried, *given)], where
         self.graphs, self.taken = None, 0
-        arrays = dict(zip((*self.program.carry, *self.program.consts), (*self.bound, *given), strict=True))
+        arrays = dict(zip((*self.program.carry, *self.program.consts), (*carried, *given), strict=True))
         arrays |= self.constants
         start = self.memory.data.ptr
 
@@ -114,6 +129,7 @@ class Plan:
         self.products = lt_products(products) if available() else products
         self.pointers = {k: [address(v) for v in kernel.arrays] for k, kernel in self.emitted.kernels.items()}
         self.calls = self._calls(stream)
+        return carried
 
     def _calls(self, stream: int) -> list[Call]:
         """The calls of a step on ``stream``."""
@@ -144,7 +160,7 @@ class Plan:
 
 def _crowded(carried: list[Array], given: list[Array]) -> list[bool]:
     """For each carried array whether it shares memory with another one."""
-    spans = [(a.data.ptr, a.data.ptr + a.nbytes) for a in (*carried, *given)]
+    spans = [cupy.byte_bounds(a) for a in (*carried, *given)]
     return [
         any(k != j and first < e and s < last for j, (s, e) in enumerate(spans))
         for k, (first, last) in enumerate(spans[: len(carried)])
