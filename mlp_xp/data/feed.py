@@ -97,8 +97,20 @@ def make_feed(backend: Backend, network: Chain, data: Batch, dtype: str, residen
 
 def fits(backend: Backend, network: Chain, data: Batch, dtype: str) -> bool:
     """Whether the memory of the device has room for all the data, or needs none for them."""
-    as_it_is = backend.name == "numpy" and (network.first.takes != "floats" or str(data.x.dtype) == dtype)
-    return as_it_is or _device_bytes(network, data, dtype) < RESIDENT_SHARE * backend.memory().free
+    there = shares_memory(backend, network, data, dtype)
+    return there or _device_bytes(network, data, dtype) < RESIDENT_SHARE * backend.memory().free
+
+
+def shares_memory(backend: Backend, network: Chain, data: Batch, dtype: str) -> bool:
+    """Whether ``x`` on the device is the array of the host."""
+    return backend.name == "numpy" and (network.first.takes != "floats" or str(data.x.dtype) == dtype)
+
+
+def is_mapped(a: Array) -> bool:
+    """Whether ``a`` is memory-mapped from a file."""
+    while a is not None and not isinstance(a, np.memmap):
+        a = getattr(a, "base", None)
+    return a is not None
 
 
 def send(backend: Backend, network: Chain, data: Batch, dtype: str) -> Batch:

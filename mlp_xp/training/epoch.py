@@ -16,6 +16,7 @@ import numpy as np  # noqa: TID251  orders, rates and losses are host arrays
 
 from mlp_xp.data.batches import Cut, Place, Whole
 from mlp_xp.data.feed import Batch, Feed, gather
+from mlp_xp.files.snapshot import Plan
 from mlp_xp.nn.optimizers import Optimizer, Rates
 from mlp_xp.nn.parts import Part
 from mlp_xp.nn.schedules import Moment, Schedule
@@ -152,6 +153,14 @@ def stacked_rates(tables: list[Rates]) -> Rates:
     """One table for many models, leaves of shape (steps, models, 1, 1), from the tables of each."""
     stacked: Rates = tree_map(lambda *columns: np.stack(columns, axis=1)[..., None, None], *tables)
     return stacked
+
+
+def row_order(rng: np.random.Generator, plan: Plan) -> HostArray:
+    """The order of the rows in an epoch; 32-bit row numbers where they suffice."""
+    order = np.arange(plan.rows, dtype=np.int32 if plan.rows <= 2**31 else np.int64)
+    if plan.shuffle:
+        rng.shuffle(order)
+    return order
 
 
 def batch_weights(order: HostArray, batch_size: int, w: Any = ABSENT) -> HostArray:
