@@ -28,7 +28,7 @@ class Ranks:
         if group is None or isinstance(group, str):
             self.group: Group = get_group(group)
         else:
-            check_kind("group", group, ("sum", "broadcast", "rank", "size"), "'mpi' or get_group('mpi')")
+            check_kind("group", group, ("sum", "broadcast", "barrier", "abort"), "'mpi' or get_group('mpi')")
             self.group = group
         self.rank, self.size = self.group.rank, self.group.size
 
