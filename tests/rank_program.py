@@ -31,12 +31,12 @@ class Watching:
     def __init__(self, interrupt_at: int = -1) -> None:
         self.interrupt_at, self.seen, self.trainer = interrupt_at, [], None
 
-    def sum(self, x: Any) -> Any:
+    def sum(self, x: Any, out: Any = None) -> Any:
         if x.dtype == np.int32:
             if len(self.seen) == self.interrupt_at and self.rank == self.size - 1:
                 os.kill(os.getpid(), signal.SIGINT)
             self.seen.append(digest(self.trainer))
-        return group.sum(x)
+        return group.sum(x, out)
 
 
 def digest(trainer: Trainer) -> int:
