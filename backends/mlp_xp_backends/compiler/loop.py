@@ -8,8 +8,8 @@ from typing import Protocol
 
 from mlp_xp_backends.compiler.compare import alike
 from mlp_xp_backends.compiler.program import Program, Unrecordable
-from mlp_xp_backends.compiler.compare import alike
-from mlp_xp_backends.compiler.program import Program, Unrecordable
+from mlp_xp_backends.compiler.recorder import AllSum, record
+from mlp_xp_backends.compiler.tape import layout_of
 from mlp_xp_backends.loop import length
 from mlp_xp_backends.protocol import Body, Loop
 from mlp_xp_backends.trees import tree_map
