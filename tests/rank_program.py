@@ -6,6 +6,8 @@ import hashlib
 import os
 import signal
 import sys
+import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,21 @@ def check_agreement() -> None:
             assert group.size == 1
 
 
+def check_estimators() -> None:
+    """Estimators too, whatever their random state."""
+    from mlp_xp.sklearn import MLPClassifier
+
+    options = {"early_stopping": True, "max_iter": 4, "batch_size": 17, "solver": "sgd", "dropout": 0.2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone, shared = (MLPClassifier(8, random_state=1, group=g, **options).fit(x, labels) for g in (None, "mpi"))
+        drawn = MLPClassifier(8, group="mpi", **options).fit(x, labels)
+    for one, other in zip(alone.coefs_, shared.coefs_, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-12, atol=1e-12)
+    own = np.concatenate([W.ravel() for W in (*shared.coefs_, *drawn.coefs_)])
+    assert (group.broadcast(own) == own).all()
+
+
 def main(folder: Path, names: list[str]) -> None:
     epoch.CHUNK_WORK = 0  # every step is a chunk
     found = run_cases(names)
@@ -131,6 +148,8 @@ def main(folder: Path, names: list[str]) -> None:
         found |= check_checkpoints(folder) | run_shards() | (check_interruption() if group.size > 1 else {})
         check_callbacks()
         check_agreement()
+    if group.size == 2 and find_spec("sklearn"):
+        check_estimators()
     np.savez(folder / f"found-{group.size}-{group.rank}.npz", **found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from mlp_xp_backends.groups import Solo
 from mlp_xp_backends.trees import ABSENT
 
 TESTS = Path(__file__).parent
+START = 20.0
+"""Seconds that the processes of a job may take to start."""
 SIZES = [1, 2, 3, pytest.param(4, marks=pytest.mark.slow)]
 
 
@@ -91,6 +94,61 @@ def test_shards_are_one_data_set(ranks: Any) -> None:
     history = trainer.fit(x, labels, max_epochs=3, batch_size=10, shuffle=False, validation_data=(x, labels))
     for key, expected in result(trainer, history).items():
         np.testing.assert_allclose(found[f"shards {key}"], expected, rtol=1e-12, atol=1e-12)
+
+
+# A rank that ends
+
+
+def run_ended(folder: Path, ranks: int, max_epochs: int, how: str, victim: int = 0, when: float = 0.0) -> Any:
+    """Run until the victim ends it, or to the end; the error output and the exit code."""
+    began = time.monotonic()
+    arguments = (str(folder), str(max_epochs), how, str(victim), str(when))
+    ran = mpi_run(TESTS / "rank_ended.py", ranks, *arguments)
+    assert how == "goes on" or time.monotonic() - began < 10 + START
+    return ran
+
+
+def found_in(folder: Path) -> dict[str, np.ndarray]:
+    return dict(np.load(folder / "found.npz"))
+
+
+def undisturbed(max_epochs: int) -> dict[str, np.ndarray]:
+    trainer, fit = CASES["dropout"]()
+    return result(trainer, trainer.fit(**fit | {"max_epochs": max_epochs}))
+
+
+@needs_mpi
+@pytest.mark.parametrize("how", ["dies", "raises"])
+def test_a_rank_that_ends_ends_the_job_which_then_resumes(tmp_path: Path, how: str) -> None:
+    ended = run_ended(tmp_path, 2, 5, how, victim=1, when=int(np.random.default_rng().integers(8, 50)))
+    assert ended.returncode != 0
+    assert ("row 7 is bad" if how == "raises" else "signal 9") in ended.stderr + ended.stdout
+    goes_on = run_ended(tmp_path, 3, 5, "goes on")
+    assert goes_on.returncode == 0, goes_on.stderr
+    for key, expected in undisturbed(5).items():
+        np.testing.assert_allclose(found_in(tmp_path)[key], expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.slow
+@needs_mpi
+@pytest.mark.parametrize("sizes", [(2,), (1, 2, 3, 4)], ids=["2-ranks", "1-to-4-ranks"])
+def test_25_kills_at_random_moments_do_not_change_the_run(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    rng, kills, runs, max_epochs = np.random.default_rng(), 0, 0, 12
+    folder = tmp_path / "undisturbed"
+    folder.mkdir()
+    assert run_ended(folder, sizes[-1], max_epochs, "goes on").returncode == 0
+    expected = found_in(folder)
+    while kills < 25:
+        folder, runs = tmp_path / str(runs), runs + 1
+        folder.mkdir()
+        while not (folder / "found.npz").exists():
+            ended = run_ended(
+                folder, int(rng.choice(sizes)), max_epochs, "killed", int(rng.integers(4)), float(rng.uniform(0.0, 0.5))
+            )
+            kills += ended.returncode != 0
+        tolerance = 0.0 if len(sizes) == 1 else 1e-10
+        for key, found in found_in(folder).items():
+            np.testing.assert_allclose(found, expected[key], rtol=tolerance, atol=tolerance)
 
 
 # One process

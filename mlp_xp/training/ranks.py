@@ -12,12 +12,14 @@ import numpy as np  # noqa: TID251  messages between ranks are host arrays
 
 from mlp_xp._checks import check_kind
 from mlp_xp.data.batches import Cut, Shards, Slices, Whole, share
+from mlp_xp.data.feed import Batch, Feed, fits, is_mapped, make_feed, shares_memory
 from mlp_xp.files.snapshot import Plan
 from mlp_xp.model import as_backend
+from mlp_xp.nn.layers import Chain
 from mlp_xp.training.epoch import batch_weights, row_order, step_count
 from mlp_xp_backends import Backend
 from mlp_xp_backends.groups import Group, get_group, with_group
-from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.trees import ABSENT, leaves
 from mlp_xp_backends.typing import HostArray
 
 
@@ -52,6 +54,21 @@ class Ranks:
     def own(self, rows: int) -> slice:
         """The rows of a data set that this rank measures."""
         return slice(*share(rows, self.rank, self.size))
+
+    def feed(self, backend: Backend, network: Chain, data: Batch, dtype: str, resident: bool | None) -> Feed:
+        """The data on their way to the device, in the same way on all ranks; mapped data as `Trainer.fit` says."""
+        if resident is None and self.size > 1:
+            whole = shares_memory(backend, network, data, dtype) or not any(map(is_mapped, leaves(data)))
+            resident = not self.any(not (whole and fits(backend, network, data, dtype)))
+        return make_feed(backend, network, data, dtype, resident)
+
+    def random_state(self, drawn: Any) -> Any:
+        """A `numpy.random.RandomState` in the state that it has on rank 0."""
+        if self.size > 1:
+            name, key, *numbers = drawn.get_state()
+            position, *gauss = self.group.broadcast(np.asarray(numbers, np.float64)).tolist()
+            drawn.set_state((name, self.group.broadcast(key.astype(np.int64)), int(position), *map(float, gauss)))
+        return drawn
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set on any rank."""

@@ -14,7 +14,7 @@ import numpy as np  # noqa: TID251  initial weights and batch orders are drawn o
 
 from mlp_xp.data.checks import check_inputs, check_targets, check_weights, first_not_finite
 from mlp_xp.data.class_weights import check_class_weight, weigh_classes
-from mlp_xp.data.feed import Batch, Feed, fits, is_mapped, make_feed, shares_memory
+from mlp_xp.data.feed import Batch, Feed
 from mlp_xp.files.checkpoints import read_snapshot, write_snapshot
 from mlp_xp.files.snapshot import Best, Plan, Snapshot
 from mlp_xp.model import Evaluation, Model
@@ -355,7 +355,7 @@ class Trainer:
             parameters=to_host(self.backend, self.state) if ranks.size > 1 else (),
         )
         sets = {name: self._evaluation(arrays, sharded) for name, arrays in options.validation_sets.items()}
-        feed = self._feed(data, options.resident)
+        feed = ranks.feed(self.backend, self.step.network, data, self.dtype, options.resident)
         self._begin(plan, early_stopping)
         with Interrupt() as interrupt:
             for hook in hooks:
@@ -397,14 +397,6 @@ class Trainer:
         own = slice if sharded else self._ranks.own
         step, total = self.step, self._ranks.total
         return Evaluation(step.network, step.loss, self.backend, self.dtype, x, y, w, own=own, total=total)
-
-    def _feed(self, data: Batch, resident: bool | None) -> Feed:
-        """The data on their way to the device, in the same way on all ranks."""
-        network = self.step.network
-        if resident is None and self._ranks.size > 1:
-            whole = shares_memory(self.backend, network, data, self.dtype) or not any(map(is_mapped, leaves(data)))
-            resident = not self._ranks.any(not (whole and fits(self.backend, network, data, self.dtype)))
-        return make_feed(self.backend, network, data, self.dtype, resident)
 
     def _check_plan(self, plan: Plan) -> None:
         """Raise `ValueError` if an epoch under way was begun with other options."""
