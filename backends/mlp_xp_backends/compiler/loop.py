@@ -32,12 +32,12 @@ class Compiled(Protocol):
 class CompiledLoop:
     """A loop over ``body`` that ``target`` makes ready for each set of shapes; ``plain`` is the loop step by step.
 
-    ``plain`` runs whatever cannot be recorded, so that everything means what it means there, errors included.
-    ``all_sum`` is the ``xp.all_sum`` of a backend with a group.
+    ``plain`` runs whatever cannot be recorded, and what ``target`` has no program for, so that everything means what it
+    means there, errors included. ``all_sum`` is the ``xp.all_sum`` of a backend with a group.
     """
 
     def __init__(
-        self, body: Body, plain: Loop, target: Callable[[Program], Compiled], all_sum: AllSum | None = None
+        self, body: Body, plain: Loop, target: Callable[[Program], Compiled | None], all_sum: AllSum | None = None
     ) -> None:
         self.body, self.plain, self.target, self.all_sum = body, plain, target, all_sum
         self.ready: dict[Hashable, Compiled | None] = {}
