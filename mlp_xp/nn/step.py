@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from mlp_xp._checks import NOT_NEGATIVE, POSITIVE, Count, Like, Maybe, conform
 from mlp_xp.nn.layers.base import Layer, StatefulLayer
 from mlp_xp.nn.layers.chain import Chain
-from mlp_xp.nn.losses import Loss
+from mlp_xp.nn.losses import Loss, weight_of_rows
 from mlp_xp.nn.optimizers import Optimizer, Rates
+from mlp_xp.nn.parts import Part, PartNamespace, reduced
 from mlp_xp.nn.schedules import LossRatio
 from mlp_xp_backends.trees import ABSENT, leaves, named_leaves, tree_map, unflatten
 from mlp_xp_backends.typing import Array, Namespace, Tree
@@ -100,6 +101,7 @@ class TrainStep:
         w: Array,
         rates: Rates,
         l2: Array = ABSENT,
+        part: Part = ABSENT,
     ) -> tuple[TrainState, Array]:
         """The state after a step on the batch and the loss before it; consumes ``state``.
 
@@ -107,10 +109,18 @@ class TrainStep:
         ``l2``, 0-d or (models, 1, 1), replaces the factor of the penalty in this step: divided by the sum of the
         weights of the batch it makes scikit-learn's penalty. The loss is 0-d, or (models,) if the parameters have an
         axis of models in front.
+
+        With ``part`` the rows are those of this rank, possibly none, of a batch that a group of processes divides, and
+        ``xp`` has ``all_sum``. Every rank then computes the loss and the update of the whole batch, for one model.
         """
+        if part is not ABSENT:
+            xp = PartNamespace(xp, part)
         z, caches, layers = self.network.forward(xp, state.params, state.layers, x, True, self.frozen)
         loss, cache = self.loss.forward(xp, z, y, w)
         grads = self.network.gradient(xp, state.params, caches, self.loss.backward(xp, cache), self.frozen)
+        if part is not ABSENT:
+            weight = weight_of_rows(xp, loss, x.shape[-2], w)
+            loss, grads = reduced(xp, loss, weight, grads, self.loss.reduction == "mean")
         if l2 is not ABSENT:
             loss, grads = self._penalized(xp, state.params, loss, grads, l2, xp.reshape(l2, loss.shape))
         elif self.l2:

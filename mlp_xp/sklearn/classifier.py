@@ -23,6 +23,7 @@ from mlp_xp.sklearn.network import Activation, read
 from mlp_xp.sklearn.parameters import CLASSIFIER, assign, described
 from mlp_xp.sklearn.weights import class_factors, row_weights
 from mlp_xp_backends import Backend
+from mlp_xp_backends.groups import Group
 from mlp_xp_backends.typing import Array, HostArray
 
 
@@ -88,6 +89,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         class_weight: Any = None,
         scoring: Any = None,
         l2_mode: str = "batch",
+        group: str | Group | None = None,
     ) -> None:
         assign(self, locals())
 
