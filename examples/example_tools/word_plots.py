@@ -1,24 +1,25 @@
-"""Figures of word vectors: the map of all words, and some of its neighbourhoods from near.
+"""Figures of word vectors: the map of all words, and some of its neighbourhoods enlarged.
 
-Labels do not overlap where there is room: each is put at the first free place around its point.
+Each label takes the first place around its point where it overlaps nothing, or the place where it overlaps least.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from plots import DPI
+from example_tools.plots import DPI
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Numbers = npt.NDArray[Any]
-Box = tuple[float, float, float, float]  # left, bottom, right, top in points of 1 / 72 inch
+Boxes = npt.NDArray[np.float64]  # (n, 4): left, bottom, right, top in points of 1 / 72 inch
 
 BLUE, DARK, GREY = "#0072b2", "#1b1b1b", "#757575"
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # of a point, best first
@@ -27,7 +28,7 @@ FAR = 1e4
 
 
 def word_map(points: Numbers, words: Sequence[str], title: str) -> Figure:
-    """Words at their places (rows, 2), such as t-SNE gives: near means alike, the coordinates mean nothing."""
+    """Words at ``points`` (rows, 2), such as those of t-SNE: only distances between near words have a meaning."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 12), dpi=DPI)
@@ -38,7 +39,7 @@ def word_map(points: Numbers, words: Sequence[str], title: str) -> Figure:
 
 
 def neighbourhoods(points: Numbers, words: Sequence[str], groups: Sequence[Numbers], title: str) -> Figure:
-    """The map around each of ``groups``, arrays of word numbers with the middle in front; other words are grey."""
+    """The map around each of ``groups``: arrays of word numbers, the central word first; other words are grey."""
     from matplotlib.figure import Figure
 
     columns = min(3, len(groups))
@@ -58,33 +59,34 @@ def neighbourhoods(points: Numbers, words: Sequence[str], groups: Sequence[Numbe
 
 
 def _around(points: Numbers, group: Numbers) -> Numbers:
-    """The numbers of all points in the smallest square around those of ``group``, and a little beyond it."""
+    """The numbers of all points in the smallest square around those of ``group``, enlarged by a quarter."""
     low, high = points[group].min(axis=0), points[group].max(axis=0)
     return np.flatnonzero(np.all(np.abs(points - (low + high) / 2) <= 0.625 * np.max(high - low), axis=1))
 
 
 def _draw_words(ax: Axes, points: Numbers, words: Sequence[str], dark: Numbers, size: float) -> None:
-    """A dot and a label for each word; ``dark`` (rows,) says which stand out."""
+    """A dot and a label for each word; ``dark`` (rows,) marks those to emphasize."""
     low, high = points.min(axis=0), points.max(axis=0)
     margin = 0.06 * (high - low) + 1e-9
     ax.set(xlabel="first coordinate (no unit)", ylabel="second coordinate (no unit)", xticks=[], yticks=[])
     ax.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
     ax.scatter(points[:, 0], points[:, 1], s=9, c=[BLUE if d else GREY for d in dark], linewidths=0)
     places = ax.transData.transform(points) * 72.0 / DPI
-    taken = [(x - 2, y - 2, x + 2, y + 2) for x, y in places] + _outside(ax)
-    for place, point, word, d in zip(places, points, words, dark, strict=True):
-        gap, box = _free_box(place, word, size, taken)
-        taken.append(box)
-        _label(ax, word, point, (box[0] + box[2]) / 2 - place[0], (box[1] + box[3]) / 2 - place[1], gap, d, size)
+    boxes = np.concatenate([np.hstack([places - 2, places + 2]), _outside(ax), np.zeros((len(words), 4))])
+    known = len(boxes) - len(words)
+    for i, (place, point, word, d) in enumerate(zip(places, points, words, dark, strict=True), known):
+        gap, boxes[i] = _free_box(place, word, size, boxes[:i])
+        middle = (boxes[i, :2] + boxes[i, 2:]) / 2 - place
+        _label(ax, word, point, middle, gap, d, size)
 
 
-def _label(ax: Axes, word: str, point: Numbers, dx: float, dy: float, gap: float, dark: bool, size: float) -> None:
-    """``word`` around (dx, dy) from its point, with a line to it unless it is close by."""
+def _label(ax: Axes, word: str, point: Numbers, middle: Numbers, gap: float, dark: bool, size: float) -> None:
+    """``word`` centred at ``middle`` from its point, with a line to the point unless it is adjacent."""
     line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 1}
     ax.annotate(
         word,
         point,
-        (dx, dy),
+        middle,
         textcoords="offset points",
         ha="center",
         va="center",
@@ -95,29 +97,39 @@ def _label(ax: Axes, word: str, point: Numbers, dx: float, dy: float, gap: float
     )
 
 
-def _outside(ax: Axes) -> list[Box]:
+def _outside(ax: Axes) -> Boxes:
     """Four boxes around the frame."""
     left, bottom, right, top = ax.transAxes.transform([(0, 0), (1, 1)]).ravel() * 72.0 / DPI
-    sides = [(left - FAR, -FAR, left, FAR), (right, -FAR, right + FAR, FAR)]
-    return [*sides, (-FAR, bottom - FAR, FAR, bottom), (-FAR, top, FAR, top + FAR)]
+    return np.array(
+        [
+            (left - FAR, -FAR, left, FAR),
+            (right, -FAR, right + FAR, FAR),
+            (-FAR, bottom - FAR, FAR, bottom),
+            (-FAR, top, FAR, top + FAR),
+        ]
+    )
 
 
-def _free_box(place: Numbers, word: str, size: float, taken: Sequence[Box]) -> tuple[float, Box]:
-    """The first box around ``place`` for ``word`` that overlaps none of ``taken``, or least; its distance in front."""
+def _free_box(place: Numbers, word: str, size: float, taken: Boxes) -> tuple[float, Boxes]:
+    """The gap and the box (4,) for ``word`` around ``place``: the first that overlaps ``taken`` least."""
+    half = np.array([_width(word, size) / 2 + 2.0, 0.6 * size])
+    centres = np.array([place + np.array(side) * (gap + half) for gap in GAPS for side in SIDES])
+    boxes = np.hstack([centres - half, centres + half])
+    best = int(np.argmin(_overlaps(boxes, taken)))
+    return GAPS[best // len(SIDES)], boxes[best]
+
+
+@lru_cache(maxsize=4096)
+def _width(word: str, size: float) -> float:
+    """The width of ``word`` in points."""
     from matplotlib.textpath import TextPath
 
-    half = TextPath((0, 0), word, size=size).get_extents().width / 2 + 1.0, 0.6 * size
-    boxes = []
-    for gap in GAPS:
-        for side in SIDES:
-            x, y = (place[k] + side[k] * (gap + half[k]) for k in (0, 1))
-            boxes.append((gap, (x - half[0], y - half[1], x + half[0], y + half[1])))
-    return min(boxes, key=lambda entry: _overlap(entry[1], taken))
+    return float(TextPath((0, 0), word, size=size).get_extents().width)
 
 
-def _overlap(box: Box, taken: Sequence[Box]) -> float:
-    """The area that a box shares with others, all counted."""
-    left, bottom, right, top = np.array(taken).T
-    width = np.minimum(box[2], right) - np.maximum(box[0], left)
-    height = np.minimum(box[3], top) - np.maximum(box[1], bottom)
-    return float(np.sum(np.maximum(width, 0.0) * np.maximum(height, 0.0)))
+def _overlaps(boxes: Boxes, taken: Boxes) -> Numbers:
+    """The area that each of ``boxes`` shares with ``taken``, summed over them."""
+    low = np.maximum(boxes[:, None, :2], taken[:, :2])
+    high = np.minimum(boxes[:, None, 2:], taken[:, 2:])
+    areas: Numbers = np.maximum(high - low, 0.0).prod(axis=-1).sum(axis=-1)
+    return areas
