@@ -98,7 +98,8 @@ def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
         file, (_, line) = inspect.getsourcefile(thing), inspect.getsourcelines(thing)
     except (AttributeError, TypeError, OSError):
         return None
-    return code_url(Path(file or ""), line, "docs/reference")
+    inside = file is not None and Path(file).is_relative_to(ROOT)
+    return code_url(Path(file), line, "docs/reference") if inside else None
 
 
 def setup(app: Any) -> None:
