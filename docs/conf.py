@@ -39,7 +39,7 @@ default_role = "py:obj"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
-nitpick_ignore_regex = [("py:.*", r"(np|numpy|xp|pandas|matplotlib|sklearn|scipy|onnx)\..*|.*[^\w.].*|[a-z_]+")]
+nitpick_ignore_regex = [("py:class", ".*"), ("py:obj", r"(numpy|pandas|matplotlib|sklearn|scipy)\..*")]
 
 html_theme = "furo"
 html_title = "mlp_xp"
@@ -102,7 +102,16 @@ def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
     return code_url(Path(file), line, "docs/reference") if inside else None
 
 
+def resolve_public_name(app: Any, env: Any, node: Any, text: Any) -> Any:
+    """`Dense` in a docstring of another module than `mlp_xp` means `mlp_xp.Dense`."""
+    if node.get("refdomain") != "py" or node["reftarget"].startswith("mlp_xp."):
+        return None
+    target = f"mlp_xp.{node['reftarget']}"
+    return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, text)
+
+
 def setup(app: Any) -> None:
-    """Connect the pages of code."""
+    """Connect the handlers."""
+    app.connect("missing-reference", resolve_public_name)
     app.connect("source-read", link_code)
     app.connect("html-collect-pages", code_pages)

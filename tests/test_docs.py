@@ -1,4 +1,4 @@
-"""README and pages are true: links lead somewhere, quoted code exists, Python blocks run, commands have their options."""
+"""README and pages are true: links lead somewhere, quoted code exists, Python blocks run, commands exist."""
 
 from __future__ import annotations
 
@@ -24,7 +24,20 @@ PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"^```(?:bash|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 MATH = re.compile(r"\$[^$\n]+\$")
-OPTIONAL = {"sklearn", "scipy", "pandas", "matplotlib", "mpi4py", "onnx", "onnxruntime", "polars", "pyarrow", "dask", "torch", "jax"}
+OPTIONAL = {
+    "sklearn",
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "mpi4py",
+    "onnx",
+    "onnxruntime",
+    "polars",
+    "pyarrow",
+    "dask",
+    "torch",
+    "jax",
+}
 
 
 def has_cuda() -> bool:
