@@ -28,7 +28,7 @@ copyright = "the authors of mlp_xp"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.linkcode", "sphinx_copybutton"]
 root_doc = "docs/index"
 include_patterns = ["docs/**.md", "examples/README.md", "benchmarks/**.md", "CONTRIBUTING.md", "CHANGELOG.md"]
-exclude_patterns = [".*", "build", "dist"]
+exclude_patterns = [".*", "build", "dist", "benchmarks/results/passes*"]
 
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_fence_as_directive = ["math"]
@@ -110,8 +110,16 @@ def resolve_public_name(app: Any, env: Any, node: Any, text: Any) -> Any:
     return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, text)
 
 
+def plain_roles(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Descriptions of parameters that come from scikit-learn refer to its own pages: keep their text alone."""
+    if name.startswith("mlp_xp.sklearn."):
+        text = re.sub(r":(?:ref|term|class|func|meth):`~?([^`<]+?)(?: <[^>]+>)?`", r"\1", "\n".join(lines))
+        lines[:] = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", text).splitlines()
+
+
 def setup(app: Any) -> None:
     """Connect the handlers."""
+    app.connect("autodoc-process-docstring", plain_roles, priority=400)
     app.connect("missing-reference", resolve_public_name)
     app.connect("source-read", link_code)
     app.connect("html-collect-pages", code_pages)
