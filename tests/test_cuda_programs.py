@@ -156,7 +156,7 @@ def laid_out_there(a: np.ndarray) -> Any:
     """``a`` on the device in the layout that it has on the host."""
     import cupy
 
-    sent = cupy.asarray(np.ascontiguousarray(a))
+    sent = cupy.asarray(np.array(a, order="C"))
     if not a.ndim or a.flags.c_contiguous:
         return sent
     if 0 in a.strides:
@@ -194,7 +194,7 @@ def agrees(backend: Any, seed: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("block", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, 20))])
+@pytest.mark.parametrize("block", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, 10))])
 def test_programs_of_the_compilers_tests(cupy_backend: Any, block: int) -> None:
     assert sum(agrees(cupy_backend, seed) for seed in range(20 * block, 20 * (block + 1))) > 10
 
