@@ -194,6 +194,10 @@ def load(path: str | Path, device: str | Backend | None = None, known: Iterable[
 
     ``known`` are the classes of your own layers and losses, and for a checkpoint also of optimizers and schedules.
     Raises `FileError` if the file is damaged, of another program or version, or its arrays do not fit its network.
+
+    >>> Trainer(mlp(2, 3), device="cpu").model.save("model.safetensors")
+    >>> load("model.safetensors", device="cpu").predict(np.zeros((1, 2))).shape
+    (1,)
     """
     saved, backend = read_model(path, known), as_backend(device)
     params, state = to_device(backend, (saved.params, saved.state))

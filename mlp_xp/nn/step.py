@@ -21,14 +21,21 @@ OPTIMIZER = Like("Adam(0.001)", ("init", "rates", "update"))
 
 
 class TrainState(NamedTuple):
-    """Everything that changes from step to step."""
+    """Everything that changes from step to step.
+
+    >>> rng = np.random.default_rng(0)
+    >>> step = TrainStep(mlp(2, 1), SquaredError(), SGD(0.1, momentum=0.9))
+    >>> state = step.init(xp, step.network.init(rng), step.network.init_state(rng))
+    >>> state.params[0].W.shape, len(state.slots)  # a velocity for W and one for b
+    ((2, 1), 2)
+    """
 
     params: Tree
     """Parameters, one entry per layer."""
     layers: Tree
     """State of the stateful layers, one entry per layer."""
     slots: Tree
-    """State of the optimizer, one entry per trainable parameter in the order of `leaves`."""
+    """State of the optimizer, one entry per trainable parameter in the order of ``leaves``."""
     ratio: Tree
     """State of a `LossRatio` schedule, otherwise ``ABSENT``."""
 
@@ -51,6 +58,8 @@ class TrainStep:
         Positions of layers in the network whose parameters and state stay as they are. They compute as in prediction,
         and no gradient, penalty or optimizer state exists for them.
 
+    Examples
+    --------
     >>> rng = np.random.default_rng(0)
     >>> step = TrainStep(mlp(2, 1), SquaredError(), SGD(0.1))
     >>> state = step.init(xp, step.network.init(rng), step.network.init_state(rng))

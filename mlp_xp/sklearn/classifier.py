@@ -46,7 +46,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     --------
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
-    >>> classifier = MLPClassifier((16,), learning_rate_init=0.01, random_state=0).fit(X, y)
+    >>> classifier = MLPClassifier((16,), learning_rate_init=0.01, max_iter=500, random_state=0).fit(X, y)
     >>> classifier.predict(X[:3])
     array([0, 0, 0])
     >>> classifier.score(X, y) > 0.95

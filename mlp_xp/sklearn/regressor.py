@@ -44,7 +44,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
     --------
     >>> from sklearn.datasets import make_regression
     >>> X, y = make_regression(200, 5, random_state=0)
-    >>> regressor = MLPRegressor(solver="lbfgs", random_state=0).fit(X, y)
+    >>> regressor = MLPRegressor(solver="lbfgs", tol=0.01, max_iter=1000, random_state=0).fit(X, y)
     >>> regressor.predict(X[:3]).shape
     (3,)
     >>> regressor.score(X, y) > 0.99

@@ -39,7 +39,13 @@ from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
 class TrainingDivergedError(ArithmeticError):
-    """The loss or the parameters became infinite or NaN; the message says where and what to try."""
+    """The loss or the parameters became infinite or NaN; the message says where and what to try.
+
+    >>> trainer = Trainer(mlp(1, 1), SquaredError(), SGD(1e9), device="cpu")
+    >>> trainer.fit(np.ones((4, 1)), np.zeros((4, 1)), max_epochs=10)
+    Traceback (most recent call last):
+    mlp_xp.training.trainer.TrainingDivergedError: ...
+    """
 
 
 class EpochProgress(NamedTuple):
@@ -81,6 +87,8 @@ class Trainer:
     class_weight
         ``"balanced"``, a weight for each class in order, or ``{class: weight}``: factors of the sample weights.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from mlp_xp import Trainer, mlp
     >>> x = np.random.default_rng(0).standard_normal((100, 2))
@@ -143,6 +151,8 @@ class Trainer:
 
         The others are those of `Trainer`.
 
+        Examples
+        --------
         >>> from mlp_xp import Dense, Trainer, mlp
         >>> model = Trainer(mlp(4, 8, 3), device="cpu").model
         >>> trainer = Trainer.from_model(model, head=Dense(8, 2), freeze=[0])
@@ -319,8 +329,8 @@ class Trainer:
             When to stop; the best weights are then restored. The best epoch is chosen among those of this call; a call
             that continues a resumed or interrupted run counts as the same one.
         callbacks
-            See `mlp_xp.training.callbacks`; a function is called after each epoch with the trainer and the epoch's
-            record, and stops the training by returning True. With a group, rank 0 alone calls them.
+            See `Callback`; a function is called after each epoch with the trainer and the epoch's record, and stops
+            the training by returning True. With a group, rank 0 alone calls them.
         resident
             Whether the data move to the device once (True) or window by window (False); by default, once if they fit.
             With a group, memory-mapped data are then read for the rank's own rows only.
