@@ -14,6 +14,7 @@ COMMANDS = {
     "launches": "kernels and products of a step on CUDA, counted without a device",
     "passes": "what each pass of the compiler is worth on this CPU",
     "steadiness": "what callbacks cost, and whether epochs slow down",
+    "ranks": "training on several processes beside PyTorch's DistributedDataParallel",
 }
 
 
