@@ -8,19 +8,18 @@ from typing import Any
 
 import numpy as np  # noqa: TID251  files hold host arrays
 
-from mlp_xp.files import config, entries, fields, generators, history, safetensors
+from mlp_xp.files import config, container, entries, fields, generators, history
 from mlp_xp.files.config import Decoder, check_known
+from mlp_xp.files.container import Content, Entry
 from mlp_xp.files.networks import (
     check_network,
     fill,
     fill_network,
     initial_state,
     named,
-    of_arrays,
     of_network,
     stack_of,
 )
-from mlp_xp.files.safetensors import Content, Entry
 from mlp_xp.files.snapshot import Snapshot
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp_backends.typing import HostArray
@@ -34,27 +33,26 @@ def write_snapshot(path: str | Path, snapshot: Snapshot) -> None:
     `TypeError` or `ValueError` if it cannot be saved, before anything is written; `FileError` if writing fails.
     """
     header, arrays = pack(snapshot)
-    safetensors.write(path, "checkpoint", arrays, header)
+    container.write(path, "checkpoint", arrays, header)
 
 
 def read_snapshot(path: str | Path, known: Iterable[type] = ()) -> Snapshot:
     """The snapshot in ``path``; ``known`` and the errors are those of `mlp_xp.files.models.read_model`."""
     known = check_known(known)
-    with safetensors.opened(path) as content:
+    with container.opened(path) as content:
         return unpack(content, content.header(("checkpoint",))[1], Decoder(known))
 
 
 def check_savable(snapshot: Snapshot) -> None:
     """Raise `TypeError` or `ValueError` unless ``snapshot`` can be written and read again. Writes nothing."""
     header, arrays = pack(snapshot)
-    found = safetensors.entries(arrays)
-    safetensors.index("checkpoint", found, header)
+    container.metadata("checkpoint", arrays, header)
     step = snapshot.step
     config.encode_checked(step)
     check_network(step.network, step.loss)
     state = initial_state(step, stack_of(snapshot.state.params), snapshot.dtype)
-    expected = of_arrays(named(**state._asdict()))
-    safetensors.check_entries({name: found[name] for name in named(**snapshot.state._asdict())}, expected)
+    expected = container.entries(named(**state._asdict()))
+    container.check_entries(container.entries(named(**snapshot.state._asdict())), expected)
 
 
 def pack(snapshot: Snapshot) -> tuple[Json, dict[str, HostArray]]:
@@ -110,7 +108,7 @@ def unpack(content: Content, header: Json, decode: Decoder) -> Snapshot:
     check_network(step.network, step.loss)
     entries.check_position(plan, position, updates)
     like = initial_state(step, models, dtype)
-    expected = of_network(step.network, models, dtype) | of_arrays(named(slots=like.slots, ratio=like.ratio))
+    expected = of_network(step.network, models, dtype) | container.entries(named(slots=like.slots, ratio=like.ratio))
     expected |= _of_history(content, columns)
     if position:
         expected["losses"] = Entry(dtype, (position, *models))
