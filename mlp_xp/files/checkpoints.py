@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np  # noqa: TID251  files hold host arrays
 
-from mlp_xp.files import config, container, entries, fields, generators, history
+from mlp_xp.files import config, container, fields, generators, history
 from mlp_xp.files.config import Decoder, check_known
 from mlp_xp.files.container import Content, Entry
 from mlp_xp.files.networks import (
@@ -58,7 +58,7 @@ def check_savable(snapshot: Snapshot) -> None:
 def pack(snapshot: Snapshot) -> tuple[Json, dict[str, HostArray]]:
     """The header and the arrays of a file."""
     best = snapshot.best
-    entries.check_position(snapshot.plan, snapshot.position, snapshot.updates)
+    fields.check_position(snapshot.plan, snapshot.position, snapshot.updates)
     columns, arrays = history.encode(snapshot.history)
     arrays |= named(**snapshot.state._asdict())
     if snapshot.position:
@@ -77,7 +77,7 @@ def pack(snapshot: Snapshot) -> tuple[Json, dict[str, HostArray]]:
         "samples": snapshot.samples,
         "best": None if best is None else {key: getattr(best, key) for key in ("epoch", "score", "monitor", "mode")},
         "stopped": snapshot.stopped,
-        "class_weight": entries.class_weight_to_json(snapshot.class_weight),
+        "class_weight": fields.class_weight_to_json(snapshot.class_weight),
     }
     return header, arrays
 
@@ -91,22 +91,22 @@ def unpack(content: Content, header: Json, decode: Decoder) -> Snapshot:
             step=(fields.anything, fields.REQUIRED),
             dtype=(fields.DTYPE, "float32"),
             models=(fields.axes, ()),
-            history=(entries.columns, {}),
+            history=(fields.columns, {}),
             generator=(fields.anything, fields.REQUIRED),
-            plan=(entries.plan, None),
-            position=(fields.COUNT, 0),
-            updates=(fields.COUNT, 0),
-            samples=(fields.COUNT, 0),
-            best=(entries.best, None),
-            stopped=(fields.flag, False),
-            class_weight=(entries.class_weight, None),
+            plan=(fields.plan, None),
+            position=(fields.count, 0),
+            updates=(fields.count, 0),
+            samples=(fields.count, 0),
+            best=(fields.best, None),
+            stopped=(fields.FLAG, False),
+            class_weight=(fields.class_weight, None),
         )
     )
     step, generator = decode(step), generators.decode(generator)
     if not isinstance(step, TrainStep):
         raise ValueError("its step is not a TrainStep")
     check_network(step.network, step.loss)
-    entries.check_position(plan, position, updates)
+    fields.check_position(plan, position, updates)
     like = initial_state(step, models, dtype)
     expected = of_network(step.network, models, dtype) | container.entries(named(slots=like.slots, ratio=like.ratio))
     expected |= _of_history(content, columns)
