@@ -21,7 +21,7 @@ from mlp_xp.model import Evaluation, Model, as_backend
 from mlp_xp.nn.layers import Chain, Layer, StatefulLayer
 from mlp_xp.nn.losses import Loss, SoftmaxCrossEntropy
 from mlp_xp.nn.optimizers import Adam, Optimizer
-from mlp_xp.nn.schedules import Moment, as_schedule
+from mlp_xp.nn.schedules import Losses, Moment, as_schedule
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.training import epoch as epochs
 from mlp_xp.training._interrupts import Interrupt
@@ -498,7 +498,7 @@ def _first_snapshot(
     )
 
 
-def _monitored(records: list[Record]) -> tuple[str, list[float]]:
+def _monitored(records: list[Record]) -> tuple[str, Losses]:
     """The loss that schedules monitor, and its values: that of the validation set if every epoch has one."""
     name = "valid_loss" if records and all("valid_loss" in record for record in records) else "loss"
-    return name, [record[name] for record in records]
+    return name, Losses(record[name] for record in records)
