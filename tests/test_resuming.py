@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +26,6 @@ from mlp_xp import (
     TrainingDivergedError,
     mlp,
 )
-from mlp_xp.files import checkpoints
 from mlp_xp.files.snapshot import Snapshot
 from mlp_xp.nn.schedules import LossRatio, OneCycle, ReduceOnPlateau
 from mlp_xp_backends.trees import leaves
@@ -274,55 +267,3 @@ def test_a_snapshot_does_not_change_when_training_goes_on() -> None:
     fit(again, "momentum")
     assert ([leaf.tobytes() for leaf in leaves(snapshot.state)], len(snapshot.history)) == before
     assert everything(trainer) == everything(again)
-
-
-RUN = """
-    import sys
-    import warnings
-    import numpy as np
-    from mlp_xp import *
-    from mlp_xp.nn.schedules import OneCycle
-    from mlp_xp.training import epoch
-    from pathlib import Path
-    path, resident, work = Path(sys.argv[1]), sys.argv[2] == "resident", float(sys.argv[3])
-    epoch.CHUNK_WORK = work
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((3000, 4)), rng.integers(0, 3, 3000)
-    network = Chain(Dense(4, 8), BatchNorm(8), LeakyReLU(0.2), Dropout(0.2), Dense(8, 3))
-    if path.exists():
-        trainer = Trainer.resume(path, device="cpu")
-    else:
-        trainer = Trainer(network, optimizer=Adam(OneCycle(0.01)), device="cpu", seed=5)
-    print("ready", flush=True)
-    warnings.simplefilter("ignore")  # a run may be killed after its last epoch
-    trainer.fit(x, y, max_epochs=6, batch_size=20, validation_data=(x[:500], y[:500]), resident=resident,
-                early_stopping=EarlyStopping(patience=6), callbacks=[Checkpoint(path, seconds=0.0)])
-    trainer.save_checkpoint(path.with_suffix(".end"))
-"""
-
-
-def test_a_run_killed_ten_times_ends_with_the_same_bits(tmp_path: Path) -> None:
-    """SIGKILL at ten random moments; each time the file is whole, and residency and chunks change."""
-    script = tmp_path / "run.py"
-    script.write_text(textwrap.dedent(RUN))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, str(script)]
-    began = time.perf_counter()
-    subprocess.run([*command, str(tmp_path / "whole"), "resident", "1e5"], check=True, env=environment)
-    lasts = time.perf_counter() - began
-    kills, moment, path = 0, random.Random(0), str(tmp_path / "killed")
-    while kills < 10:
-        how = [("resident", "streamed")[kills % 2], ("1e5", "3e5")[kills // 2 % 2]]
-        process = subprocess.Popen([*command, path, *how], env=environment, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(moment.uniform(0.0, 0.1 * lasts))
-        process.send_signal(signal.SIGKILL)
-        process.stdout.close()
-        if process.wait() != -signal.SIGKILL:
-            break
-        kills += 1
-    subprocess.run([*command, path, "streamed", "1e10"], check=True, env=environment)
-    ends = [Trainer.from_snapshot(checkpoints.read_snapshot(f"{tmp_path}/{name}.end")) for name in ("killed", "whole")]
-    assert kills >= 5
-    assert everything(ends[0]) == everything(ends[1])

@@ -30,7 +30,7 @@ def write(path: str | Path, fill: Callable[[Path], Any]) -> None:
     folder = target.with_name(f"{_prefix(target)}{os.getpid()}.{secrets.token_hex(8)}.tmp")
     _written.add(folder)
     try:
-        _remove_stale(target)
+        remove_stale(target)
         folder.mkdir(mode=0o700)
         file = folder / "new"
         file.touch()  # has the mode of any new file
@@ -53,15 +53,17 @@ def _prefix(target: Path) -> str:
     return f".mlp_xp-{hashlib.sha256(target.name.encode(errors='surrogateescape')).hexdigest()[:16]}."
 
 
-def _remove_stale(target: Path) -> None:
-    """Remove temporary folders for ``target`` of processes that have ended."""
+def remove_stale(path: str | Path) -> None:
+    """Remove temporary folders for ``path`` of processes that have ended."""
     if os.name == "nt":
         return  # on Windows, os.kill(pid, 0) ends the process
+    target = Path(os.path.realpath(path))
     name = re.compile(re.escape(_prefix(target)) + r"([0-9]{1,9})\.[0-9a-f]{16}\.tmp")
-    for path in target.parent.iterdir():
-        match = name.fullmatch(path.name)
-        if match and path not in _written and not _is_running(int(match[1])):
-            shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):  # a folder that cannot be listed can be written to
+        for folder in target.parent.iterdir():
+            match = name.fullmatch(folder.name)
+            if match and folder not in _written and not _is_running(int(match[1])):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_running(pid: int) -> bool:
