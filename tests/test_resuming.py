@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from mlp_xp.files.snapshot import Snapshot
 from mlp_xp.nn.schedules import LossRatio, OneCycle, ReduceOnPlateau
 from mlp_xp_backends.trees import leaves
 
-ROWS = 210
+ROWS = 130
 
 
 def data() -> tuple[np.ndarray, np.ndarray]:
@@ -121,20 +123,27 @@ def steps_per_chunk(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     monkeypatch.setattr("mlp_xp.training.epoch.chunk_steps", lambda *args: most)
 
 
-@pytest.mark.parametrize("device", ["torch:cpu", "jax:cpu"])
-def test_other_engines_continue_with_the_same_bits_too(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = "Adam and batch norm"
-    make = KINDS[kind][0]
+@pytest.mark.parametrize(
+    ("device", "kind"),
+    [
+        ("torch:cpu", "Adam and batch norm"),
+        ("jax:cpu", "momentum"),
+        pytest.param("jax:cpu", "Adam and batch norm", marks=pytest.mark.slow),
+    ],
+)
+def test_other_engines_continue_with_the_same_bits_too(device: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each length of a chunk costs JAX a compilation, so there are two: 4 steps, and 2."""
+    make, options = KINDS[kind][0], {"max_epochs": 2, "batch_size": 16}
+    x, y = X[:128], Y[:128]
     steps_per_chunk(monkeypatch, 4)
-    whole = everything(fit(make(device=device), kind))
-    for stops in (4,):
-        stop = Stop(stops)
-        fit(make(device=device), kind, callbacks=[stop])
-        assert stop.snapshot is not None
-        steps_per_chunk(monkeypatch, 3)
-        resumed = Trainer.from_snapshot(stop.snapshot, device=device)
-        assert everything(fit(resumed, kind, resident=False)) == whole
-        steps_per_chunk(monkeypatch, 4)
+    whole, stopped, stop = make(device=device), make(device=device), Stop(1)
+    whole.fit(x, y, **options)
+    stopped.fit(x, y, **options, callbacks=[stop])
+    assert stop.snapshot is not None
+    steps_per_chunk(monkeypatch, 2)
+    resumed = Trainer.from_snapshot(stop.snapshot, device=device)
+    resumed.fit(x, y, **options, resident=False)
+    assert everything(resumed) == everything(whole)
 
 
 def test_the_same_trainer_continues_after_an_exception_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,6 +166,68 @@ def test_the_same_trainer_continues_after_an_exception_with_the_same_bits(monkey
         with pytest.raises(RuntimeError, match="coffee"):
             fit(trainer, kind, callbacks=[Fail()])
         assert everything(fit(trainer, kind)) == whole
+
+
+@dataclass(frozen=True)
+class Failing(ReLU):
+    """Does something in the forward pass of one step."""
+
+    todo: tuple[Any, ...]  # the step counted down, and what to do in it
+
+    def forward(self, xp, params, x):
+        self.todo[0][0] -= 1
+        if self.todo[0][0] == 0:
+            self.todo[1]()
+        return super().forward(xp, params, x)
+
+    def __hash__(self) -> int:
+        return id(self.todo)
+
+
+def exhausted() -> None:
+    raise MemoryError
+
+
+def interrupted_twice() -> None:
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+    sum(range(1000))  # the handler runs between two instructions
+
+
+@pytest.mark.parametrize(("todo", "error"), [(exhausted, MemoryError), (interrupted_twice, KeyboardInterrupt)])
+def test_a_trainer_that_failed_inside_a_step_must_be_resumed(tmp_path: Path, todo: Any, error: type) -> None:
+    def make(step: int) -> Trainer:
+        layer = Failing(([step], todo))
+        return Trainer(Chain(Dense(4, 8), layer, Dense(8, 3)), optimizer=SGD(0.1), device="numpy:plain")
+
+    def uses(trainer: Trainer) -> list[Any]:
+        return [
+            lambda: fit(trainer, "momentum"),
+            lambda: trainer.predict(X),
+            lambda: trainer.evaluate(X, Y),
+            lambda: trainer.model,
+            lambda: trainer.save_checkpoint(tmp_path / "c"),
+        ]
+
+    trainer = make(5)
+    with pytest.raises(error):
+        fit(trainer, "momentum")
+    for use in uses(trainer):
+        with pytest.raises(RuntimeError, match=r"partly updated: continue from a checkpoint with Trainer\.resume"):
+            use()
+    outside = make(-1)
+    with pytest.raises(RuntimeError, match="coffee"):
+        fit(outside, "momentum", callbacks=[Spill()])
+    for use in uses(outside)[1:4]:
+        use()
+    assert everything(fit(outside, "momentum")) == everything(fit(make(-1), "momentum"))
+
+
+class Spill(Callback):
+    """Fails between two steps."""
+
+    def chunk(self, trainer: Trainer) -> None:
+        raise RuntimeError("out of coffee")
 
 
 def test_other_options_inside_an_epoch_are_refused() -> None:

@@ -31,6 +31,7 @@ from mlp_xp.training.history import History, Record
 from mlp_xp.training.options import FitOptions, check_dtype, check_network, generator, generator_in
 from mlp_xp_backends import Backend
 from mlp_xp_backends.errors import memory_guard
+from mlp_xp_backends.protocol import Loop
 from mlp_xp_backends.transfer import to_device, to_host
 from mlp_xp_backends.trees import leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Tree
@@ -186,9 +187,11 @@ class Trainer:
         self._losses: list[Array] = [backend.asarray(np.array(snapshot.losses))] if snapshot.position else []
         self._updates, self._samples, self._stopped = snapshot.updates, snapshot.samples, snapshot.stopped
         self._continues = True  # the next fit continues the run of the snapshot
+        self._is_partly_updated = False
 
     def snapshot(self) -> Snapshot:
         """Everything that the rest of the run depends on, copied to the host. Waits for the device."""
+        self._check_whole()
         kept = () if self._best is None else (self._best.params, self._best.layers)
         state, kept, losses = to_host(self.backend, (self.state, kept, tuple(self._losses)))
         return Snapshot(
@@ -304,10 +307,13 @@ class Trainer:
             other options.
         TrainingDivergedError
             If the loss of an epoch or the parameters at the end are not finite.
+        RuntimeError
+            If an exception inside a step, such as a second Ctrl-C or an exhausted memory, ended an earlier call.
         """
         options = FitOptions.checked(
             max_epochs, batch_size, validation_data, shuffle, early_stopping, resident, self.step.loss
         )
+        self._check_whole()
         hooks = as_callbacks(callbacks)
         data = self._checked_data(x, y, sample_weight)
         rows = int(data.x.shape[0])
@@ -398,12 +404,13 @@ class Trainer:
         steps = epochs.step_count(plan.rows, plan.batch_size)
         lrs = epochs.learning_rates(as_schedule(self.step.optimizer.lr), moment, steps)
         rates = epochs.rates_of(self.step.optimizer, lrs, moment.step)
-        loop = epochs.epoch_loop(self.backend, self.step)
+        loop = self._marked(epochs.epoch_loop(self.backend, self.step))
         for chunk in epochs.run_epoch(loop, feed, self.state, order, plan.batch_size, rates, start=self._position):
             self.state = chunk.state
             self._losses.append(chunk.losses)
             self._updates += chunk.end - chunk.start
             self._position = chunk.end
+            self._is_partly_updated = False
             if ends_training([hook.chunk(self) for hook in hooks]) or interrupt.requested:
                 return None
         losses = epochs.losses_on_host(self.backend, self._losses)
@@ -412,6 +419,23 @@ class Trainer:
         if not math.isfinite(loss):
             raise self._diverged(f"the loss of epoch {self.epoch + 1} is {loss} at rate {lrs[-1]:g}", data.x)
         return {"epoch": self.epoch + 1, "loss": loss, "lr": lrs[-1], "seconds": time.perf_counter() - began}
+
+    def _marked(self, loop: Loop) -> Loop:
+        """``loop``; until its new state is stored, the state of the trainer counts as partly updated."""
+
+        def marked(state: Tree, data: Tree, items: Tree) -> tuple[Tree, Tree]:
+            self._is_partly_updated = True
+            return loop(state, data, items)
+
+        return marked
+
+    def _check_whole(self) -> None:
+        """Raise `RuntimeError` if an exception inside a step left parameters that are partly updated."""
+        if self._is_partly_updated:
+            raise RuntimeError(
+                "an exception inside a step left this trainer with parameters that are partly updated: continue from "
+                "a checkpoint with Trainer.resume(path), or train a new trainer"
+            )
 
     def _moment(self) -> Moment:
         """Where the run was at the start of the epoch under way."""
@@ -457,6 +481,7 @@ class Trainer:
         return TrainingDivergedError(f"{what}: {advice}")
 
     def _model(self, params: Tree, layers: Tree) -> Model:
+        self._check_whole()
         return Model(self.step.network, self.step.loss, params, layers, self.backend)
 
     def _copy(self, tree: Tree) -> Tree:
