@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np  # noqa: TID251  orders, rates and losses are host arrays
 
 from mlp_xp.data.feed import Batch, Feed, gather
+from mlp_xp.files.snapshot import Plan
 from mlp_xp.nn.optimizers import Optimizer, Rates
 from mlp_xp.nn.schedules import Moment, Schedule
 from mlp_xp.nn.step import TrainState, TrainStep
@@ -139,6 +140,14 @@ def stacked_rates(tables: list[Rates]) -> Rates:
     """One table for many models, leaves of shape (steps, models, 1, 1), from the tables of each."""
     stacked: Rates = tree_map(lambda *columns: np.stack(columns, axis=1)[..., None, None], *tables)
     return stacked
+
+
+def row_order(rng: np.random.Generator, plan: Plan) -> HostArray:
+    """The order of the rows in an epoch; 32-bit row numbers where they suffice."""
+    order = np.arange(plan.rows, dtype=np.int32 if plan.rows <= 2**31 else np.int64)
+    if plan.shuffle:
+        rng.shuffle(order)
+    return order
 
 
 def batch_weights(order: HostArray, batch_size: int, w: Any = ABSENT) -> HostArray:

@@ -13,22 +13,23 @@ from typing import Any, NamedTuple, Self
 import numpy as np  # noqa: TID251  initial weights and batch orders are drawn on the host
 
 from mlp_xp.data.checks import check_inputs, check_targets, check_weights, first_not_finite
-from mlp_xp.data.class_weights import check_class_weight, weigh_classes
+from mlp_xp.data.class_weights import weigh_classes
 from mlp_xp.data.feed import Batch, Feed, make_feed
 from mlp_xp.files.checkpoints import read_snapshot, write_snapshot
-from mlp_xp.files.snapshot import Best, Plan, Snapshot
+from mlp_xp.files.snapshot import Plan, Snapshot
 from mlp_xp.model import Evaluation, Model, as_backend
 from mlp_xp.nn.layers import Chain, Layer, StatefulLayer
 from mlp_xp.nn.losses import Loss, SoftmaxCrossEntropy
 from mlp_xp.nn.optimizers import Adam, Optimizer
-from mlp_xp.nn.schedules import Losses, Moment, as_schedule
+from mlp_xp.nn.schedules import Moment, as_schedule
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.training import epoch as epochs
 from mlp_xp.training._interrupts import Interrupt
 from mlp_xp.training.callbacks import Callback, as_callbacks, ends_training
-from mlp_xp.training.early_stopping import EarlyStopping
-from mlp_xp.training.history import History, Record
+from mlp_xp.training.early_stopping import BestEpoch, EarlyStopping
+from mlp_xp.training.history import History, Record, monitored
 from mlp_xp.training.options import FitOptions, check_dtype, check_network, generator, generator_in
+from mlp_xp.training.start import first_snapshot
 from mlp_xp_backends import Backend
 from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.protocol import Loop
@@ -104,7 +105,7 @@ class Trainer:
         step = TrainStep(network, loss, optimizer, l2=l2, clip_norm=clip_norm, max_norm=max_norm)
         rng = generator(seed)
         drawn = network.init(rng), network.init_state(rng)
-        self._restore(_first_snapshot(step, check_dtype(dtype), *drawn, rng, class_weight), as_backend(device))
+        self._restore(first_snapshot(step, check_dtype(dtype), *drawn, rng, class_weight), as_backend(device))
 
     @classmethod
     def from_model(
@@ -150,7 +151,7 @@ class Trainer:
             params = (*params[:-1], network.init(rng)[-1])
             layers = (*layers[:-1], network.init_state(rng)[-1])
         trainer = cls.__new__(cls)
-        first = _first_snapshot(step, check_dtype(dtype or model.dtype), params, layers, rng, class_weight)
+        first = first_snapshot(step, check_dtype(dtype or model.dtype), params, layers, rng, class_weight)
         trainer._restore(first, model.backend if device is None else as_backend(device))
         return trainer
 
@@ -176,23 +177,26 @@ class Trainer:
             self.state: TrainState = to_device(backend, snapshot.state)
             best = snapshot.best
             trees = None if best is None else to_device(backend, (best.params, best.layers))
-        self._best = None if best is None or trees is None else best._replace(params=trees[0], layers=trees[1])
+        if best is not None and trees is not None:
+            best = best._replace(params=trees[0], layers=trees[1])
+        self._best = BestEpoch(best, snapshot.stopped)
         self.interrupted = False
         """Whether Ctrl-C or a callback ended the last `fit` early."""
         self._class_weight = snapshot.class_weight
         self._rng = generator_in(snapshot.generator)
         self._records = [dict(record) for record in snapshot.history]
-        self._monitor, self._monitored = _monitored(self._records)
+        self._monitor, self._monitored = monitored(self._records)
         self._plan, self._position = snapshot.plan, snapshot.position
         self._losses: list[Array] = [backend.asarray(np.array(snapshot.losses))] if snapshot.position else []
-        self._updates, self._samples, self._stopped = snapshot.updates, snapshot.samples, snapshot.stopped
+        self._updates, self._samples = snapshot.updates, snapshot.samples
         self._continues = True  # the next fit continues the run of the snapshot
         self._is_partly_updated = False
 
     def snapshot(self) -> Snapshot:
         """Everything that the rest of the run depends on, copied to the host. Waits for the device."""
         self._check_whole()
-        kept = () if self._best is None else (self._best.params, self._best.layers)
+        best = self._best.best
+        kept = () if best is None else (best.params, best.layers)
         state, kept, losses = to_host(self.backend, (self.state, kept, tuple(self._losses)))
         return Snapshot(
             step=self.step,
@@ -205,8 +209,8 @@ class Trainer:
             losses=np.concatenate(losses) if losses else np.empty(0, self.dtype),
             updates=self._updates,
             samples=self._samples,
-            best=None if self._best is None else self._best._replace(params=kept[0], layers=kept[1]),
-            stopped=self._stopped,
+            best=None if best is None else best._replace(params=kept[0], layers=kept[1]),
+            stopped=self._best.stopped,
             class_weight=self._class_weight,
         )
 
@@ -373,10 +377,7 @@ class Trainer:
 
     def _begin(self, plan: Plan, rule: EarlyStopping | None) -> None:
         """Set what belongs to a call of `fit`."""
-        if not self._continues:
-            self._best, self._stopped = None, False
-        if self._best is not None and rule is not None and not rule.matches(self._best):
-            self._best, self._stopped = None, False
+        self._best.begin(rule, self._continues)
         self._plan, self._continues, self.interrupted = plan, True, False
         if self._is_done(rule):
             if self.epoch >= plan.max_epochs:
@@ -389,17 +390,14 @@ class Trainer:
     def _is_done(self, rule: EarlyStopping | None) -> bool:
         """Whether nothing is left to train."""
         assert self._plan is not None
-        if rule is None or self._best is None:
-            return self.epoch >= self._plan.max_epochs
-        stopped = self._stopped and self.epoch - self._best.epoch >= rule.patience
-        return stopped or self.epoch >= self._plan.max_epochs
+        return self.epoch >= self._plan.max_epochs or self._best.ends(rule, self.epoch)
 
     def _run_epoch(self, feed: Feed, data: Batch, hooks: list[Callback], interrupt: Interrupt) -> Record | None:
         """One epoch, or the rest of it; its record, or ``None`` if it was interrupted."""
         assert self._plan is not None
         began, plan = time.perf_counter(), self._plan
         self._drawn = copy.deepcopy(self._rng)  # becomes the generator when the epoch is finished
-        order = row_order(self._drawn, plan)
+        order = epochs.row_order(self._drawn, plan)
         moment = self._moment()
         steps = epochs.step_count(plan.rows, plan.batch_size)
         lrs = epochs.learning_rates(as_schedule(self.step.optimizer.lr), moment, steps)
@@ -448,27 +446,24 @@ class Trainer:
     def _finish_epoch(self, record: Record, rule: EarlyStopping | None) -> None:
         """Add the epoch to the history and prepare the next one."""
         assert self._plan is not None
-        score = math.nan if rule is None else record[rule.monitor]
         self._records.append(record)
         if self._monitor in record:
             self._monitored.append(record[self._monitor])
         else:
-            self._monitor, self._monitored = _monitored(self._records)
+            self._monitor, self._monitored = monitored(self._records)
         self._rng = self._drawn
         self._position, self._losses = 0, []
         self._samples += self._plan.rows
         if rule is not None:
-            if self._best is None or rule.improves(score, self._best):
-                params, layers = self._copy((self.state.params, self.state.layers))
-                self._best = Best(self.epoch, score, rule.monitor, rule.mode, params, layers)
-            self._stopped = self.epoch - self._best.epoch >= rule.patience
+            self._best.observe(rule, record, lambda: self._copy((self.state.params, self.state.layers)))
 
     def _end(self, rule: EarlyStopping | None, interrupted: bool) -> None:
         """Restore the best network if the run is over."""
         self.interrupted = interrupted
         self._continues = interrupted and not self._is_done(rule)
-        if rule is not None and self._best is not None and not self._continues:
-            params, layers = self._copy((self._best.params, self._best.layers))
+        best = self._best.best
+        if rule is not None and best is not None and not self._continues:
+            params, layers = self._copy((best.params, best.layers))
             self.state = self.state._replace(params=params, layers=layers)
 
     def _diverged(self, what: str, x: Array | None = None) -> TrainingDivergedError:
@@ -491,39 +486,3 @@ class Trainer:
 
 def _is_finite(a: HostArray) -> bool:
     return bool(np.all(np.isfinite(a)))
-
-
-def row_order(rng: np.random.Generator, plan: Plan) -> HostArray:
-    """The order of the rows in an epoch; 32-bit row numbers where they suffice."""
-    order = np.arange(plan.rows, dtype=np.int32 if plan.rows <= 2**31 else np.int64)
-    if plan.shuffle:
-        rng.shuffle(order)
-    return order
-
-
-def _first_snapshot(
-    step: TrainStep, dtype: str, params: Tree, layers: Tree, rng: np.random.Generator, class_weight: Any
-) -> Snapshot:
-    """A run before its first step."""
-    params, layers = tree_map(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a, (params, layers))
-    return Snapshot(
-        step=step,
-        dtype=dtype,
-        state=step.init(np, params, layers),
-        history=[],
-        generator=dict(rng.bit_generator.state),
-        plan=None,
-        position=0,
-        losses=np.empty(0, dtype),
-        updates=0,
-        samples=0,
-        best=None,
-        stopped=False,
-        class_weight=check_class_weight(class_weight),
-    )
-
-
-def _monitored(records: list[Record]) -> tuple[str, Losses]:
-    """The loss that schedules monitor, and its values: that of the validation set if every epoch has one."""
-    name = "valid_loss" if records and all("valid_loss" in record for record in records) else "loss"
-    return name, Losses(record[name] for record in records)
