@@ -246,3 +246,18 @@ def test_a_configuration_that_could_not_be_read_is_not_written() -> None:
         encode(deep)
     with pytest.raises(ValueError, match="values"):
         encode(Chain(*[ReLU()] * 100_000))
+
+
+def test_fields_that_are_tuples_are_checked_entry_by_entry() -> None:
+    @dataclass(frozen=True)
+    class Own(Layer):
+        any: tuple = ()
+        sizes: tuple[int, ...] = ()
+        pair: tuple[int, str] = (0, "")
+
+    decode = Decoder((Own,))
+    for value in (Own((1, "a"), (1, 2, 3), (1, "b")), Own()):
+        assert decode(encode(value)) == value
+    for name, wrong in (("any", 3), ("sizes", ["a"]), ("sizes", [1, 2.5]), ("pair", [1]), ("pair", ["b", 1])):
+        with pytest.raises(ValueError, match=f"Own.{name} cannot be"):
+            decode(encode(Own()) | {name: wrong})
