@@ -66,6 +66,18 @@ class Model:
         params, state = to_host(self.backend, (self.params, self.state))
         write_model(path, SavedModel(self.network, self.loss, params, state, self.extra, self.dtype))
 
+    def to_onnx(self, path: str | Path, *, input_dtype: str | None = None) -> None:
+        """Write the model to ``path`` as an ONNX file of opset 20, which runs without Python; needs the extra ``onnx``.
+
+        The input ``X`` is (rows, n_in). A classifier has the outputs ``label`` and ``probabilities``, equal to
+        `predict` and `predict_proba`; a regression has ``values``. Rows without a class, because of NaN, get any.
+        ``input_dtype`` is the dtype of ``X``: by default that of the network, int64 for ids; ``uint8`` for pixels.
+        Raises `ValueError` naming a layer that ONNX cannot express, and `FileError` if writing fails.
+        """
+        from mlp_xp.interop.onnx_files import write_onnx
+
+        write_onnx(path, [self], input_dtype=input_dtype)
+
     @property
     def dtype(self) -> str:
         """``float32`` or ``float64``."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -75,6 +77,17 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
         state = draw_state(network, np.random.RandomState(0))  # dropout's, which predictions do not use
         params, state = tree_map(backend.asarray, (params, state))
         return Model(network, self._portable_loss(), params, state, backend, self._extra())
+
+    def to_onnx(self, path: str | Path) -> None:
+        """Write the fitted network to ``path`` as an ONNX file of opset 20; needs the extra ``onnx``.
+
+        The input ``X`` is (rows, features) in the dtype of the weights. A classifier has the outputs ``label`` and
+        ``probabilities``, a regressor ``values``, (rows, outputs).
+        """
+        from mlp_xp.interop.onnx_files import write_onnx
+
+        model = replace(self.to_model("cpu"), loss=self._loss())
+        write_onnx(path, [model], classes=getattr(self, "classes_", None))
 
     def _adopt(self, coefs: list[HostArray], intercepts: list[HostArray]) -> Any:
         """Set all attributes as after a fit that ended with these weights."""
