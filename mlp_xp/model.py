@@ -78,6 +78,64 @@ class Model:
 
         write_onnx(path, [self], input_dtype=input_dtype)
 
+    def to_torch(self) -> Any:
+        """A ``torch.nn.Sequential`` with copies of the weights, in evaluation mode; its outputs are `outputs`.
+
+        Its ``state_dict()`` has PyTorch's names and layouts. A `Rescale` in front of a `Dense` layer is multiplied into
+        its weights. Raises `ValueError` naming a layer that PyTorch does not have.
+        """
+        from mlp_xp.interop.torch_modules import to_torch
+
+        return to_torch(self)
+
+    @classmethod
+    def from_torch(
+        cls,
+        source: Any,
+        loss: Loss | None = None,
+        *,
+        network: Chain | None = None,
+        ids_per_row: int | None = None,
+        device: str | Backend | None = None,
+    ) -> Model:
+        """The model of a ``torch.nn.Sequential``, or of ``network`` with the weights of a state dict.
+
+        Parameters
+        ----------
+        source
+            An ``nn.Sequential``, or a state dict, whose arrays must have the order and the shapes of ``network``.
+        loss
+            By default the one that belongs to a softmax or sigmoid at the end, which is then left out.
+        ids_per_row
+            For an embedding, if the layer after it does not imply the number.
+
+        Raises `ValueError` naming a module that has no counterpart.
+        """
+        from mlp_xp.interop.torch_modules import from_torch
+
+        return from_torch(source, loss, network=network, ids_per_row=ids_per_row, device=device)
+
+    def to_keras(self) -> Any:
+        """A ``keras.Sequential`` with copies of the weights; its outputs are `outputs`. Needs the extra ``keras``.
+
+        ``model.to_keras().save("model.keras")`` writes a file. Keras casts inputs to its ``floatx``, float32 by default.
+        Raises `ValueError` naming a layer that Keras does not have: `GELU`, an `Embedding` that sums, and layers of
+        your own.
+        """
+        from mlp_xp.interop.keras_models import to_keras
+
+        return to_keras(self)
+
+    @classmethod
+    def from_keras(cls, source: Any, loss: Loss | None = None, *, device: str | Backend | None = None) -> Model:
+        """The model of a ``keras.Sequential`` or of a ``.keras`` file; ``loss`` as in `from_torch`.
+
+        Raises `ValueError` naming a layer or an activation that has no counterpart.
+        """
+        from mlp_xp.interop.keras_models import from_keras
+
+        return from_keras(source, loss, device=device)
+
     @property
     def dtype(self) -> str:
         """``float32`` or ``float64``."""
