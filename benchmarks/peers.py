@@ -16,11 +16,8 @@ from mlp_xp import Trainer
 from mlp_xp.data.feed import Batch
 from mlp_xp.nn.schedules import Moment, as_schedule
 from mlp_xp.training.epoch import Item, epoch_loop, rate_table
-from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.compiler.targets.cpu.blas import Blas, mkl
 from mlp_xp_backends.numpy_backend import NumpyBackend
-from mlp_xp_backends.numpy_engine.blas import Blas
-from mlp_xp_backends.numpy_engine.mkl import mkl
-from mlp_xp_backends.protocol import Body, Loop
 from mlp_xp_backends.trees import ABSENT, tree_map
 
 
@@ -49,13 +46,6 @@ class Peer(Protocol):
         losses = self.steps(self.place(as_batches(self.rng, self.task)))
         loss = float(losses.mean(dtype=np.float64))
         return time.perf_counter() - began, loss
-
-
-class PlainNumpy(NumpyBackend):
-    """NumPy without our engine: the math as it is written, operation by operation."""
-
-    def compile(self, body: Body) -> Loop:
-        return plain_loop(np, body, np.stack)
 
 
 class Ours(Peer):

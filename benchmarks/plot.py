@@ -1,94 +1,88 @@
-"""The picture: microseconds a step against the size of the network, readable in grey."""
+"""The figure of speed: for each network, the time of a training step by our engines and by the fastest peer.
+
+``python -m benchmarks.plot RESULTS.json FIGURE.png`` draws it from committed results.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.networks import OPTIMIZERS
+from benchmarks.networks import NETS
 from benchmarks.report import fastest
-from benchmarks.roster import FLOOR, JAX_SCAN, JAX_STEP, MKL, OURS, SKLEARN, TORCH
+from benchmarks.roster import JAX_SCAN, JAX_STEP, MKL, OURS, SKLEARN, TORCH
 
 Record = dict[str, Any]
 
-matplotlib.use("Agg")
-
-STYLES: dict[str, dict[str, Any]] = {
-    "ours": {"marker": "o", "color": "black", "markersize": 7},
-    "ours with MKL": {"marker": "D", "color": "black", "markersize": 5},
-    "best of ours": {"marker": "o", "color": "black", "fillstyle": "none", "markersize": 11},
-    "PyTorch": {"marker": "s", "color": "0.45"},
-    "JAX scan": {"marker": "^", "color": "0.45", "fillstyle": "none"},
-    "JAX step": {"marker": "v", "color": "0.45", "fillstyle": "none"},
-    "scikit-learn": {"marker": "x", "color": "0.3"},
-    "products alone": {"marker": "_", "color": "black", "markersize": 16},
-}
-
-
-def lines(device: str) -> dict[str, tuple[str, ...]]:
-    """Whose fastest is drawn under which name."""
-    first, *_ = ours = OURS[device]
-    members = ((first,), (MKL,), ours, TORCH, (JAX_SCAN,), (JAX_STEP,), (SKLEARN,), (FLOOR,))
-    return dict(zip(STYLES, members, strict=True))
+PEERS = {"PyTorch": TORCH, "JAX": (JAX_STEP, JAX_SCAN), "scikit-learn": (SKLEARN,)}
+BARS = {"peer": "#bdbdbd", "ours": "#0b3c5d", "mkl": "#6fa8dc"}
+PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}  # behind a label
+HEIGHT = 0.27  # of a bar; networks are 1 apart
 
 
 def draw(results: Record, path: Path) -> None:
-    """A column for each optimizer: times above, and below them the same over our time."""
-    device = results["machine"]["device"]
-    names = [name for name in OPTIMIZERS if any(row["optimizer"] == name for row in results["rows"])]
-    figure = Figure(figsize=(5 * len(names), 8), layout="constrained")
-    axes = figure.subplots(2, len(names), sharex="col", sharey="row", squeeze=False, height_ratios=(3, 2))
-    for column, name in enumerate(names):
-        rows = [row for row in results["rows"] if row["optimizer"] == name]
-        panel(axes[0, column], rows, device, relative=False)
-        panel(axes[1, column], rows, device, relative=True)
-        axes[0, column].set_title(name, loc="left", x=0.03, y=1.0, pad=-16)
-        axes[1, column].set_xlabel("parameters")
-    axes[0, 0].set_ylabel("microseconds a step")
-    axes[1, 0].set_ylabel(f"time over that of {OURS[device][0]}")
-    unique = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=len(unique), frameon=False)
+    """Write the figure of ``results`` to ``path``."""
+    figure(results).savefig(path, dpi=120)
+
+
+def figure(results: Record) -> Figure:
+    """Bars for each network: geometric means over the optimizers, divided by the time of the fastest peer."""
     machine = results["machine"]
-    figure.suptitle(f"{machine['model']}, threads: {machine['threads']}, float32")
-    figure.savefig(path, dpi=120)
+    first = OURS[machine["device"]][0]
+    names = {"ours": f"mlp_xp ({'NumPy, as installed' if first == 'numpy' else first})", "mkl": "mlp_xp with MKL"}
+    rows = [(name, times(results["rows"], name, first)) for name in NETS]
+    rows = [(name, found) for name, found in rows if "peer" in found and "ours" in found]
+    drawing = Figure(figsize=(7.0, 1.5 + 0.62 * len(rows)), layout="constrained")
+    ax = drawing.subplots()
+    for k, (kind, color) in enumerate(BARS.items()):
+        bars = [(i, found) for i, (_, found) in enumerate(rows) if kind in found]
+        if not bars:
+            continue
+        places = [i + (k - 1) * HEIGHT for i, _ in bars]
+        widths = [found[kind][1] / found["peer"][1] for _, found in bars]
+        label = "the fastest of PyTorch, JAX and scikit-learn" if kind == "peer" else names[kind]
+        ax.barh(places, widths, HEIGHT, color=color, label=label)
+        for place, width, (_, found) in zip(places, widths, bars, strict=True):
+            who, seconds = found[kind]
+            text = f"{who}, {shown(seconds)}" if kind == "peer" else shown(seconds)
+            ax.text(width + 0.012, place, text, va="center", fontsize=7.5, bbox=PAPER)
+    ax.set_yticks(range(len(rows)), [name.replace("@", "\nbatch ") for name, _ in rows], fontsize=8)
+    ax.invert_yaxis()
+    ax.margins(x=0.16, y=0.02)
+    ax.axvline(1.0, color="0.4", linewidth=0.8, linestyle=":", zorder=0)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_xlabel("time of a training step / time of the fastest peer (shorter is faster)")
+    drawing.suptitle(f"{machine['model']}, {machine['threads']} threads, float32", fontsize=10)
+    drawing.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return drawing
 
 
-def panel(axes: Axes, rows: list[Record], device: str, relative: bool) -> None:
-    """The points of one optimizer."""
-    members = lines(device)
-    for label, style in STYLES.items():
-        points = [(n, fastest(row, "step_us", members[label]), row) for n, row in zip(places(rows), rows, strict=True)]
-        found = [
-            (n, t / (fastest(row, "step_us", members["ours"]) or t) if relative else t) for n, t, row in points if t
-        ]
-        if found:
-            name = f"ours ({OURS[device][0]})" if label == "ours" else label
-            axes.plot(*zip(*found, strict=True), linestyle="none", label=name, **style)
-    axes.margins(x=0.12)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.grid(True, which="major", color="0.85", linewidth=0.6)
-    axes.set_axisbelow(True)
-    if relative:
-        axes.axhline(1.0, color="black", linewidth=0.8)
-        axes.set_yticks((0.5, 1, 2, 4), ("0.5", "1", "2", "4"))
-        axes.minorticks_off()
-        return
-    batches: dict[tuple[str, int], list[str]] = {}
-    for row in rows:
-        network, batch = row["network"].split("@")
-        batches.setdefault((network, row["parameters"]), []).append(batch)
-    for (network, n), sizes in batches.items():
-        text = f"{network}@{', '.join(sizes)}"
-        above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "bottom"}
-        axes.annotate(text, (n, 1.0), (0, 2), fontsize=7, rotation=35, **above)
+def times(rows: list[Record], network: str, first: str) -> dict[str, tuple[str, float]]:
+    """Who, and its microseconds per step: our first engine, ours with MKL, and the fastest peer that ran everywhere."""
+    rows = [row for row in rows if row["network"] == network and row["valid"]]
+    members = {**PEERS, "ours": (first,), "mkl": (MKL,)}
+    means = {name: geometric_mean([fastest(row, "step_us", group) for row in rows]) for name, group in members.items()}
+    found = {name: (name, mean) for name, mean in means.items() if mean is not None}
+    peers = [found.pop(name) for name in PEERS if name in found]
+    return found | ({"peer": min(peers, key=lambda peer: peer[1])} if peers else {})
 
 
-def places(rows: list[Record]) -> list[float]:
-    """Parameters of each network; further to the right for the second batch size of the same one."""
-    sizes = [row["parameters"] for row in rows]
-    return [n * 1.15 ** sizes[:i].count(n) for i, n in enumerate(sizes)]
+def geometric_mean(values: list[float | None]) -> float | None:
+    """None if there are no values, or if one is missing."""
+    known = [math.log(value) for value in values if value is not None]
+    return math.exp(sum(known) / len(known)) if values and len(known) == len(values) else None
+
+
+def shown(microseconds: float) -> str:
+    """``1234.0 -> '1.23 ms'``."""
+    return f"{microseconds:.3g} µs" if microseconds < 1000 else f"{microseconds / 1000:.3g} ms"
+
+
+if __name__ == "__main__":
+    source, target = map(Path, sys.argv[1:])
+    draw(json.loads(source.read_text()), target)

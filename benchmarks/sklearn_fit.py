@@ -22,7 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier as Theirs
 from threadpoolctl import threadpool_limits
 
-from example_data import load_mnist
+from example_data import DataError, load_mnist
 from mlp_xp.sklearn import MLPClassifier as Ours
 
 Array = np.ndarray[Any, Any]
@@ -97,12 +97,16 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    try:
+        data = {name: CASES[name].data() for name in args.cases}
+    except DataError as error:
+        parser.exit(2, f"{parser.prog}: MNIST is missing: set MLP_XP_DATA, or omit it from --cases ({error})\n")
     print(f"scikit-learn {sklearn.__version__}, NumPy {np.__version__}, Python {platform.python_version()}; seconds\n")
     print("| data | hidden | epochs | dtype | threads | scikit-learn | mlp_xp | times as fast |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     results = []
     for name in args.cases:
-        X, y = CASES[name].data()
+        X, y = data[name]
         for dtype in args.dtypes:
             for threads in args.threads:
                 r = compare(name, dtype, threads, args.rounds, X, y)

@@ -1,12 +1,18 @@
-"""Handwritten digits: a network with one hidden layer reads MNIST, 98 % right after a few seconds.
+"""Handwritten digits: a network with one hidden layer classifies MNIST, 98 % correct within seconds.
 
-    python examples/mnist.py                                  # 784-300-10 on whatever device there is
+    python examples/mnist.py                                  # 784-300-10 on the fastest device of this machine
     python examples/mnist.py --out pictures                   # curves, confusion matrix, sheet of mistakes
     python examples/mnist.py --hidden 512 512 --dropout 0.2 --epochs 12
-    python examples/mnist.py --save run.safetensors           # then, killed or not:
-    python examples/mnist.py --resume run.safetensors --epochs 8
+    python examples/mnist.py --checkpoint run.safetensors     # after each epoch; if the run is killed:
+    python examples/mnist.py --resume run.safetensors
 
-Where MNIST cannot be had, it reads the small digits that scikit-learn carries, and says so.
+Of the training images, 55,000 train the network and 5,000 (drawn at random, always the same) choose the best epoch.
+The test set is evaluated once, at the end.
+
+Data: MNIST from --data-dir, ``$MLP_XP_DATA/mnist`` or the cache, else downloaded (11 MB); if that fails, the 1,797
+digits of 8 x 8 pixels that scikit-learn includes, and the first line of the output says so.
+
+Time: about 2 seconds on two cores, and as much with the small digits.
 """
 
 from __future__ import annotations
@@ -18,25 +24,24 @@ from typing import Any
 
 import numpy as np
 
-import plots
-from common import (
-    Run,
+import mlp_xp
+from example_data import Dataset, Split, load_handwritten, split
+from example_tools import class_plots, plots
+from example_tools.options import (
+    add_model_options,
     add_run_options,
-    measured,
     new_parser,
-    percent,
     positive_float,
     positive_int,
-    say,
     share,
-    tell,
 )
-from example_data import Dataset, load_handwritten
-from mlp_xp import SGD, Adam, AdamW, Checkpoint, Progress, Rescale, RMSprop, Trainer, mlp, schedules
+from example_tools.run import Run, measured, percent, run_example
+from mlp_xp import SGD, Adam, AdamW, Checkpoint, EarlyStopping, Model, Progress, Rescale, RMSprop, Trainer, mlp
+from mlp_xp.nn import schedules
 from mlp_xp.nn.networks import ACTIVATIONS
 
 EPOCHS_AND_BATCH = {"mnist": (4, 256), "digits": (40, 32)}
-OPTIMIZERS: dict[str, tuple[Any, float]] = {  # and the rate that suits a one-cycle schedule
+OPTIMIZERS: dict[str, tuple[Any, float]] = {  # and its highest rate in a one-cycle schedule
     "adam": (Adam, 0.01),
     "adamw": (AdamW, 0.01),
     "rmsprop": (RMSprop, 0.002),
@@ -56,6 +61,9 @@ SCHEDULES: dict[str, Any] = {
 }
 
 
+IN_THE_CHECKPOINT = ("hidden", "activation", "dropout", "optimizer", "lr", "schedule", "dtype", "seed")
+
+
 def parser() -> argparse.ArgumentParser:
     """The options."""
     parser = new_parser(__doc__)
@@ -63,19 +71,70 @@ def parser() -> argparse.ArgumentParser:
     add("--hidden", type=positive_int, nargs="+", default=[300], metavar="N", help="units of each hidden layer")
     add("--activation", choices=ACTIVATIONS, default="relu", help="of the hidden layers")
     add("--dropout", type=share, default=0.0, metavar="P", help="share of hidden units dropped in training")
-    add("--optimizer", choices=OPTIMIZERS, default="adam", help="what follows the gradient")
+    add("--optimizer", choices=OPTIMIZERS, default="adam", help="update rule")
     add("--lr", type=positive_float, metavar="X", help="highest learning rate (else one that suits the optimizer)")
-    add("--schedule", choices=SCHEDULES, default="onecycle", help="how the rate changes")
+    add("--schedule", choices=SCHEDULES, default="onecycle", help="course of the learning rate")
     add("--batch-size", type=positive_int, metavar="N", help="rows of a step (else 256; 32 on the small digits)")
-    add("--dataset", choices=("auto", "mnist", "digits"), default="auto", help="auto is MNIST if it can be had")
-    add("--save", type=Path, metavar="FILE", help="write a checkpoint after each epoch; mlp_xp.load reads the model")
-    add("--resume", type=Path, metavar="FILE", help="go on with the network and the run of this checkpoint")
+    add("--dataset", choices=("auto", "mnist", "digits"), default="auto", help="auto is MNIST if it is available")
+    add_model_options(parser)
+    add("--checkpoint", type=Path, metavar="FILE", help="write the state of the run after each epoch")
+    add("--resume", type=Path, metavar="FILE", help="continue the run of this checkpoint, with its network")
     add_run_options(parser)
     return parser
 
 
+def main(run: Run) -> None:
+    """Load, train or load a model, evaluate, draw."""
+    options = run.options
+    if options.resume:
+        check_resume(run)
+    with run.timed("load"):
+        rng = np.random.default_rng(0)  # the same parts for every seed
+        data = load_handwritten(options.dataset, rng, options.data_dir)
+        training, valid = split(data.train, (11, 1), rng)  # 55,000 and 5,000
+    print(data.source)
+    model = mlp_xp.load(options.load, run.backend) if options.load else train(run, data, training, valid)
+    if options.save:
+        model.save(options.save)
+
+    test = model.evaluate(*data.test)
+    run.result = {"dataset": data.name, **measured("valid", model.evaluate(*valid)), **measured("test", test)}
+    print(f"test accuracy {percent(test['accuracy'])}, test loss {test['loss']:.4f}")
+    if options.out:
+        draw(run, data, model.predict_proba(data.test.x))
+
+
+def check_resume(run: Run) -> None:
+    """Refuse options whose values are stored in the checkpoint."""
+    given = [f"--{name.replace('_', '-')}" for name in IN_THE_CHECKPOINT if name in run.given]
+    if given:
+        raise ValueError(f"--resume takes {', '.join(given)} from the checkpoint: omit {'them' if given[1:] else 'it'}")
+    vars(run.options).update(dict.fromkeys(IN_THE_CHECKPOINT))
+
+
+def train(run: Run, data: Dataset, training: Split, valid: Split) -> Model:
+    """The model of the epoch with the lowest validation loss."""
+    options = run.options
+    epochs, batch_size = EPOCHS_AND_BATCH[data.name]
+    options.epochs = options.epochs or epochs
+    options.batch_size = options.batch_size or batch_size
+    trainer = Trainer.resume(options.resume, run.backend) if options.resume else new_trainer(run, data)
+    sample = len(valid.y)  # training rows whose accuracy is measured after each epoch
+    with run.timed("train"):
+        trainer.fit(
+            *training,
+            max_epochs=options.epochs,
+            batch_size=options.batch_size,
+            validation_data={"train": (training.x[:sample], training.y[:sample]), "valid": valid},
+            early_stopping=EarlyStopping(patience=options.epochs),  # never stops early, restores the best epoch
+            callbacks=[Progress(), *([Checkpoint(options.checkpoint)] if options.checkpoint else [])],
+        )
+    run.epochs = list(trainer.history)
+    return trainer.model
+
+
 def new_trainer(run: Run, data: Dataset) -> Trainer:
-    """The network of the options, not yet trained; pixels enter as bytes and are scaled batch by batch."""
+    """The network of the options; pixels enter as bytes and are scaled batch by batch."""
     options = run.options
     optimizer, lr = OPTIMIZERS[options.optimizer]
     options.lr = options.lr or lr
@@ -91,42 +150,16 @@ def new_trainer(run: Run, data: Dataset) -> Trainer:
     return Trainer(network, optimizer=optimizer, device=run.backend, dtype=options.dtype, seed=options.seed)
 
 
-def story(run: Run) -> None:
-    """Load, train, measure, draw."""
-    options = run.options
-    with run.timed("load"):
-        data = load_handwritten(options.dataset, np.random.default_rng(0), options.data_dir)  # the same parts always
-    say(data.source)
-    epochs, batch_size = EPOCHS_AND_BATCH[data.name]
-    options.epochs = options.epochs or epochs
-    options.batch_size = options.batch_size or batch_size
-
-    trainer = Trainer.resume(options.resume, run.backend) if options.resume else new_trainer(run, data)
-    with run.timed("train"):
-        trainer.fit(
-            *data.train,
-            max_epochs=options.epochs,
-            batch_size=options.batch_size,
-            validation_data={"test": data.test},  # to draw the curves: nothing is chosen by it
-            callbacks=[Progress(), *([Checkpoint(options.save)] if options.save else [])],
-        )
-
-    test = trainer.evaluate(*data.test)
-    run.epochs = trainer.history
-    run.result = {"dataset": data.name, **measured("test", test)}
-    say(f"test accuracy {percent(test['accuracy'])}, test loss {test['loss']:.4f}")
-    if options.out:
-        draw(run, data, trainer.predict_proba(data.test.x))
-
-
 def draw(run: Run, data: Dataset, p: np.ndarray[Any, Any]) -> None:
-    """The three figures; ``p`` are the probabilities on the test part, (rows, 10)."""
-    title = f"{data.name}: {percent(run.result['test_accuracy'])} of {len(data.test.y):,} test pictures right"
+    """The three figures; ``p`` (rows, 10) are the probabilities on the test part."""
+    name = {"mnist": "MNIST", "digits": "8 x 8 digits"}[data.name]
+    title = f"{name}: {percent(run.result['test_accuracy'])} of {len(data.test.y):,} test images correct"
     if run.epochs:
-        run.draw(f"{data.name}-curves.png", plots.curves, run.epochs)
-    run.draw(f"{data.name}-confusion.png", plots.confusion_matrix, data.test.y, p.argmax(axis=1), data.classes, title)
-    run.draw(f"{data.name}-mistakes.png", plots.mistakes, *data.test, data.shape, p, data.classes, title)
+        run.draw("mnist-curves.png", plots.curves, run.epochs, title)
+    predicted = p.argmax(axis=1)
+    run.draw("mnist-confusion.png", class_plots.confusion_matrix, data.test.y, predicted, data.classes, title)
+    run.draw("mnist-mistakes.png", class_plots.mistakes, *data.test, data.shape, p, data.classes, title)
 
 
 if __name__ == "__main__":
-    sys.exit(tell(story, parser()))
+    sys.exit(run_example(main, parser()))

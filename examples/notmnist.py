@@ -1,28 +1,32 @@
-"""Letters A to J in very many fonts: 784-1000-10 on notMNIST, as it was published and trained well.
+"""Letters A to J in many fonts: 784-1000-10 on notMNIST, as published and trained well.
 
-    python examples/notmnist.py                               # 93 % of the test letters right
+    python examples/notmnist.py                               # 93 % of the test letters correct
     python examples/notmnist.py --recipe published            # 200 full-batch epochs with momentum 0.99
     python examples/notmnist.py --recipe published --reduction mean
     python examples/notmnist.py --save letters.safetensors --out pictures
-    python examples/notmnist.py --load letters.safetensors    # measures it, trains nothing
+    python examples/notmnist.py --load letters.safetensors    # evaluates the model, trains nothing
 
 Both recipes train the same network, with ReLU, Xavier weights and zero biases, on the published split of 10,000 letters
-for training, 6,000 for validation and 2,724 for test.
+for training, 6,000 for validation and 2,724 for test. The seed draws which letters belong to which part.
 
-published: every step sees all letters, momentum 0.99, rate 2e-7 on the *summed* loss. With ``--reduction mean`` the
-gradient is 10,000 times smaller and the rate as many times larger: the same steps. (The published velocity began at
-1e-5 instead of 0. That moves every weight by 1e-5 (0.99 + 0.99^2 + ...) = 0.001 in all, a thirtieth of the spread that
-they start with: without consequence, and left out here.)
+published: every step uses all training letters, momentum 0.99, rate 2e-7 on the *summed* loss. With ``--reduction
+mean`` the gradient is 10,000 times smaller and the rate 10,000 times larger: the same steps. (The published velocity
+starts at 1e-5 instead of 0. That shifts every weight by 1e-5 (0.99 + 0.99^2 + ...) = 0.001 in all, a thirtieth of the
+standard deviation of the initial weights: it is omitted here.)
 
-default: Adam with a one-cycle rate, a little dropout, and 6 views of each training letter: as it is, and 5 times
-turned, stretched, slanted and shifted a little. Some pictures of notMNIST occur several times, a plain bar (an I) 254
-times. So that nothing is tested that was trained on, this recipe leaves out of the training part whatever also occurs
-in the validation or test part; the published one keeps all. The result counts such pictures as ``test_seen``.
+default: Adam with a one-cycle rate, dropout of 0.2, and 6 views of each training letter: the letter itself, and 5
+copies slightly rotated, stretched, slanted and shifted. Some images of notMNIST occur several times, a plain bar (an I)
+254 times. This recipe omits every training image that also occurs in the validation or test part; the published one
+keeps all. The result counts such test images as ``test_seen``.
 
-Data: ``notMNIST.npz``, ``notMNIST_small.npz``, or the original archive
-(http://yaroslavvb.com/upload/notMNIST/notMNIST_small.tar.gz) or its folders of PNGs; --data-dir names the file or its
-folder, else ``$MLP_XP_DATA/notmnist`` is looked into. Where there are none, letters are drawn from the fonts that come
-with matplotlib, and a line says so.
+Data: ``notMNIST.npz``, ``notMNIST_small.npz``, the original archive
+(http://yaroslavvb.com/upload/notMNIST/notMNIST_small.tar.gz) or its folders of PNG files, from --data-dir or
+``$MLP_XP_DATA/notmnist``; not downloaded. If there are none, letters are drawn from the fonts of matplotlib, and the
+first line of the output says so.
+
+Time: 20 seconds on two cores, the published recipe 1 to 2 minutes.
+
+Source: published at 89.39 % test accuracy in a course report (ECE421, assignment 2, University of Toronto).
 """
 
 from __future__ import annotations
@@ -35,21 +39,17 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 import mlp_xp
-import plots
-from common import (
-    Run,
+from example_data import Dataset, Split, load_notmnist
+from example_tools import class_plots, plots
+from example_tools.options import (
     add_model_options,
     add_recipe_option,
     add_run_options,
-    measured,
     new_parser,
     paragraphs,
-    percent,
     positive_int,
-    say,
-    tell,
 )
-from example_data import Dataset, Split, load_notmnist
+from example_tools.run import Run, measured, percent, run_example
 from mlp_xp import (
     SGD,
     Adam,
@@ -67,12 +67,13 @@ from mlp_xp import (
 from mlp_xp.nn.schedules import OneCycle
 
 HIDDEN = 1000
-GROUPS = 10  # the pictures of a view are seen alike in this many groups
+GROUPS = 10  # a view transforms its images in this many groups, each in its own way
+PUBLISHED_ACCURACY = 0.8939
 Array = np.ndarray[Any, Any]
 
 
 class Recipe(NamedTuple):
-    """What distinguishes one training of the network from another; the optimizers are in `new_trainer`."""
+    """The settings of a training; the optimizers are in `new_trainer`."""
 
     epochs: int
     batch_size: int | None  # None: all rows
@@ -90,63 +91,65 @@ RECIPES = {
 def parser() -> argparse.ArgumentParser:
     """The options."""
     parser = new_parser(__doc__)
-    parser.epilog = paragraphs(__doc__, "published:", "default:", "Data:")
+    parser.epilog = paragraphs(__doc__, "published:", "default:", "Data:", "Time:", "Source:")
     add_recipe_option(parser)
     add = parser.add_argument
-    add(
-        "--reduction", choices=("sum", "mean"), help="of the loss over a batch (else sum as published, mean by default)"
-    )
-    add("--views", type=positive_int, metavar="N", help="of each training letter (else 1 as published, 6 by default)")
+    add("--reduction", choices=("sum", "mean"), help="of the loss over a batch (else the recipe's)")
+    add("--views", type=positive_int, metavar="N", help="of each training letter (else the recipe's)")
     add_run_options(parser)
     add_model_options(parser)
     return parser
 
 
-def story(run: Run) -> None:
-    """Load letters, train on them or load a model, measure, draw."""
+def main(run: Run) -> None:
+    """Load letters, train or load a model, evaluate, draw."""
     options = run.options
     model = mlp_xp.load(options.load, run.backend) if options.load else None
     if model:
-        options.seed = model.extra.get("seed", options.seed)  # a model is tested on what it was not trained on
+        options.seed = model.extra.get("seed", options.seed)  # the split that the model was trained on
     rng = np.random.default_rng(options.seed)
     with run.timed("load"):
         data = load_notmnist(rng, options.data_dir)
-    say(data.source)
+    print(data.source)
     model = model or train(run, data, rng)
     if options.save:
         model.save(options.save)
 
-    run.result |= {"recipe": model.extra.get("recipe", options.recipe), "test_seen": model.extra.get("test_seen")}
+    recipe = model.extra.get("recipe", options.recipe)
+    run.result |= {"recipe": recipe, "test_seen": model.extra.get("test_seen")}
     for part in ("train", "valid", "test"):
         run.result |= measured(part, model.evaluate(*getattr(data, part)))
-        say(f"{part:5} accuracy {percent(run.result[f'{part}_accuracy'])}, loss {run.result[f'{part}_loss']:.4f}")
+        print(f"{part:5} accuracy {percent(run.result[f'{part}_accuracy'])}, loss {run.result[f'{part}_loss']:.4f}")
+    if recipe == "published":
+        print(f"published: {percent(PUBLISHED_ACCURACY)} test accuracy (ECE421, University of Toronto)")
     if options.out:
         draw(run, data, model.predict_proba(data.test.x))
 
 
 def train(run: Run, data: Dataset, rng: np.random.Generator) -> Model:
-    """Train as the recipe and the options say, with training and validation parts measured after each epoch."""
+    """Train by the recipe and the options; measure training and validation parts after each epoch."""
     options, recipe = run.options, RECIPES[run.options.recipe]
     options.epochs = options.epochs or recipe.epochs
     options.views = options.views or recipe.views
     options.reduction = options.reduction or recipe.reduction
     part = data.train if options.recipe == "published" else unseen(data)
-    say(f"{len(part.x):,} letters to train on, {options.views} views of each")
+    print(f"{len(part.x):,} training letters, {options.views} views of each")
     trainer = new_trainer(run, recipe, len(part.x) * options.views)
     with run.timed("train"):
-        run.epochs = trainer.fit(
+        trainer.fit(
             *views(part, options.views, rng),
             max_epochs=options.epochs,
             batch_size=recipe.batch_size,
             validation_data={"train": part, "valid": data.valid},
             callbacks=[Progress()],
         )
+    run.epochs = list(trainer.history)
     seen = int(np.sum(occurs(data.test.x, part.x)))
     return replace(trainer.model, extra={"recipe": options.recipe, "seed": options.seed, "test_seen": seen})
 
 
 def new_trainer(run: Run, recipe: Recipe, rows: int) -> Trainer:
-    """784-1000-10 and what trains it; ``rows`` are those of a full batch."""
+    """784-1000-10 and its optimizer; ``rows`` are those of a full batch."""
     options = run.options
     if options.recipe == "published":
         optimizer = SGD(2e-7 if options.reduction == "sum" else 2e-7 * rows, momentum=0.99)
@@ -165,20 +168,20 @@ def new_trainer(run: Run, recipe: Recipe, rows: int) -> Trainer:
 
 
 def unseen(data: Dataset) -> Split:
-    """The training part without the pictures that occur in the other parts too."""
+    """The training part without the images that also occur in the other parts."""
     assert data.valid is not None
     new = ~occurs(data.train.x, data.valid.x, data.test.x)
     return Split(data.train.x[new], data.train.y[new])
 
 
 def occurs(x: Array, *others: Array) -> Array:
-    """Which pictures of ``x`` (rows, pixels) stand in one of ``others`` as well: bool (rows,)."""
-    known = {picture.tobytes() for other in others for picture in other}
-    return np.array([picture.tobytes() in known for picture in x])
+    """Whether each image of ``x`` (rows, pixels) also occurs in one of ``others``: bool (rows,)."""
+    known = {image.tobytes() for other in others for image in other}
+    return np.array([image.tobytes() in known for image in x])
 
 
 def views(data: Split, n: int, rng: np.random.Generator) -> Split:
-    """``data`` and n - 1 views of it, in which each group of pictures is seen in a way of its own."""
+    """``data`` and n - 1 views of it, in which each group of images has its own transformation."""
     seen = [data.x]
     for _ in range(n - 1):
         view = np.empty_like(data.x)
@@ -189,19 +192,19 @@ def views(data: Split, n: int, rng: np.random.Generator) -> Split:
 
 
 def near_identity(rng: np.random.Generator) -> tuple[Array, Array]:
-    """An affine map ``A u + b``: A (2, 2) turns, slants and stretches a little, b (2,) shifts by up to a pixel."""
+    """An affine map ``A u + b``: A (2, 2) slightly rotates, slants and stretches, b (2,) shifts by up to a pixel."""
     turn, slant, stretch = rng.normal(0.0, np.deg2rad(8.0)), rng.normal(0.0, 0.1), np.exp(rng.normal(0.0, 0.1, 2))
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     return np.diag(stretch) @ rotation @ np.array([[1.0, 0.0], [slant, 1.0]]), rng.uniform(-1.0, 1.0, 2)
 
 
 def warped(x: Array, A: Array, b: Array, side: int = 28) -> Array:
-    """``y(u) = x(A u + b)`` for pictures (rows, side * side), bilinear between pixels and 0 outside of them.
+    """``y(u) = x(A u + b)`` for images (rows, side * side), bilinear between pixels, 0 outside.
 
-    u is (row, column), counted from the middle.
+    u is (row, column) relative to the centre.
     """
-    middle = (side - 1) / 2
-    p = A @ (np.indices((side, side)).reshape(2, -1) - middle) + b[:, None] + middle  # (2, side * side)
+    centre = (side - 1) / 2
+    p = A @ (np.indices((side, side)).reshape(2, -1) - centre) + b[:, None] + centre  # (2, side * side)
     y = np.zeros(x.shape, np.float32)
     for corner in np.ndindex(2, 2):
         q = np.floor(p).astype(int) + np.reshape(corner, (2, 1))
@@ -213,12 +216,14 @@ def warped(x: Array, A: Array, b: Array, side: int = 28) -> Array:
 
 def draw(run: Run, data: Dataset, p: Array) -> None:
     """Curves, confusion matrix and mistakes; ``p`` (rows, 10) are the probabilities on the test part."""
-    title = f"letters A to J: {percent(run.result['test_accuracy'])} of {len(data.test.y):,} test letters right"
+    name = "notMNIST" if data.source.startswith("notMNIST") else "letters drawn from fonts"
+    title = f"{name}: {percent(run.result['test_accuracy'])} of {len(data.test.y):,} test letters correct"
     if run.epochs:
-        run.draw("notmnist-curves.png", plots.curves, run.epochs, f"letters A to J, {run.options.recipe} recipe")
-    run.draw("notmnist-confusion.png", plots.confusion_matrix, data.test.y, p.argmax(axis=1), data.classes, title)
-    run.draw("notmnist-mistakes.png", plots.mistakes, *data.test, data.shape, p, data.classes, title)
+        run.draw("notmnist-curves.png", plots.curves, run.epochs, f"{name}, {run.options.recipe} recipe")
+    predicted = p.argmax(axis=1)
+    run.draw("notmnist-confusion.png", class_plots.confusion_matrix, data.test.y, predicted, data.classes, title)
+    run.draw("notmnist-mistakes.png", class_plots.mistakes, *data.test, data.shape, p, data.classes, title)
 
 
 if __name__ == "__main__":
-    sys.exit(tell(story, parser()))
+    sys.exit(run_example(main, parser()))

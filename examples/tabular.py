@@ -1,11 +1,15 @@
-"""A table through a scikit-learn pipeline, with our estimator beside scikit-learn's: the same model, sooner.
+"""A table through a scikit-learn pipeline: our estimator and scikit-learn's train the same model, ours faster.
 
     python examples/tabular.py                                # cell nuclei: is the tumour benign?
     python examples/tabular.py --dataset digits --hidden 64 32 --out pictures
     python examples/tabular.py --device cuda --dtype float32
 
-The tables ship with scikit-learn. Both estimators get the same ``random_state``, so that their loss curves lie on
-each other; only the import differs.
+Both estimators have the same ``random_state``, so that their losses and weights agree to the rounding of float64; only
+the import differs.
+
+Data: tables included in scikit-learn (1.7 or newer): 569 x 30, 178 x 13 or 1797 x 64 numbers.
+
+Time: 3 seconds on two cores.
 """
 
 from __future__ import annotations
@@ -25,11 +29,13 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import plots
-from common import Run, add_run_options, new_parser, percent, positive_int, say, tell
+from example_tools import plots
+from example_tools.options import add_run_options, new_parser, positive_int
+from example_tools.run import Run, percent, run_example
 from mlp_xp import sklearn as mlp_xp_sklearn
 
 TABLES = {"cancer": datasets.load_breast_cancer, "wine": datasets.load_wine, "digits": datasets.load_digits}
+NAMES = {"cancer": "Breast cancer", "wine": "Wine", "digits": "8 x 8 digits"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,27 +44,27 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--dataset", choices=TABLES, default="cancer", help="569 x 30, 178 x 13 or 1797 x 64 numbers")
     add("--hidden", type=positive_int, nargs="+", default=[64, 32], metavar="N", help="units of each hidden layer")
-    add("--repeats", type=positive_int, default=3, metavar="N", help="fits of each, of which the median is told")
+    add("--repeats", type=positive_int, default=3, metavar="N", help="fits of each estimator; the median time counts")
     add_run_options(parser, epochs=100, data=False)
     parser.set_defaults(dtype="float64")
     return parser
 
 
 def train(cls: Any, run: Run, X: Any, y: Any, **settings: Any) -> tuple[Pipeline, float]:
-    """A fitted pipeline around an estimator of ``cls`` and the median of its seconds."""
+    """A fitted pipeline with an estimator of ``cls``, and the median time of its fits in seconds."""
     seconds = []
     for _ in range(run.options.repeats):
         network = cls(run.options.hidden, max_iter=run.options.epochs, random_state=run.options.seed, **settings)
         pipeline = make_pipeline(StandardScaler(), network)
         began = time.perf_counter()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the curves show where it stands
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the curves show how far training came
             pipeline.fit(X, y)
         seconds.append(time.perf_counter() - began)
     return pipeline, statistics.median(seconds)
 
 
-def story(run: Run) -> None:
+def main(run: Run) -> None:
     """Load, train both, compare."""
     options = run.options
     with run.timed("load"):
@@ -66,7 +72,7 @@ def story(run: Run) -> None:
         X = table.data.astype(options.dtype)
         split = train_test_split(X, table.target, test_size=0.25, stratify=table.target, random_state=options.seed)
         X_train, X_test, y_train, y_test = split
-    say(f"{options.dataset}: {len(X_train)} rows to train on, {len(X_test)} to test, {X.shape[1]} columns")
+    print(f"{NAMES[options.dataset]}: {len(X_train)} training rows, {len(X_test)} test rows, {X.shape[1]} columns")
 
     settings = {"device": run.backend, "dtype": options.dtype}
     with run.timed("train"):
@@ -75,16 +81,14 @@ def story(run: Run) -> None:
 
     for name, pipeline, seconds in (("scikit-learn", theirs, their_seconds), ("mlp_xp", ours, our_seconds)):
         accuracy = percent(pipeline.score(X_test, y_test))
-        say(f"{name:12}  test accuracy {accuracy}  {pipeline[-1].n_iter_} epochs in {seconds:.3f} s")
+        print(f"{name:12}  test accuracy {accuracy}  {pipeline[-1].n_iter_} epochs in {seconds:.3f} s")
     gap = max(float(np.max(np.abs(a - b))) for a, b in zip(theirs[-1].coefs_, ours[-1].coefs_, strict=True))
-    say(f"weights differ by {gap:.1e} at most; {their_seconds / our_seconds:.1f} times as fast")
+    print(f"weights differ by {gap:.1e} at most; {their_seconds / our_seconds:.1f} times as fast")
 
-    curves = {
-        name: plots.Line(np.arange(1, len(c) + 1), c)
-        for name, c in (("scikit-learn", theirs[-1].loss_curve_), ("mlp_xp", ours[-1].loss_curve_))
-    }
-    run.draw("curves.png", plots.lines, curves, "epoch", plots.CROSS_ENTROPY, f"{options.dataset}: two loss curves")
-    run.epochs = [{"epoch": i, "loss": loss} for i, loss in enumerate(ours[-1].loss_curve_, start=1)]
+    losses, their_losses = ours[-1].loss_curve_, theirs[-1].loss_curve_
+    names, title = ("mlp_xp", "scikit-learn"), f"{NAMES[options.dataset]}: the same training by both libraries"
+    run.draw(f"tabular-{options.dataset}.png", plots.two_curves, losses, their_losses, names, title)
+    run.epochs = [{"epoch": i, "loss": loss} for i, loss in enumerate(losses, start=1)]
     run.result |= {
         "test_accuracy": ours.score(X_test, y_test),
         "test_loss": float(log_loss(y_test, ours.predict_proba(X_test))),
@@ -96,4 +100,4 @@ def story(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(tell(story, parser()))
+    sys.exit(run_example(main, parser()))

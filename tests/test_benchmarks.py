@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -139,6 +142,25 @@ def test_plot_is_drawn(tmp_path: Path) -> None:
 
     draw({"machine": MACHINE, "rows": ROWS}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_bars_compare_with_the_fastest_peer_of_valid_rows() -> None:
+    pytest.importorskip("matplotlib")
+    from benchmarks.plot import times
+
+    assert times(ROWS, "784-300-10@50", "numpy") == {"ours": ("ours", 2.0), "peer": ("JAX", 2.0)}
+    assert times(ROWS, "784-1000-10@1000", "numpy")["peer"] == ("PyTorch", pytest.approx(100.0))
+    assert times(ROWS, "784-300-10@128", "numpy") == {}
+
+
+def test_without_mnist_the_benchmark_of_estimators_ends_in_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    environment = os.environ | {"MLP_XP_DATA": "", "MLP_XP_CACHE": str(tmp_path), "HTTPS_PROXY": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "benchmarks.sklearn_fit", "--cases", "MNIST"]
+    root = Path(__file__).parents[1]
+    environment["PYTHONPATH"] = f"{root}{os.pathsep}{root / 'backends'}"
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "omit it from --cases" in done.stderr
 
 
 def test_parts_of_a_table_are_put_together(tmp_path: Path) -> None:

@@ -1,24 +1,25 @@
-"""Each example tells its story on data that is always there: a report in one layout, figures with named axes, and
-one line for a mistake."""
+"""Each example on data that is always available: a report in one layout, and one line for a mistake."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import os
+import re
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from example_runs import report, run
 
 from example_data import load_digits
+from example_tools.options import given_options
+from example_tools.seeds import spread
 from mlp_xp import load
 from mlp_xp_backends import BackendError, get_backend
 
@@ -27,51 +28,29 @@ pytest.importorskip("sklearn")
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-PNG, GIF = b"\x89PNG\r\n", b"GIF89a"
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
 RUNS = {
     "mnist": ("mnist", "--dataset digits --epochs 1"),
-    "digits_study": ("digits_study", "--dataset digits --epochs 1 --rates 0.1 0.01 --runs 2"),
+    "digits_study": ("digits_study", "--dataset digits --epochs 1 --rates 0.1 0.01 --seeds 2"),
     "digits_study, published": (
         "digits_study",
-        "--dataset digits --epochs 1 --rates 0.1 0.01 --runs 2 --recipe published",
+        "--dataset digits --epochs 1 --rates 0.1 --seeds 1 --recipe published",
     ),
     "from_scratch": ("from_scratch", "--points 500 --epochs 2"),
     "from_scratch, published": ("from_scratch", "--points 500 --epochs 2 --recipe published"),
-    "moons": ("moons", "--points 300 --epochs 2 --runs 2"),
+    "moons": ("moons", "--points 300 --epochs 2 --seeds 2"),
     "moons, published": ("moons", "--points 300 --epochs 2 --recipe published"),
-}
-FIGURES = {
-    "mnist": {"digits-curves.png", "digits-confusion.png", "digits-mistakes.png"},
-    "digits_study": {f"digits_study-{name}.png" for name in ("curves", "losses", "rates", "runs")},
-    "from_scratch": {"from_scratch-loss.png", "from_scratch-decision.png"},
-    "moons": {"moons-decision.png", "moons-curves.png"},
 }
 
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.chdir(tmp_path)
 
 
 def module(name: str) -> ModuleType:
     return importlib.import_module(name)
-
-
-def tell(name: str, *argv: object) -> int:
-    """Run an example in this process; its exit code."""
-    example = module(name)
-    try:
-        return int(module("common").tell(example.story, example.parser(), ["--device", "cpu", *map(str, argv)]))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-
-
-def report(name: str, *argv: object) -> dict[str, Any]:
-    assert tell(name, *argv, "--json", "report.json") == 0
-    found: dict[str, Any] = json.loads(Path("report.json").read_text(encoding="utf-8"))
-    return found
 
 
 def finite(value: Any) -> bool:
@@ -83,57 +62,58 @@ def finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The figures that an example draws, by name."""
-    drawn: dict[str, Any] = {}
-    common = module("common")
-    draw = common.Run.draw
-
-    def keep(self: Any, name: str, plot: Callable[..., Any], *args: Any, **settings: Any) -> None:
-        def kept(*args: Any, **settings: Any) -> Any:
-            drawn[name] = plot(*args, **settings)
-            return drawn[name]
-
-        draw(self, name, kept, *args, **settings)
-
-    monkeypatch.setattr(common.Run, "draw", keep)
-    return drawn
-
-
-@pytest.mark.parametrize("run", RUNS)
-def test_an_example_reports_and_draws(run: str, figures: dict[str, Any]) -> None:
-    name, options = RUNS[run]
-    found = report(name, *options.split(), "--out", "pictures")
+@pytest.mark.parametrize("case", RUNS)
+def test_an_example_reports(case: str) -> None:
+    name, options = RUNS[case]
+    found = report(name, *options.split())
     assert list(found) == ["example", "settings", "device", "versions", "epochs", "result", "seconds"]
     assert found["example"] == name
     assert found["settings"]["seed"] == 0 and found["settings"]["epochs"] == len(found["epochs"])
     assert found["device"] == {"backend": "numpy", "device": "cpu"}
     assert {"python", "mlp_xp", "numpy"} <= set(found["versions"])
     assert all(record["epoch"] == i for i, record in enumerate(found["epochs"], 1))
-    assert {"test_accuracy", "test_loss"} <= set(found["result"]) and finite(found["result"])
+    assert {"test_accuracy", "test_loss", "valid_accuracy"} <= set(found["result"]) and finite(found["result"])
     assert {"load", "train", "total"} <= set(found["seconds"])
     assert found["seconds"]["total"] >= found["seconds"]["train"] > 0.0
-    assert name == "mnist" or {"recipe", "valid_accuracy"} <= set(found["result"])
+    assert name == "mnist" or "recipe" in found["result"]
+    assert {file.name for file in Path.cwd().iterdir()} == {"report.json"}
 
-    assert set(figures) == FIGURES[name] == {file.name for file in Path("pictures").iterdir()}
-    for file in Path("pictures").iterdir():
-        assert file.read_bytes().startswith(PNG)
-    for figure in figures.values():
-        for ax in figure.axes:
-            assert not ax.axison or ((ax.get_xlabel() or ax.get_label() == "<colorbar>") and ax.get_ylabel())
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_names_data_and_time(name: str) -> None:
+    example = module(name)
+    text = " ".join(example.parser().format_help().split())
+    assert "Data: " in text and ("Time: " in text or name == "figures")
+    if "published" in (example.__doc__ or "") and name not in ("figures", "mnist"):
+        assert re.search(r"Source: .*(course report|homework)", text)
+
+
+def test_several_seeds_give_median_and_range(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--points", 200, "--epochs", 1)
+    found = report("moons", *options, "--seeds", 3, "--seed", 4, "--save", "m.safetensors")["result"]
+    singles = [report("moons", *options, "--seed", seed)["result"]["test_loss"] for seed in (4, 5, 6)]
+    assert found["seeds"]["test_loss"]["values"] == singles and found["test_loss"] == singles[0]
+    assert found["seeds"]["test_loss"]["median"] == sorted(singles)[1]
+    assert load("m.safetensors", "cpu").extra == {} and "3 seeds:" in capsys.readouterr().out
+    assert run("moons", "--load", "m.safetensors", "--seeds", 2) == 2
+    assert "omit --seeds" in capsys.readouterr().err
+
+
+def test_the_spread_of_losses_and_accuracies() -> None:
+    found = spread([{"a_loss": x, "recipe": "default", "n": 3} for x in (4.0, 1.0, 2.0)])
+    assert found == {"a_loss": {"median": 2.0, "lowest": 1.0, "highest": 4.0, "values": [4.0, 1.0, 2.0]}}
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd", "momentum", "nesterov"])
 def test_the_rate_that_suits_an_optimizer_makes_it_learn(optimizer: str) -> None:
-    found = report("mnist", "--dataset", "digits", "--epochs", 10, "--optimizer", optimizer)
+    found = report("mnist", "--dataset", "digits", "--epochs", 10, "--optimizer", optimizer, "--hidden", 100)
     assert found["result"]["test_accuracy"] > 0.95
 
 
 @pytest.mark.parametrize(
     "schedule", ["constant", "step", "exponential", "invscaling", "cosine", "plateau", "lossratio"]
 )
-def test_every_schedule_can_be_had(schedule: str) -> None:
+def test_every_schedule_trains(schedule: str) -> None:
     found = report("mnist", "--dataset", "digits", "--epochs", 2, "--schedule", schedule, "--hidden", 20)
     assert found["epochs"][1]["loss"] < found["epochs"][0]["loss"]
 
@@ -141,21 +121,43 @@ def test_every_schedule_can_be_had(schedule: str) -> None:
 def test_a_resumed_run_ends_like_one_that_was_not_stopped() -> None:
     options = ("--dataset", "digits", "--schedule", "constant", "--dropout", "0.1")
     whole = report("mnist", *options, "--epochs", 3)
-    report("mnist", *options, "--epochs", 1, "--save", "run.safetensors")
+    report("mnist", *options, "--epochs", 1, "--checkpoint", "run.safetensors")
     resumed = report("mnist", "--dataset", "digits", "--epochs", 3, "--resume", "run.safetensors")
     assert resumed["result"] == whole["result"]
     assert [e["loss"] for e in resumed["epochs"]] == [e["loss"] for e in whole["epochs"]]
 
 
-def test_what_save_writes_is_the_model_too() -> None:
-    found = report("mnist", "--dataset", "digits", "--epochs", 1, "--save", "run.safetensors")
+def test_the_best_epoch_on_the_validation_part_is_the_model_that_is_saved_and_tested() -> None:
+    constant = ("--schedule", "constant", "--lr", 0.05)
+    found = report("mnist", "--dataset", "digits", "--epochs", 8, *constant, "--save", "model.safetensors")
+    best = min(record["valid_loss"] for record in found["epochs"])
+    assert best < found["epochs"][-1]["valid_loss"]
+    assert found["result"]["valid_loss"] == pytest.approx(best, rel=1e-6)
+    assert not any(key.startswith("test") for record in found["epochs"] for key in record)
     test = load_digits(np.random.default_rng(0)).test
-    assert load("run.safetensors", "cpu").evaluate(*test)["accuracy"] == found["result"]["test_accuracy"]
+    assert load("model.safetensors", "cpu").evaluate(*test)["accuracy"] == found["result"]["test_accuracy"]
 
 
-@pytest.mark.parametrize(("name", "options"), [("moons", "--points 300"), ("digits_study", "--dataset digits")])
+def test_resume_refuses_what_the_checkpoint_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    report("mnist", "--dataset", "digits", "--epochs", 1, "--hidden", 20, "--checkpoint", "run.safetensors")
+    resume = ("--dataset", "digits", "--resume", "run.safetensors")
+    for option, value in (("--hidden", 20), ("--lr", 0.1), ("--seed", 0), ("--dtype", "float32")):
+        assert run("mnist", *resume, option, value) == 2
+        assert f"--resume takes {option} from the checkpoint" in capsys.readouterr().err
+    settings = report("mnist", *resume, "--epochs", 2)["settings"]
+    assert settings["hidden"] is None and settings["batch_size"] == 32
+
+
+def test_given_options_are_those_on_the_command_line() -> None:
+    assert given_options(module("mnist").parser(), ["--seed", "0", "--hidden", "300"]) == {"seed", "hidden"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("moons", "--points 300"), ("mnist", "--dataset digits"), ("digits_study", "--dataset digits")],
+)
 def test_a_saved_model_is_as_good_when_it_is_loaded(name: str, options: str) -> None:
-    extra = ["--rates", "0.1", "--runs", "1"] if name == "digits_study" else []
+    extra = ["--rates", "0.1", "--seeds", "1"] if name == "digits_study" else []
     saved = report(name, *options.split(), *extra, "--epochs", 1, "--save", "model.safetensors")
     loaded = report(name, *options.split(), "--load", "model.safetensors")
     assert loaded["epochs"] == []
@@ -163,13 +165,16 @@ def test_a_saved_model_is_as_good_when_it_is_loaded(name: str, options: str) -> 
         assert loaded["result"][key] == saved["result"][key]
 
 
-def test_the_animation_has_a_picture_for_each_epoch_and_one_before() -> None:
-    from PIL import Image
+@pytest.mark.parametrize(("file", "wanted"), [("m.mp4", "needs ffmpeg"), ("m.mov", "*.gif or *.mp4, got m.mov")])
+def test_an_animation_that_cannot_be_written_is_refused_before_training(
+    file: str, wanted: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from matplotlib.animation import writers
 
-    assert tell("moons", "--points", 200, "--epochs", 2, "--animate", "moons.gif") == 0
-    assert Path("moons.gif").read_bytes().startswith(GIF)
-    with Image.open("moons.gif") as picture:
-        assert picture.n_frames == 3
+    monkeypatch.setattr(writers, "is_available", lambda name: False)
+    assert run("moons", "--points", 200, "--animate", file) == 2
+    shown = capsys.readouterr()
+    assert wanted in shown.err and "accuracy" not in shown.out + shown.err
 
 
 @pytest.mark.parametrize(
@@ -183,19 +188,20 @@ def test_the_animation_has_a_picture_for_each_epoch_and_one_before() -> None:
         ("--no-such-option", "unrecognized arguments"),
         ("--device tpu", "unknown backend or device 'tpu'"),
         ("--dataset digits --resume nowhere", "cannot read nowhere"),
-        ("--dataset digits --resume text", "text is "),
+        ("--dataset digits --resume text", "cannot read text: it is cut short or not a file of mlp_xp"),
         ("--data-dir empty", "no mnist data in empty"),
         ("--dataset digits --epochs 1 --json empty", "empty is a folder"),
         ("--dataset digits --epochs 1 --save empty", "empty is a folder"),
+        ("--dataset digits --epochs 1 --checkpoint empty", "empty is a folder"),
         ("--dataset digits --epochs 1 --out text", "text"),
         ("--dataset digits --lr 1e30 --optimizer sgd", "try a rate ten times smaller"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*(overflow|invalid value).*:RuntimeWarning")
-def test_a_mistake_is_told_in_one_line(argv: str, wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_reported_in_one_line(argv: str, wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty").mkdir()
     Path("text").write_text("no checkpoint", encoding="utf-8")
-    assert tell("mnist", *argv.split()) == 2
+    assert run("mnist", *argv.split()) == 2
     error = capsys.readouterr().err
     assert wanted in error and error.count("\n") == 1 and "Traceback" not in error
 
@@ -209,7 +215,7 @@ def test_without_a_gpu_the_examples_run_on_the_cpu_and_say_so(capsys: pytest.Cap
         pytest.skip("there is a GPU")
     assert report("moons", "--points", 200, "--epochs", 1, "--device", "cuda")["device"]["backend"] == "numpy"
     assert "running on the CPU instead" in capsys.readouterr().err
-    assert tell("moons", "--points", 200, "--epochs", 1, "--device", "cuda", "--strict-device") == 2
+    assert run("moons", "--points", 200, "--epochs", 1, "--device", "cuda", "--strict-device") == 2
     assert "cupy cannot be used here" in capsys.readouterr().err
 
 
@@ -220,8 +226,8 @@ def python(*argv: object, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_mnist_runs_from_anywhere_and_imports_what_it_needs(tmp_path: Path) -> None:
-    """On files like MNIST's: no plotting, no scikit-learn, no downloads, no bars where none is asked for."""
+def test_mnist_runs_from_any_folder_and_imports_what_it_needs(tmp_path: Path) -> None:
+    """On files in MNIST's format, in a process without the test's paths: no plotting, no scikit-learn, no downloads."""
     rng = np.random.default_rng(0)
     for part, rows in (("train", 64), ("t10k", 32)):
         pixels, labels = rng.integers(256, size=(rows, 28, 28), dtype=np.uint8), np.arange(rows, dtype=np.uint8) % 10
@@ -263,18 +269,3 @@ def test_loops_and_library_descend_alike() -> None:
     found = report("from_scratch", "--points", 500, "--epochs", 2, "--recipe", "published")
     losses = [record["loss"] for record in found["epochs"]]
     np.testing.assert_allclose(found["result"]["loops_losses"], losses, rtol=1e-9)
-
-
-def test_a_confusion_matrix_counts_every_row_once() -> None:
-    rng = np.random.default_rng(0)
-    true, predicted = rng.integers(3, size=(2, 50))
-    (ax, _) = module("plots").confusion_matrix(true, predicted, "abc").axes
-    counts = {tuple(map(round, text.get_position())): int(text.get_text()) for text in ax.texts}
-    assert sum(counts.values()) == 50
-    assert counts[1, 2] == np.sum((predicted == 1) & (true == 2))
-
-
-def test_the_sheet_of_mistakes_shows_the_surest_first() -> None:
-    p = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]])
-    figure = module("plots").mistakes(np.zeros((4, 4)), np.array([0, 0, 1, 1]), (2, 2), p, "ab")
-    assert [ax.get_title() for ax in figure.axes if ax.get_title()] == ["a → b  80 %", "b → a  60 %"]

@@ -1,17 +1,18 @@
-"""The word model on the prose that Python carries: four commands, two forms, and one line for a mistake."""
+"""The word model on Python's own prose: four commands, two forms, and one line for a mistake."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import os
 import random
+import shutil
 from itertools import combinations, permutations
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import example_runs
 import numpy as np
 import pytest
 
@@ -21,13 +22,12 @@ from example_data import Vocabulary
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+MODEL = ("--load", "model.safetensors")
 REAL = os.environ.get("MLP_XP_DATA")
 
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.chdir(tmp_path)
     if "slow" not in request.keywords:
         monkeypatch.delenv("MLP_XP_DATA", raising=False)
@@ -38,38 +38,39 @@ def module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def tell(command: str, *argv: object) -> int:
-    """Run a command in this process; its exit code."""
-    example = module("language_model")
-    try:
-        words = [command, "--device", "cpu", *map(str, argv)]
-        return int(module("common").tell(example.story, example.parser(), words))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-
-
 def report(command: str, *argv: object) -> dict[str, Any]:
-    assert tell(command, *argv, "--json", "report.json") == 0
-    found: dict[str, Any] = json.loads(Path("report.json").read_text(encoding="utf-8"))
-    return found
+    return example_runs.report("language_model", command, *argv)
+
+
+def zoo(path: Path) -> Path:
+    """Write a text of sentences of five words."""
+    rng = random.Random(0)
+    nouns, verbs = ["the dog", "the cat", "a bird", "a fish"], ["sees", "hears", "likes"]
+    lines = [f"{rng.choice(nouns)} {rng.choice(verbs)} {rng.choice(nouns)}." for _ in range(400)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
 
 
 @pytest.fixture
 def text() -> Path:
-    """A text of a grammar of five words a sentence."""
-    rng = random.Random(0)
-    nouns, verbs = ["the dog", "the cat", "a bird", "a fish"], ["sees", "hears", "likes"]
-    lines = [f"{rng.choice(nouns)} {rng.choice(verbs)} {rng.choice(nouns)}." for _ in range(400)]
-    path = Path("zoo.txt")
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return path
+    """The text in the current folder."""
+    return zoo(Path("zoo.txt"))
+
+
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the text, trained for one epoch."""
+    folder = tmp_path_factory.mktemp("words")
+    options = ("--corpus", zoo(folder / "zoo.txt"), "--vocab-size", 9, "--epochs", 1)
+    assert example_runs.run("language_model", "train", *options, "--save", folder / "model.safetensors") == 0
+    return folder / "model.safetensors"
 
 
 @pytest.mark.parametrize(
     ("combine", "recipe"), [("concat", "default"), ("concat", "published"), ("sum", "default"), ("sum", "published")]
 )
-def test_training_reports_and_draws(combine: str, recipe: str) -> None:
-    found = report("train", "--combine", combine, "--recipe", recipe, "--epochs", 1, "--out", "pictures")
+def test_training_reports(combine: str, recipe: str) -> None:
+    found = report("train", "--combine", combine, "--recipe", recipe, "--epochs", 1, "--save", "word_model.safetensors")
     assert list(found) == ["example", "settings", "device", "versions", "epochs", "result", "seconds"]
     assert found["example"] == "language_model"
     assert len(found["epochs"]) == found["settings"]["epochs"] == 1
@@ -79,7 +80,6 @@ def test_training_reports_and_draws(combine: str, recipe: str) -> None:
     assert {"valid_accuracy", "test_accuracy", "test_loss"} <= set(result)
     assert 0.0 < result["test_loss"] < math.log(250)
     assert len(result["next_words"]) == 3
-    assert {file.name for file in Path("pictures").iterdir()} == {"language_model-curves.png"}
     network = mlp_xp.load("word_model.safetensors", "cpu").network
     assert network.width(3) == 250 and network.layers[1].n_in == (48 if combine == "concat" else 16)
 
@@ -104,31 +104,26 @@ def test_a_text_of_the_user_is_learned(text: Path) -> None:
     assert second["dog"] + second["cat"] > 0.9
 
 
-@pytest.mark.parametrize(("combine", "forgets"), [("sum", True), ("concat", False)])
-def test_only_a_sum_forgets_the_order_of_words(combine: str, forgets: bool, text: Path) -> None:
-    report("train", "--corpus", text, "--vocab-size", 9, "--combine", combine, "--epochs", 2)
+def test_training_writes_nothing_unasked(text: Path) -> None:
+    assert example_runs.run("language_model", "train", "--corpus", text, "--vocab-size", 9, "--epochs", 1) == 0
+    assert [file.name for file in Path.cwd().iterdir()] == ["zoo.txt"]
+
+
+@pytest.mark.parametrize(("combine", "ignores"), [("sum", True), ("concat", False)])
+def test_only_a_sum_ignores_the_order_of_words(combine: str, ignores: bool, text: Path) -> None:
+    options = ("--corpus", text, "--vocab-size", 9, "--combine", combine, "--epochs", 2, "--save", "m.safetensors")
+    report("train", *options)
     phrases = [" ".join(words) for words in permutations(("the", "dog", "sees"))]
-    found = report("predict", *phrases)["result"]["next_words"].values()
+    found = report("predict", *phrases, "--load", "m.safetensors")["result"]["next_words"].values()
     first, *others = (np.array([found_row[word] for word in sorted(found_row)]) for found_row in found)
     alike = all(row.shape == first.shape and np.allclose(row, first, rtol=1e-5) for row in others)
-    assert alike == forgets
+    assert alike == ignores
 
 
-def test_the_map_shows_every_word_and_tells_the_nearest() -> None:
-    report("train", "--epochs", 1, "--vocab-size", 60)
-    found = report("tsne", "the", "in", "--out", "map")
-    nearest = found["result"]["nearest"]
-    assert len(nearest) == 60
+def test_the_map_knows_every_word_and_its_nearest(small_model: Path) -> None:
+    nearest = report("tsne", "the", "dog", "--load", small_model)["result"]["nearest"]
+    assert len(nearest) == 9
     assert all(len(set(near)) == 6 and word not in near for word, near in nearest.items())
-    assert {file.name for file in Path("map").iterdir()} == {
-        "language_model-map.png",
-        "language_model-neighbourhoods.png",
-    }
-
-
-def test_a_small_vocabulary_has_a_map_too(text: Path) -> None:
-    report("train", "--corpus", text, "--vocab-size", 9, "--epochs", 1)
-    assert len(report("tsne")["result"]["nearest"]) == 9
 
 
 def test_neighbourhoods_share_no_word_and_begin_with_their_middle() -> None:
@@ -152,56 +147,41 @@ def test_a_batch_grows_with_the_text_and_the_rate_with_its_root(rows: int) -> No
     assert one.lr**2 / one.batch_size == pytest.approx(largest.lr**2 / largest.batch_size)
 
 
-def test_labels_overlap_neither_each_other_nor_the_frame() -> None:
-    rng = np.random.default_rng(0)
-    words = [f"word{i}" for i in range(40)]
-    figure = module("word_plots").word_map(rng.uniform(size=(40, 2)), words, "a map")
-    figure.canvas.draw()
-    (ax,) = figure.axes
-    boxes = [text.get_window_extent().padded(-0.5) for text in ax.texts]
-    assert [text.get_text() for text in ax.texts] == words
-    assert not [(i, j) for (i, a), (j, b) in combinations(enumerate(boxes), 2) if a.overlaps(b)]
-    frame = ax.get_window_extent()
-    assert all(frame.contains(*box.min) and frame.contains(*box.max) for box in boxes)
-
-
 @pytest.mark.parametrize(
     ("argv", "wanted"),
     [
-        (("predict", "the dog liks"), "'liks' (near: likes)"),
-        (("predict", "the dog sees", "zebra dgo the"), "'dgo' (near: dog)"),
-        (("predict", "the dog"), "'the dog' is too short"),
-        (("predict", ""), "is too short"),
+        (("predict", "the dog liks", *MODEL), "'liks' (near: likes)"),
+        (("predict", "the dog sees", "zebra dgo the", *MODEL), "'dgo' (near: dog)"),
+        (("predict", "the dog", *MODEL), "'the dog' is too short"),
+        (("predict", "", *MODEL), "is too short"),
         (("predict", "the dog sees", "--load", "nowhere"), "language_model.py train --save nowhere"),
-        (("predict", "the dog sees", "--load", "other.safetensors"), "carries no vocabulary"),
-        (("predict", "the dog sees", "--load", "zoo.txt"), "cannot read zoo.txt"),
-        (("tsne", "zebra"), "'zebra'"),
-        (("eval",), "learned from another text"),
-        (("eval", "--corpus", "nowhere.txt"), "nowhere.txt cannot be read"),
+        (("predict", "the dog sees", "--load", "other.safetensors"), "has no vocabulary"),
+        (("predict", "the dog sees", "--load", "zoo.txt"), "zoo.txt: it is "),
+        (("tsne", "zebra", *MODEL), "'zebra'"),
+        (("eval", *MODEL), "was trained on another text"),
+        (("eval", "--corpus", "nowhere.txt", *MODEL), "nowhere.txt cannot be read"),
         (("train", "--corpus", "empty.txt"), "empty.txt has no sentence of four words"),
         (("train", "--combine", "product"), "invalid choice: 'product'"),
         (("train", "--vocab-size", "0"), "an integer from 1, not '0'"),
         (("sing",), "invalid choice: 'sing'"),
-        (("predict",), "the following arguments are required: PHRASE"),
+        (("predict",), "the following arguments are required: PHRASE, --load"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_mistake_is_told_in_one_line(
-    argv: tuple[str, ...], wanted: str, text: Path, capsys: pytest.CaptureFixture[str]
+def test_a_mistake_is_reported_in_one_line(
+    argv: tuple[str, ...], wanted: str, text: Path, small_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = mlp_xp.Trainer(mlp_xp.mlp(3, 2), device="cpu")
     trainer.model.save("other.safetensors")
     Path("empty.txt").write_text("so it is", encoding="utf-8")
-    report("train", "--corpus", text, "--vocab-size", 9, "--epochs", 1)
-    capsys.readouterr()
-    assert tell(*argv) == 2
+    shutil.copy(small_model, "model.safetensors")
+    assert example_runs.run("language_model", *argv) == 2
     error = capsys.readouterr().err
     assert wanted in error and error.count("\n") == 1
 
 
-def test_a_vocabulary_travels_with_the_model(text: Path) -> None:
-    report("train", "--corpus", text, "--vocab-size", 9, "--epochs", 1)
-    known = module("language_model").vocabulary_of(mlp_xp.load("word_model.safetensors", "cpu"))
+def test_a_vocabulary_is_saved_with_the_model(small_model: Path) -> None:
+    known = module("language_model").vocabulary_of(mlp_xp.load(small_model, "cpu"))
     assert known == Vocabulary(known.words) and {"the", "dog", "sees", "."} <= set(known.words)
 
 
