@@ -118,9 +118,8 @@ class Model:
     def to_keras(self) -> Any:
         """A ``keras.Sequential`` with copies of the weights; its outputs are `outputs`. Needs the extra ``keras``.
 
-        ``model.to_keras().save("model.keras")`` writes a file. Keras casts inputs to its ``floatx``, float32 by default.
-        Raises `ValueError` naming a layer that Keras does not have: `GELU`, an `Embedding` that sums, and layers of
-        your own.
+        ``model.to_keras().save("model.keras")`` writes a file. Raises `ValueError` naming a layer that Keras does not
+        have: `GELU`, an `Embedding` that sums, and layers of your own.
         """
         from mlp_xp.interop.keras_models import to_keras
 
