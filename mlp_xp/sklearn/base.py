@@ -21,6 +21,7 @@ from mlp_xp.forward import predictions
 from mlp_xp.model import Model, as_backend
 from mlp_xp.nn.layers import Chain
 from mlp_xp.sklearn.arrays import as_rows, home, to_host
+from mlp_xp.sklearn.exchange import adopt, export
 from mlp_xp.sklearn.lbfgs import fit_lbfgs
 from mlp_xp.sklearn.network import build_network, draw, draw_state, no_state, tree
 from mlp_xp.sklearn.stochastic import fit_stochastic
@@ -88,6 +89,18 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
 
         model = replace(self.to_model("cpu"), loss=self._loss())
         write_onnx(path, [model], classes=getattr(self, "classes_", None))
+
+    @classmethod
+    def from_sklearn(cls, estimator: Any) -> Any:
+        """The fitted estimator with the parameters, weights and labels of one of `sklearn.neural_network`."""
+        return adopt(cls, estimator)
+
+    def to_sklearn(self) -> Any:
+        """A fitted estimator of `sklearn.neural_network` with the same parameters, weights and labels.
+
+        Raises `ValueError` naming an activation or a loss that scikit-learn does not have.
+        """
+        return export(self)
 
     def _adopt(self, coefs: list[HostArray], intercepts: list[HostArray]) -> Any:
         """Set all attributes as after a fit that ended with these weights."""
