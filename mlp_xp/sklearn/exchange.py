@@ -29,14 +29,9 @@ def export(estimator: Any) -> Any:
     known = kind().get_params()
     parameters = {name: value for name, value in estimator.get_params().items() if name in known}
     parameters["activation"] = _activation(parameters["activation"])
-    if estimator.out_activation_ not in ("identity", "logistic", "softmax", "exp") or not _has(parameters.get("loss")):
+    if parameters.get("loss") not in (None, "squared_error", "poisson"):
         raise ValueError(f"scikit-learn has no loss={parameters['loss']!r}")
     return _filled(kind(**parameters), estimator)
-
-
-def _has(loss: Any) -> bool:
-    """Whether scikit-learn's regressor has this loss."""
-    return loss in (None, "squared_error", "poisson")
 
 
 def _activation(activation: Any) -> str:

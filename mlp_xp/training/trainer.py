@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np  # noqa: TID251  initial weights and batch orders are drawn on the host
 
+from mlp_xp._checks import check_count
 from mlp_xp.data.checks import check_inputs, check_targets, check_weights, first_not_finite
 from mlp_xp.data.class_weights import check_class_weight, weigh_classes
 from mlp_xp.data.feed import Batch, Feed, make_feed
@@ -28,6 +29,7 @@ from mlp_xp.training._interrupts import Interrupt
 from mlp_xp.training.callbacks import Callback, as_callbacks, ends_training
 from mlp_xp.training.early_stopping import EarlyStopping
 from mlp_xp.training.history import History, Record
+from mlp_xp.training.lr_finder import RateSearch, rate_ramp, search
 from mlp_xp.training.options import FitOptions, check_dtype, check_network, generator, generator_in
 from mlp_xp_backends import Backend
 from mlp_xp_backends.errors import memory_guard
@@ -340,6 +342,36 @@ class Trainer:
         if not (self.interrupted or all(map(_is_finite, leaves(to_host(self.backend, self.state.params))))):
             raise self._diverged(f"the parameters after epoch {self.epoch} contain infinities or NaN")
         return self.history
+
+    def find_lr(
+        self,
+        x: Array,
+        y: Array,
+        *,
+        batch_size: int = 128,
+        sample_weight: Array | None = None,
+        low: float = 1e-6,
+        high: float = 10.0,
+        steps: int = 100,
+    ) -> RateSearch:
+        """Train a copy for some steps at rates that grow exponentially from ``low`` to ``high``; suggest a rate.
+
+        The learning-rate range test (Smith 2017, sec. 3.3). It ends early when the loss explodes. The trainer, its
+        random numbers included, stays as it is. See `RateSearch`.
+
+        >>> import numpy as np
+        >>> from mlp_xp import Trainer, mlp
+        >>> x = np.random.default_rng(0).standard_normal((500, 4))
+        >>> found = Trainer(mlp(4, 16, 2), device="cpu").find_lr(x, (x[:, 0] > 0.0).astype(int))
+        >>> 1e-4 < found.suggestion < 1.0
+        True
+        """
+        rates = rate_ramp(low, high, steps)
+        data = self._checked_data(x, y, sample_weight)
+        size = min(check_count("batch_size", batch_size), int(data.x.shape[0]))
+        feed = make_feed(self.backend, self.step.network, data, self.dtype, None)
+        state, rng = self._copy(self.state), copy.deepcopy(self._rng)
+        return search(feed, self.step, state, size, rates, rng, self._updates)
 
     def _checked_data(self, x: Any, y: Any, sample_weight: Any) -> Batch:
         """The data set, with the class weights folded into the sample weights."""
