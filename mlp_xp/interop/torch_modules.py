@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp.interop.missing import need
+from mlp_xp._optional import need
 from mlp_xp.interop.parts import Part, Softmax, assemble, flat, row, unsupported
 from mlp_xp.model import Model
 from mlp_xp.nn.layers import (
