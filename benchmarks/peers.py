@@ -55,20 +55,19 @@ class Ours(Peer):
         self.task = task
         self.trainer = Trainer(task.net.chain, optimizer=task.rule, device=device, seed=SEED)
         self.rng, self.backend = np.random.default_rng(SEED), self.trainer.backend
-        self.done = 0
         x, y = map(self.backend.asarray, task.data)
         self.data = Batch(x, y, ABSENT)
         self.loop = epoch_loop(self.backend, self.trainer.step)
 
     def place(self, order: Array) -> Any:
         rule = self.task.rule
-        table = rate_table(rule, as_schedule(rule.lr), Moment(self.done, 0, 0, 0), len(order))
+        table = rate_table(rule, as_schedule(rule.lr), Moment(self.trainer._updates, 0, 0, 0), len(order))
         rates = tree_map(lambda column: self.backend.asarray(column, "float32"), table)
         return Item(self.backend.asarray(order), rates, ABSENT)
 
     def steps(self, placed: Any) -> Array:
         self.trainer.state, losses = self.loop(self.trainer.state, self.data, placed)
-        self.done += len(losses)
+        self.trainer._updates += len(losses)  # steps outside fit count too: Adam's correction depends on it
         self.backend.synchronize()
         return self.backend.to_numpy(losses)
 
