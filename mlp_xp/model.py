@@ -14,6 +14,8 @@ import numpy as np  # noqa: TID251  predictions are host arrays
 from mlp_xp._checks import check_count, check_kind
 from mlp_xp.data.checks import check_inputs, check_targets, check_weights
 from mlp_xp.data.feed import Batch, fits
+from mlp_xp.data.sources import as_source, is_source
+from mlp_xp.data.stream import Stream
 from mlp_xp.files.models import SavedModel, read_model, write_model
 from mlp_xp.forward import BATCH, blocks, forward, predictions
 from mlp_xp.nn.layers import Chain
@@ -191,21 +193,26 @@ class Evaluation:
         backend: Backend,
         dtype: str,
         x: Array,
-        y: Array,
+        y: Array | None = None,
         sample_weight: Array | None = None,
         batch_size: int = BATCH,
     ) -> None:
         batch_size = check_count("batch_size", batch_size)
+        self.loss, self.backend, self.network = loss, backend, network
+        self.batches: Callable[[], Iterator[Batch]]
+        self.total: Callable[[], float]
+        if is_source(x):
+            stream = Stream(backend, network, loss, as_source(x), dtype)
+            self.batches, self.total = stream.blocks, lambda: float(stream.weights.sum())
+            return
         x = check_inputs(backend, network, x)
         rows = x.shape[0]
         y = check_targets(backend, loss, network.width(x.shape[1]), y, rows)
         w = check_weights(backend, sample_weight, rows, dtype)
-        self.total = rows if w is ABSENT else float(np.sum(w, dtype=np.float64))
-        self.loss, self.backend, self.network = loss, backend, network
+        total = rows if w is ABSENT else float(np.sum(w, dtype=np.float64))
+        self.total = lambda: total
         data = Batch(x, y, w)
-        self.batches: Callable[[], Iterator[Batch]] = partial(
-            blocks, backend, network, data, dtype, min(batch_size, rows)
-        )
+        self.batches = partial(blocks, backend, network, data, dtype, min(batch_size, rows))
         if fits(backend, network, data, dtype):
             sent = list(self.batches())
             self.batches = lambda: iter(sent)
@@ -217,7 +224,7 @@ class Evaluation:
             for out in forward(self.backend, self.network, _Sums(self.loss), params, state, self.batches())
         ]
         names = ("loss", *(metric.__name__ for metric in self.loss.metrics))
-        return {name: float(value) / self.total for name, value in zip(names, sum(sums), strict=True)}
+        return {name: float(value) / self.total() for name, value in zip(names, sum(sums), strict=True)}
 
 
 @dataclass(frozen=True)

@@ -35,15 +35,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
 
     Parameters
     ----------
-    (parameters)
     class_weight : dict, list of dict, 'balanced' or None, default=None
         Factors of ``sample_weight``: ``{label: weight}``, for several outputs a list of these, or ``balanced``.
 
     Attributes
     ----------
-    classes_ : ndarray
-        The class labels.
-    (attributes)
 
     Examples
     --------

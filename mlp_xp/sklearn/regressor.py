@@ -35,11 +35,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
     loss : str or loss, default='squared_error'
         ``squared_error``, ``poisson``, ``absolute_error``, ``huber``, ``quantile`` (the median), or a loss of `mlp_xp`
         such as ``Quantile(q=0.9)`` or ``Huber(delta=2.0)``.
-    (parameters)
 
     Attributes
     ----------
-    (attributes)
 
     Examples
     --------

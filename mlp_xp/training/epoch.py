@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np  # noqa: TID251  orders, rates and losses are host arrays
 
 from mlp_xp.data.feed import Batch, Feed, gather
+from mlp_xp.data.stream import Stream
 from mlp_xp.nn.optimizers import Optimizer, Rates
 from mlp_xp.nn.schedules import Moment, Schedule
 from mlp_xp.nn.step import TrainState, TrainStep
@@ -69,7 +70,7 @@ def epoch_loop(backend: Backend, step: TrainStep) -> Loop:
 
 def run_epoch(
     loop: Loop,
-    feed: Feed,
+    feed: Feed | Stream,
     state: TrainState,
     order: HostArray,
     batch_size: int,

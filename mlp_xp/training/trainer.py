@@ -12,10 +12,12 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np  # noqa: TID251  initial weights and batch orders are drawn on the host
 
-from mlp_xp._checks import check_count
+from mlp_xp._checks import check_count, shown
 from mlp_xp.data.checks import check_inputs, check_targets, check_weights, first_not_finite
 from mlp_xp.data.class_weights import check_class_weight, weigh_classes
 from mlp_xp.data.feed import Batch, Feed, make_feed
+from mlp_xp.data.sources import as_source, is_source
+from mlp_xp.data.stream import Stream
 from mlp_xp.files.checkpoints import read_snapshot, write_snapshot
 from mlp_xp.files.snapshot import Best, Plan, Snapshot
 from mlp_xp.model import Evaluation, Model, as_backend
@@ -265,7 +267,7 @@ class Trainer:
     def fit(
         self,
         x: Array,
-        y: Array,
+        y: Array | None = None,
         *,
         max_epochs: int,
         batch_size: int | None = 128,
@@ -282,12 +284,14 @@ class Trainer:
         ----------
         x, y, sample_weight
             (rows, n_in) numbers or ids, targets as the loss takes them, and one weight per row. Arrays of the host,
-            memory-mapped ones too, or of the device's library.
+            memory-mapped ones too, of the device's library, or data frames. Without ``y``, ``x`` is a source of
+            batches: a function that returns an iterator, a PyTorch ``DataLoader``, a `BatchSource`. Its batches are
+            trained on as they come; ``batch_size``, ``shuffle`` and ``resident`` have no effect on them.
         batch_size
             Rows of a step; the last, smaller batch of an epoch is trained on too. ``None`` for all rows.
         validation_data
-            ``(x, y)`` or ``(x, y, sample_weight)``, measured after each epoch as ``valid_loss``, ``valid_accuracy``
-            ...; or several by name: ``{"valid": (xv, yv), "train": (x, y)}``.
+            ``(x, y)``, ``(x, y, sample_weight)`` or a source of batches, measured after each epoch as ``valid_loss``,
+            ``valid_accuracy`` ...; or several by name: ``{"valid": (xv, yv), "train": (x, y)}``.
         shuffle
             Whether each epoch has an order of its own.
         early_stopping
@@ -311,15 +315,20 @@ class Trainer:
             max_epochs, batch_size, validation_data, shuffle, early_stopping, resident, self.step.loss
         )
         hooks = as_callbacks(callbacks)
-        data = self._checked_data(x, y, sample_weight)
+        stream = self._stream(x, y, sample_weight) if is_source(x) else None
+        if stream is None and y is None:
+            raise TypeError("fit needs y, the targets of the rows of x; a source of batches yields both")
+        data = self._checked_data(x, y, sample_weight) if stream is None else stream.data
         rows = int(data.x.shape[0])
         plan = Plan(options.max_epochs, min(options.batch_size or rows, rows), options.shuffle, rows)
+        if stream is not None:
+            plan = plan._replace(batch_size=1, shuffle=False)
         self._check_plan(plan)
         sets = {
             name: Evaluation(self.step.network, self.step.loss, self.backend, self.dtype, *arrays)
             for name, arrays in options.validation_sets.items()
         }
-        feed = make_feed(self.backend, self.step.network, data, self.dtype, options.resident)
+        feed = stream or make_feed(self.backend, self.step.network, data, self.dtype, options.resident)
         self._begin(plan, early_stopping)
         with Interrupt() as interrupt:
             for hook in hooks:
@@ -333,7 +342,7 @@ class Trainer:
                 for name, evaluation in sets.items():
                     values = evaluation(self.state.params, self.state.layers)
                     record |= {f"{name}_{key}": value for key, value in values.items()}
-                self._finish_epoch(record, early_stopping)
+                self._finish_epoch(record, early_stopping, rows if stream is None else stream.rows)
                 asked = ends_training([hook.epoch(self, record) for hook in hooks])
             self._end(early_stopping, interrupt.requested or self._position > 0)
             for hook in hooks:
@@ -372,6 +381,23 @@ class Trainer:
         feed = make_feed(self.backend, self.step.network, data, self.dtype, None)
         state, rng = self._copy(self.state), copy.deepcopy(self._rng)
         return search(feed, self.step, state, size, rates, rng, self._updates)
+
+    def _stream(self, source: Any, y: Any, sample_weight: Any) -> Stream:
+        """The batches of a source as a feed."""
+        if y is not None or sample_weight is not None:
+            raise TypeError(
+                f"x must be an array of shape (rows, features), not {shown(source)}: stack its rows first; or leave y "
+                "and sample_weight out, for a source of batches (x, y) or (x, y, sample_weight)"
+            )
+        if self._class_weight == "balanced":
+            raise ValueError("class_weight='balanced' needs all labels at once: for a source pass a weight per class")
+        network = self.step.network
+
+        def weigh(y: HostArray, w: Any) -> Any:
+            n_out = network.width(None)
+            return weigh_classes(self._class_weight, y, n_out or 0, w)
+
+        return Stream(self.backend, network, self.step.loss, as_source(source), self.dtype, weigh)
 
     def _checked_data(self, x: Any, y: Any, sample_weight: Any) -> Batch:
         """The data set, with the class weights folded into the sample weights."""
@@ -420,7 +446,9 @@ class Trainer:
         stopped = self._stopped and self.epoch - self._best.epoch >= rule.patience
         return stopped or self.epoch >= self._plan.max_epochs
 
-    def _run_epoch(self, feed: Feed, data: Batch, hooks: list[Callback], interrupt: Interrupt) -> Record | None:
+    def _run_epoch(
+        self, feed: Feed | Stream, data: Batch, hooks: list[Callback], interrupt: Interrupt
+    ) -> Record | None:
         """One epoch, or the rest of it; its record, or ``None`` if it was interrupted."""
         assert self._plan is not None
         began, plan = time.perf_counter(), self._plan
@@ -453,7 +481,7 @@ class Trainer:
         total = before + steps * (self._plan.max_epochs - self.epoch)
         return Moment(before, total, self.epoch, self._samples, self._monitored)
 
-    def _finish_epoch(self, record: Record, rule: EarlyStopping | None) -> None:
+    def _finish_epoch(self, record: Record, rule: EarlyStopping | None, rows: int) -> None:
         """Add the epoch to the history and prepare the next one."""
         assert self._plan is not None
         score = math.nan if rule is None else record[rule.monitor]
@@ -464,7 +492,7 @@ class Trainer:
             self._monitor, self._monitored = _monitored(self._records)
         self._rng = self._drawn
         self._position, self._losses = 0, []
-        self._samples += self._plan.rows
+        self._samples += rows
         if rule is not None:
             if self._best is None or rule.improves(score, self._best):
                 params, layers = self._copy((self.state.params, self.state.layers))

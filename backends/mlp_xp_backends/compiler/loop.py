@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Callable, Hashable
 from typing import Protocol
 
+from mlp_xp_backends.compiler.compare import alike
 from mlp_xp_backends.compiler.program import Program, Unrecordable
-from mlp_xp_backends.compiler.recorder import alike, record
+from mlp_xp_backends.compiler.recorder import record
 from mlp_xp_backends.compiler.tape import layout_of
 from mlp_xp_backends.loop import length
 from mlp_xp_backends.protocol import Body, Loop
@@ -31,10 +32,11 @@ class Compiled(Protocol):
 class CompiledLoop:
     """A loop over ``body`` that ``target`` makes ready for each set of shapes; ``plain`` is the loop step by step.
 
-    ``plain`` runs whatever cannot be recorded, so that everything means what it means there, errors included.
+    ``plain`` runs whatever cannot be recorded, and what ``target`` has no program for, so that everything means what it
+    means there, errors included.
     """
 
-    def __init__(self, body: Body, plain: Loop, target: Callable[[Program], Compiled]) -> None:
+    def __init__(self, body: Body, plain: Loop, target: Callable[[Program], Compiled | None]) -> None:
         self.body, self.plain, self.target = body, plain, target
         self.ready: dict[Hashable, Compiled | None] = {}
 
