@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlp_xp._checks import OneOf
-from mlp_xp.files import atomic
 from mlp_xp._optional import need
+from mlp_xp.files import atomic
 from mlp_xp.interop.onnx_namespace import Graph, Traced
 from mlp_xp.nn.layers import Chain, Layer, StatefulLayer
 from mlp_xp_backends.transfer import to_host
