@@ -11,6 +11,7 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,17 +78,15 @@ def jax_products(A: Any, B: Any) -> dict[str, Callable[[], Any]]:
 
     a, b = jnp.asarray(A), jnp.asarray(B)
 
-    def product(dtype: Any) -> Any:
-        def f(a: Any, b: Any) -> Any:
-            return jax.lax.dot(a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
+    @partial(jax.jit, static_argnames="dtype")
+    def product(a: Any, b: Any, dtype: Any) -> Any:
+        return jax.lax.dot(a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
 
-        return jax.jit(f)
-
-    made: dict[str, Callable[[], Any]] = {"float32": lambda f=product(jnp.float32): f(a, b).block_until_ready()}
+    made: dict[str, Callable[[], Any]] = {"float32": lambda: product(a, b, jnp.float32).block_until_ready()}
     for dtype in (jnp.bfloat16, jnp.float16):
         name, x, y = dtype.__name__, a.astype(dtype), b.astype(dtype)
-        made[name] = lambda f=product(dtype), x=x, y=y: f(x, y).block_until_ready()
-        made[f"{name}, cast"] = lambda f=product(dtype): f(a, b).block_until_ready()
+        made[name] = lambda dtype=dtype, x=x, y=y: product(x, y, dtype).block_until_ready()
+        made[f"{name}, cast"] = lambda dtype=dtype: product(a, b, dtype).block_until_ready()
     return made
 
 

@@ -11,6 +11,6 @@ def need(module: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise ImportError(
-            f"this needs {module}, which cannot be imported ({error}): pip install 'mlp-xp[{extra}]'"
-        ) from error
+        kind = ModuleNotFoundError if isinstance(error, ModuleNotFoundError) else ImportError
+        message = f"this needs {module}, which cannot be imported ({error}): pip install 'mlp-xp[{extra}]'"
+        raise kind(message, name=module.partition(".")[0]) from error

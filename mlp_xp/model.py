@@ -22,7 +22,7 @@ from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend, get_backend
 from mlp_xp_backends.transfer import to_device, to_host
-from mlp_xp_backends.trees import ABSENT, leaves
+from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 
 
@@ -184,7 +184,11 @@ class Model:
 
 
 class Evaluation:
-    """A data set to be measured on again and again: checked once, and sent once if it fits on the device."""
+    """A data set to be measured on again and again: checked once, and sent once if it fits on the device.
+
+    Several processes can share the work: ``own`` returns the part of so many rows that this one measures, and ``total``
+    sums float64 arrays over all of them.
+    """
 
     def __init__(
         self,
@@ -196,24 +200,31 @@ class Evaluation:
         y: Array | None = None,
         sample_weight: Array | None = None,
         batch_size: int = BATCH,
+        own: Callable[[int], slice] = slice,
+        total: Callable[[HostArray], HostArray] = np.asarray,
     ) -> None:
         batch_size = check_count("batch_size", batch_size)
         self.loss, self.backend, self.network = loss, backend, network
         self.batches: Callable[[], Iterator[Batch]]
-        self.total: Callable[[], float]
+        self.weight: Callable[[], float]
         if is_source(x):
             stream = Stream(backend, network, loss, as_source(x), dtype)
-            self.batches, self.total = stream.blocks, lambda: float(stream.weights.sum())
+            self.batches, self.total = stream.blocks, total
+            self.weight = lambda: float(stream.weights.sum())
             return
         x = check_inputs(backend, network, x)
         rows = x.shape[0]
         y = check_targets(backend, loss, network.width(x.shape[1]), y, rows)
         w = check_weights(backend, sample_weight, rows, dtype)
-        total = rows if w is ABSENT else float(np.sum(w, dtype=np.float64))
-        self.total = lambda: total
-        data = Batch(x, y, w)
-        self.batches = partial(blocks, backend, network, data, dtype, min(batch_size, rows))
-        if fits(backend, network, data, dtype):
+        data: Batch = tree_map(lambda a: a[own(rows)], Batch(x, y, w))
+        rows = data.x.shape[0]
+        weight = float(rows) if w is ABSENT else np.sum(data.w, dtype=np.float64)
+        whole = float(total(np.asarray(weight)))
+        self.weight, self.total = lambda: whole, total
+        self.batches = partial(blocks, backend, network, data, dtype, min(batch_size, max(rows, 1)))
+        if rows == 0:
+            self.batches = lambda: iter(())
+        elif fits(backend, network, data, dtype):
             sent = list(self.batches())
             self.batches = lambda: iter(sent)
 
@@ -224,7 +235,8 @@ class Evaluation:
             for out in forward(self.backend, self.network, _Sums(self.loss), params, state, self.batches())
         ]
         names = ("loss", *(metric.__name__ for metric in self.loss.metrics))
-        return {name: float(value) / self.total() for name, value in zip(names, sum(sums), strict=True)}
+        values = self.total(sum(sums, start=np.zeros(len(names))))
+        return {name: float(value) / self.weight() for name, value in zip(names, values, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -259,6 +271,10 @@ def load(path: str | Path, device: str | Backend | None = None, known: Iterable[
 
     ``known`` are the classes of your own layers and losses, and for a checkpoint also of optimizers and schedules.
     Raises `FileError` if the file is damaged, of another program or version, or its arrays do not fit its network.
+
+    >>> Trainer(mlp(2, 3), device="cpu").model.save("model.safetensors")
+    >>> load("model.safetensors", device="cpu").predict(np.zeros((1, 2))).shape
+    (1,)
     """
     saved, backend = read_model(path, known), as_backend(device)
     params, state = to_device(backend, (saved.params, saved.state))

@@ -181,7 +181,6 @@ class TestTorch:
             Model.from_torch(torch.nn.Sequential(torch.nn.EmbeddingBag(3, 2, mode="sum"), torch.nn.Linear(2, 2)), CE)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")  # Keras 3.15 under NumPy 2
 class TestKeras:
     @pytest.fixture(autouse=True)
     def keras(self):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np  # noqa: TID251  batches are host arrays
 
 from mlp_xp._checks import shown
+from mlp_xp.data.batches import Batches
 from mlp_xp.data.checks import check_inputs, check_targets, check_weights, on_host
 from mlp_xp.data.feed import WINDOW_BYTES, Batch, send
 from mlp_xp.data.sources import BatchSource
@@ -89,10 +90,8 @@ class Stream:
         for batch in self.batches():
             yield tree_map(lambda a: a[None], send(self.backend, self.network, batch, self.dtype))
 
-    def windows(
-        self, order: HostArray, batch_size: int, most: int, start: int = 0
-    ) -> Iterator[tuple[Batch, Array, int]]:
-        """As `Feed.windows`, where ``order`` numbers the batches and ``batch_size`` is 1; skips ``start`` batches."""
+    def windows(self, batches: Batches, most: int, start: int = 0) -> Iterator[tuple[Batch, Array, int]]:
+        """As `Feed.windows`, with the source in the place of ``batches``; skips ``start`` of its batches."""
         stack: list[Batch] = []
         step = 0
         for batch in self.batches():

@@ -19,7 +19,11 @@ RATE = NOT_NEGATIVE
 
 
 class Moment(NamedTuple):
-    """The position of a step in the training; counts start at 0."""
+    """The position of a step in the training; counts start at 0.
+
+    >>> Cosine(0.8).rate(Moment(step=2, steps=4, epoch=1, samples=100))
+    0.4
+    """
 
     step: int
     steps: int

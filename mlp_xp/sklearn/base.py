@@ -28,6 +28,7 @@ from mlp_xp.sklearn.stochastic import fit_stochastic
 from mlp_xp.sklearn.tasks import CallbackSupportMixin, Tasks
 from mlp_xp.sklearn.validation import Held, Setting, Validation
 from mlp_xp.sklearn.weights import row_weights
+from mlp_xp.training.ranks import Ranks
 from mlp_xp_backends import Backend
 from mlp_xp_backends.trees import ABSENT, tree_map
 from mlp_xp_backends.typing import HostArray
@@ -126,7 +127,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
         data = Batch(x, self._encode(y), self._weights(sample_weight, y, x, incremental))
         units = [x.shape[1], *self._hidden(), data.y.shape[1]]
         network = build_network(units, self.activation, self.dropout)
-        self._random_state = check_random_state(self.random_state)
+        ranks = Ranks(self.group)
+        self._random_state = ranks.random_state(check_random_state(self.random_state))
         if first:
             self._initialize(*draw(network, self._random_state, self.dtype or str(x.dtype)))
         elif units != self._units():
@@ -134,15 +136,18 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
                 f"this estimator was fitted with layers of {self._units()} units, and now has {units}: to go on with "
                 "warm_start or partial_fit keep hidden_layer_sizes and the outputs; to start anew, fit a clone"
             )
-        setting = Setting(self._backend(X), network, self._loss(), str(self.coefs_[0].dtype))
-        with Tasks(self, given, labels, sample_weight, on=not incremental) as tasks:
+        ranks.check_equal(parameters=(*self.coefs_, *self.intercepts_), data=(x.shape, data.y.shape))
+        setting = Setting(ranks.backend(self._backend(X)), network, self._loss(), str(self.coefs_[0].dtype))
+        with Tasks(self, given, labels, sample_weight, on=not incremental and ranks.rank == 0) as tasks:
             if self.solver == "lbfgs":
                 self._refuse_what_needs_epochs(validation_data)
+                if ranks.size > 1:
+                    raise ValueError("solver='lbfgs' runs in one process: group needs 'sgd', 'adam' or 'adamw'")
                 fit_lbfgs(self, setting, data._replace(x=as_rows(data.x)), tasks)
             else:
                 data, held = self._split(given, data, validation_data)
                 validation = None if held is None else self._validation(setting, held)
-                self.stopped_ = fit_stochastic(self, setting, data, validation, tasks, incremental)
+                self.stopped_ = fit_stochastic(self, setting, data, validation, tasks, incremental, ranks)
         if not all(np.all(np.isfinite(w)) for w in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "

@@ -27,6 +27,8 @@ class EarlyStopping:
         ``"min"`` if lower values are better, ``"max"`` if higher ones are. By default the name decides: ``min`` for
         losses and errors, ``max`` for accuracies; required for any other name.
 
+    Examples
+    --------
     >>> EarlyStopping(patience=5)
     EarlyStopping(monitor='valid_loss', mode='min', patience=5, min_delta=0.0)
     """

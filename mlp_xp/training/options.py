@@ -24,6 +24,7 @@ class FitOptions(NamedTuple):
     validation_sets: Mapping[str, tuple[Array, ...]]
     shuffle: bool
     resident: bool | None
+    sharded: bool
 
     @classmethod
     def checked(
@@ -34,6 +35,7 @@ class FitOptions(NamedTuple):
         shuffle: Any,
         early_stopping: Any,
         resident: Any,
+        sharded: Any,
         loss: Loss,
     ) -> Self:
         """The options as Python's own numbers; `TypeError` or `ValueError` for others."""
@@ -48,7 +50,7 @@ class FitOptions(NamedTuple):
             measured = ("loss", *(metric.__name__ for metric in loss.metrics))
             early_stopping.check(("epoch", "loss", "lr", "seconds", *(f"{s}_{m}" for s in sets for m in measured)))
         resident = None if resident is None else _flag("resident", resident)
-        return cls(max_epochs, batch_size, sets, _flag("shuffle", shuffle), resident)
+        return cls(max_epochs, batch_size, sets, _flag("shuffle", shuffle), resident, _flag("sharded", sharded))
 
 
 def check_network(network: Any, loss: Any, optimizer: Any) -> None:

@@ -20,7 +20,7 @@ from mlp_xp.data.sources import as_source, is_source
 from mlp_xp.data.stream import Stream
 from mlp_xp.files.checkpoints import read_snapshot, write_snapshot
 from mlp_xp.files.snapshot import Best, Plan, Snapshot
-from mlp_xp.model import Evaluation, Model, as_backend
+from mlp_xp.model import Evaluation, Model
 from mlp_xp.nn.layers import Chain, Layer, StatefulLayer
 from mlp_xp.nn.losses import Loss, SoftmaxCrossEntropy
 from mlp_xp.nn.optimizers import Adam, Optimizer
@@ -33,15 +33,23 @@ from mlp_xp.training.early_stopping import EarlyStopping
 from mlp_xp.training.history import History, Record
 from mlp_xp.training.lr_finder import RateSearch, rate_ramp, search
 from mlp_xp.training.options import FitOptions, check_dtype, check_network, generator, generator_in
+from mlp_xp.training.ranks import Division, Ranks
 from mlp_xp_backends import Backend
 from mlp_xp_backends.errors import memory_guard
+from mlp_xp_backends.groups import Group
 from mlp_xp_backends.transfer import to_device, to_host
 from mlp_xp_backends.trees import leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
 class TrainingDivergedError(ArithmeticError):
-    """The loss or the parameters became infinite or NaN; the message says where and what to try."""
+    """The loss or the parameters became infinite or NaN; the message says where and what to try.
+
+    >>> trainer = Trainer(mlp(1, 1), SquaredError(), SGD(1e9), device="cpu")
+    >>> trainer.fit(np.ones((4, 1)), np.zeros((4, 1)), max_epochs=10)
+    Traceback (most recent call last):
+    mlp_xp.training.trainer.TrainingDivergedError: ...
+    """
 
 
 class EpochProgress(NamedTuple):
@@ -70,6 +78,10 @@ class Trainer:
     device
         ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``torch:cpu``, ``jax`` ... as `get_backend` takes it, or a backend;
         ``None`` means ``auto``.
+    group
+        ``"mpi"``, ``"nccl"``, ``"torch"`` or a `Group`: the processes that train this network together, each on its
+        part of every batch. All make the same calls with the same arguments, and have the same parameters after every
+        step. See ``docs/many_processes.md``.
     dtype
         ``float32`` or ``float64``.
     seed
@@ -79,6 +91,8 @@ class Trainer:
     class_weight
         ``"balanced"``, a weight for each class in order, or ``{class: weight}``: factors of the sample weights.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from mlp_xp import Trainer, mlp
     >>> x = np.random.default_rng(0).standard_normal((100, 2))
@@ -96,6 +110,7 @@ class Trainer:
         optimizer: Optimizer = Adam(),
         *,
         device: str | Backend | None = None,
+        group: str | Group | None = None,
         dtype: str = "float32",
         seed: int | np.random.Generator = 0,
         l2: float = 0.0,
@@ -107,7 +122,7 @@ class Trainer:
         step = TrainStep(network, loss, optimizer, l2=l2, clip_norm=clip_norm, max_norm=max_norm)
         rng = generator(seed)
         drawn = network.init(rng), network.init_state(rng)
-        self._restore(_first_snapshot(step, check_dtype(dtype), *drawn, rng, class_weight), as_backend(device))
+        self._restore(_first_snapshot(step, check_dtype(dtype), *drawn, rng, class_weight), device, Ranks(group))
 
     @classmethod
     def from_model(
@@ -119,6 +134,7 @@ class Trainer:
         head: Layer | StatefulLayer | None = None,
         freeze: Sequence[int] = (),
         device: str | Backend | None = None,
+        group: str | Group | None = None,
         dtype: str | None = None,
         seed: int | np.random.Generator = 0,
         l2: float = 0.0,
@@ -139,6 +155,8 @@ class Trainer:
 
         The others are those of `Trainer`.
 
+        Examples
+        --------
         >>> from mlp_xp import Dense, Trainer, mlp
         >>> model = Trainer(mlp(4, 8, 3), device="cpu").model
         >>> trainer = Trainer.from_model(model, head=Dense(8, 2), freeze=[0])
@@ -154,27 +172,36 @@ class Trainer:
             layers = (*layers[:-1], network.init_state(rng)[-1])
         trainer = cls.__new__(cls)
         first = _first_snapshot(step, check_dtype(dtype or model.dtype), params, layers, rng, class_weight)
-        trainer._restore(first, model.backend if device is None else as_backend(device))
+        trainer._restore(first, model.backend if device is None else device, Ranks(group))
         return trainer
 
     @classmethod
-    def from_snapshot(cls, snapshot: Snapshot, device: str | Backend | None = None) -> Self:
-        """The trainer that `snapshot` was taken of, on any device."""
+    def from_snapshot(
+        cls, snapshot: Snapshot, device: str | Backend | None = None, group: str | Group | None = None
+    ) -> Self:
+        """The trainer that `snapshot` was taken of, on any device and any number of processes."""
         trainer = cls.__new__(cls)
-        trainer._restore(snapshot, as_backend(device))
+        trainer._restore(snapshot, device, Ranks(group))
         return trainer
 
     @classmethod
-    def resume(cls, path: str | Path, device: str | Backend | None = None, known: Iterable[type] = ()) -> Self:
-        """The trainer of a checkpoint, on any device; the next call of `fit` continues its run.
+    def resume(
+        cls,
+        path: str | Path,
+        device: str | Backend | None = None,
+        known: Iterable[type] = (),
+        group: str | Group | None = None,
+    ) -> Self:
+        """The trainer of a checkpoint, on any device and any number of processes; `fit` continues its run.
 
         ``known`` are the classes of your own layers, losses, optimizers and schedules. Raises `FileError`.
         """
-        return cls.from_snapshot(read_snapshot(path, known), device)
+        return cls.from_snapshot(read_snapshot(path, known), device, group)
 
-    def _restore(self, snapshot: Snapshot, backend: Backend) -> None:
+    def _restore(self, snapshot: Snapshot, device: str | Backend | None, ranks: Ranks) -> None:
         """Set all attributes."""
-        self.step, self.dtype, self.backend = snapshot.step, snapshot.dtype, backend
+        self._ranks, self.backend = ranks, ranks.backend(device)
+        self.step, self.dtype, backend = snapshot.step, snapshot.dtype, self.backend
         with memory_guard(backend.device, backend.memory):
             self.state: TrainState = to_device(backend, snapshot.state)
             best = snapshot.best
@@ -212,8 +239,12 @@ class Trainer:
         )
 
     def save_checkpoint(self, path: str | Path) -> None:
-        """Write a checkpoint: everything that the rest of the run depends on. See `Trainer.resume`."""
-        write_snapshot(path, self.snapshot())
+        """Write a checkpoint: everything that the rest of the run depends on. See `Trainer.resume`.
+
+        With a group, rank 0 writes it.
+        """
+        if self.group.rank == 0:
+            write_snapshot(path, self.snapshot())
 
     def __str__(self) -> str:
         frozen = getattr(self.step, "frozen", ())
@@ -226,6 +257,11 @@ class Trainer:
 
     def __repr__(self) -> str:
         return f"<Trainer of {len(self.step.network.layers)} layers, {self.epoch} epochs done>"
+
+    @property
+    def group(self) -> Group:
+        """The processes that train this network; without others, a group of one."""
+        return self._ranks.group
 
     @property
     def epoch(self) -> int:
@@ -277,6 +313,7 @@ class Trainer:
         early_stopping: EarlyStopping | None = None,
         callbacks: Iterable[Callback | Callable[[Trainer, Record], Any]] = (),
         resident: bool | None = None,
+        sharded: bool = False,
     ) -> History:
         """Train until ``max_epochs`` epochs are done in all, including those of earlier calls; return the history.
 
@@ -298,44 +335,55 @@ class Trainer:
             When to stop; the best weights are then restored. The best epoch is chosen among those of this call; a call
             that continues a resumed or interrupted run counts as the same one.
         callbacks
-            See `mlp_xp.training.callbacks`; a function is called after each epoch with the trainer and the epoch's
-            record, and stops the training by returning True.
+            See `Callback`; a function is called after each epoch with the trainer and the epoch's record, and stops
+            the training by returning True. With a group, rank 0 alone calls them.
         resident
             Whether the data move to the device once (True) or window by window (False); by default, once if they fit.
+            With a group, memory-mapped data are then read for the rank's own rows only.
+        sharded
+            Whether each rank of the group has data of its own: every row, of validation sets too, is on one rank only.
+            A batch then has rows of all ranks, in proportion to what they have, and the order of the rows depends on
+            how they are divided. Otherwise all ranks are given the same data, and each takes its part of every batch.
 
         Raises
         ------
         ValueError, TypeError
-            If the data do not fit the network or the loss, or a run interrupted inside an epoch is continued with
-            other options.
+            If the data do not fit the network or the loss, a run interrupted inside an epoch is continued with
+            other options, or the ranks of a group differ in options or parameters.
         TrainingDivergedError
             If the loss of an epoch or the parameters at the end are not finite.
         """
         options = FitOptions.checked(
-            max_epochs, batch_size, validation_data, shuffle, early_stopping, resident, self.step.loss
+            max_epochs, batch_size, validation_data, shuffle, early_stopping, resident, sharded, self.step.loss
         )
-        hooks = as_callbacks(callbacks)
+        ranks, hooks = self._ranks, as_callbacks(callbacks)
+        if ranks.rank > 0:
+            hooks = []
+        sharded = options.sharded and ranks.size > 1
         stream = self._stream(x, y, sample_weight) if is_source(x) else None
         if stream is None and y is None:
             raise TypeError("fit needs y, the targets of the rows of x; a source of batches yields both")
-        data = self._checked_data(x, y, sample_weight) if stream is None else stream.data
-        rows = int(data.x.shape[0])
+        data = self._checked_data(x, y, sample_weight, sharded) if stream is None else stream.data
+        division = Division.of(ranks, int(data.x.shape[0]), sharded)
+        rows = division.rows
         plan = Plan(options.max_epochs, min(options.batch_size or rows, rows), options.shuffle, rows)
         if stream is not None:
             plan = plan._replace(batch_size=1, shuffle=False)
         self._check_plan(plan)
-        sets = {
-            name: Evaluation(self.step.network, self.step.loss, self.backend, self.dtype, *arrays)
-            for name, arrays in options.validation_sets.items()
-        }
-        feed = stream or make_feed(self.backend, self.step.network, data, self.dtype, options.resident)
+        ranks.check_equal(
+            options=(plan, early_stopping, tuple(options.validation_sets)),
+            progress=(self._updates, self._position, self._rng.bit_generator.state),
+            parameters=to_host(self.backend, self.state) if ranks.size > 1 else (),
+        )
+        sets = {name: self._evaluation(arrays, sharded) for name, arrays in options.validation_sets.items()}
+        feed = stream or ranks.feed(self.backend, self.step.network, data, self.dtype, options.resident)
         self._begin(plan, early_stopping)
         with Interrupt() as interrupt:
             for hook in hooks:
                 hook.start(self)
             asked = False
-            while not (self._is_done(early_stopping) or asked or interrupt.requested):
-                record = self._run_epoch(feed, data, hooks, interrupt)
+            while not (self._is_done(early_stopping) or asked or ranks.any(interrupt.requested)):
+                record = self._run_epoch(feed, data, division, hooks, interrupt)
                 if record is None:
                     asked = True
                     break
@@ -343,11 +391,11 @@ class Trainer:
                     values = evaluation(self.state.params, self.state.layers)
                     record |= {f"{name}_{key}": value for key, value in values.items()}
                 self._finish_epoch(record, early_stopping, rows if stream is None else stream.rows)
-                asked = ends_training([hook.epoch(self, record) for hook in hooks])
-            self._end(early_stopping, interrupt.requested or self._position > 0)
+                asked = ranks.any(ends_training([hook.epoch(self, record) for hook in hooks]))
+            self._end(early_stopping, ranks.any(interrupt.requested) or self._position > 0)
             for hook in hooks:
                 hook.end(self)
-            self.interrupted |= interrupt.requested
+            self.interrupted |= ranks.any(interrupt.requested)
         if not (self.interrupted or all(map(_is_finite, leaves(to_host(self.backend, self.state.params))))):
             raise self._diverged(f"the parameters after epoch {self.epoch} contain infinities or NaN")
         return self.history
@@ -375,8 +423,10 @@ class Trainer:
         >>> 1e-4 < found.suggestion < 1.0
         True
         """
+        if self.group.size > 1:
+            raise ValueError("find_lr trains in one process: call it on a trainer without a group")
         rates = rate_ramp(low, high, steps)
-        data = self._checked_data(x, y, sample_weight)
+        data = self._checked_data(x, y, sample_weight, False)
         size = min(check_count("batch_size", batch_size), int(data.x.shape[0]))
         feed = make_feed(self.backend, self.step.network, data, self.dtype, None)
         state, rng = self._copy(self.state), copy.deepcopy(self._rng)
@@ -389,6 +439,8 @@ class Trainer:
                 f"x must be an array of shape (rows, features), not {shown(source)}: stack its rows first; or leave y "
                 "and sample_weight out, for a source of batches (x, y) or (x, y, sample_weight)"
             )
+        if self.group.size > 1:
+            raise ValueError("a source of batches trains in one process: with a group pass arrays, or shards of them")
         if self._class_weight == "balanced":
             raise ValueError("class_weight='balanced' needs all labels at once: for a source pass a weight per class")
         network = self.step.network
@@ -399,16 +451,24 @@ class Trainer:
 
         return Stream(self.backend, network, self.step.loss, as_source(source), self.dtype, weigh)
 
-    def _checked_data(self, x: Any, y: Any, sample_weight: Any) -> Batch:
+    def _checked_data(self, x: Any, y: Any, sample_weight: Any, sharded: bool) -> Batch:
         """The data set, with the class weights folded into the sample weights."""
         x = check_inputs(self.backend, self.step.network, x)
         rows, n_out = int(x.shape[0]), self.step.network.width(x.shape[1])
         y = check_targets(self.backend, self.step.loss, n_out, y, rows)
         w = check_weights(self.backend, sample_weight, rows, self.dtype)
         if self._class_weight is not None:
-            weighted = weigh_classes(self._class_weight, y, n_out or 0, w)
+            total = self._ranks.total if sharded else np.asarray
+            weighted = weigh_classes(self._class_weight, y, n_out or 0, w, total)
             w = check_weights(self.backend, weighted, rows, self.dtype)
         return Batch(x, y, w)
+
+    def _evaluation(self, arrays: Sequence[Array], sharded: bool) -> Evaluation:
+        """A validation set, of which each rank measures its share."""
+        x, y, w = (*arrays, None, None)[:3]
+        own = slice if sharded else self._ranks.own
+        step, total = self.step, self._ranks.total
+        return Evaluation(step.network, step.loss, self.backend, self.dtype, x, y, w, own=own, total=total)
 
     def _check_plan(self, plan: Plan) -> None:
         """Raise `ValueError` if an epoch under way was begun with other options."""
@@ -447,31 +507,39 @@ class Trainer:
         return stopped or self.epoch >= self._plan.max_epochs
 
     def _run_epoch(
-        self, feed: Feed | Stream, data: Batch, hooks: list[Callback], interrupt: Interrupt
+        self, feed: Feed | Stream, data: Batch, division: Division, hooks: list[Callback], interrupt: Interrupt
     ) -> Record | None:
         """One epoch, or the rest of it; its record, or ``None`` if it was interrupted."""
         assert self._plan is not None
         began, plan = time.perf_counter(), self._plan
         self._drawn = copy.deepcopy(self._rng)  # becomes the generator when the epoch is finished
-        order = row_order(self._drawn, plan)
+        order = division.order(self._drawn, plan)
         moment = self._moment()
         steps = epochs.step_count(plan.rows, plan.batch_size)
         lrs = epochs.learning_rates(as_schedule(self.step.optimizer.lr), moment, steps)
         rates = epochs.rates_of(self.step.optimizer, lrs, moment.step)
-        loop = epochs.epoch_loop(self.backend, self.step)
-        for chunk in epochs.run_epoch(loop, feed, self.state, order, plan.batch_size, rates, start=self._position):
+        loop = epochs.epoch_loop(self._ranks.bound(self.backend), self.step)
+        chunks = epochs.run_epoch(
+            loop, feed, self.state, order, plan.batch_size, rates, start=self._position, cut=division.cut
+        )
+        for chunk in chunks:
             self.state = chunk.state
             self._losses.append(chunk.losses)
             self._updates += chunk.end - chunk.start
             self._position = chunk.end
-            if ends_training([hook.chunk(self) for hook in hooks]) or interrupt.requested:
+            if self._ranks.any(ends_training([hook.chunk(self) for hook in hooks]) or interrupt.requested):
                 return None
         losses = epochs.losses_on_host(self.backend, self._losses)
-        weights = epochs.batch_weights(order, plan.batch_size, data.w)
+        weights = division.weights(order, plan.batch_size, data.w)
         loss = epochs.mean_loss(losses, weights, self.step.loss.reduction)
         if not math.isfinite(loss):
             raise self._diverged(f"the loss of epoch {self.epoch + 1} is {loss} at rate {lrs[-1]:g}", data.x)
-        return {"epoch": self.epoch + 1, "loss": loss, "lr": lrs[-1], "seconds": time.perf_counter() - began}
+        return {
+            "epoch": self.epoch + 1,
+            "loss": loss,
+            "lr": lrs[-1],
+            "seconds": self._ranks.first(time.perf_counter() - began),
+        }
 
     def _moment(self) -> Moment:
         """Where the run was at the start of the epoch under way."""
@@ -526,14 +594,6 @@ class Trainer:
 
 def _is_finite(a: HostArray) -> bool:
     return bool(np.all(np.isfinite(a)))
-
-
-def row_order(rng: np.random.Generator, plan: Plan) -> HostArray:
-    """The order of the rows in an epoch; 32-bit row numbers where they suffice."""
-    order = np.arange(plan.rows, dtype=np.int32 if plan.rows <= 2**31 else np.int64)
-    if plan.shuffle:
-        rng.shuffle(order)
-    return order
 
 
 def _first_snapshot(
