@@ -25,7 +25,13 @@ FEWEST = 5
 
 @dataclass(frozen=True, eq=False)
 class RateSearch:
-    """The result of `Trainer.find_lr`."""
+    """The result of `Trainer.find_lr`.
+
+    >>> x = np.random.default_rng(0).standard_normal((500, 4))
+    >>> found = Trainer(mlp(4, 16, 2), device="cpu").find_lr(x, (x[:, 0] > 0.0).astype(int))
+    >>> found.losses.shape == found.rates.shape
+    True
+    """
 
     rates: HostArray
     """The learning rate of each step, (steps,)."""
