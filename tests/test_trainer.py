@@ -411,8 +411,8 @@ def test_arrays_of_the_engine_are_trained_on_without_a_copy(library: str, monkey
     xp = pytest.importorskip({"jax": "jax.numpy"}.get(library, library))
     x, y = blobs()
     feeds = []
-    make = mlp_xp.training.trainer.make_feed
-    monkeypatch.setattr("mlp_xp.training.trainer.make_feed", lambda *args: feeds.append(make(*args)) or feeds[-1])
+    make = mlp_xp.training.ranks.make_feed
+    monkeypatch.setattr("mlp_xp.training.ranks.make_feed", lambda *args: feeds.append(make(*args)) or feeds[-1])
     given = xp.asarray(x)
     runs = []
     for data in ((given, xp.asarray(y)), (x, y)):

@@ -15,7 +15,7 @@ import numpy as np  # noqa: TID251  initial weights and batch orders are drawn o
 from mlp_xp._checks import check_count, shown
 from mlp_xp.data.checks import check_inputs, check_targets, check_weights, first_not_finite
 from mlp_xp.data.class_weights import check_class_weight, weigh_classes
-from mlp_xp.data.feed import Batch, Feed, make_feed
+from mlp_xp.data.feed import Batch, Feed
 from mlp_xp.data.sources import as_source, is_source
 from mlp_xp.data.stream import Stream
 from mlp_xp.files.checkpoints import read_snapshot, write_snapshot
@@ -428,7 +428,7 @@ class Trainer:
         rates = rate_ramp(low, high, steps)
         data = self._checked_data(x, y, sample_weight, False)
         size = min(check_count("batch_size", batch_size), int(data.x.shape[0]))
-        feed = make_feed(self.backend, self.step.network, data, self.dtype, None)
+        feed = self._ranks.feed(self.backend, self.step.network, data, self.dtype, None)
         state, rng = self._copy(self.state), copy.deepcopy(self._rng)
         return search(feed, self.step, state, size, rates, rng, self._updates)
 
