@@ -15,6 +15,7 @@ COMMANDS = {
     "passes": "what each pass of the compiler is worth on this CPU",
     "precision": "products in bfloat16 and float16 on the CPU, beside float32",
     "steadiness": "what callbacks cost, and whether epochs slow down",
+    "ranks": "training on several processes beside PyTorch's DistributedDataParallel",
 }
 
 

@@ -14,12 +14,12 @@ import numpy as np  # noqa: TID251  initial weights and batch orders are drawn o
 
 from mlp_xp._checks import check_count, shown
 from mlp_xp.data.checks import check_inputs, check_targets, check_weights, first_not_finite
-from mlp_xp.data.class_weights import check_class_weight, weigh_classes
+from mlp_xp.data.class_weights import weigh_classes
 from mlp_xp.data.feed import Batch, Feed
 from mlp_xp.data.sources import as_source, is_source
 from mlp_xp.data.stream import Stream
 from mlp_xp.files.checkpoints import read_snapshot, write_snapshot
-from mlp_xp.files.snapshot import Best, Plan, Snapshot
+from mlp_xp.files.snapshot import Plan, Snapshot
 from mlp_xp.model import Evaluation, Model
 from mlp_xp.nn.layers import Chain, Layer, StatefulLayer
 from mlp_xp.nn.losses import Loss, SoftmaxCrossEntropy
@@ -29,14 +29,16 @@ from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.training import epoch as epochs
 from mlp_xp.training._interrupts import Interrupt
 from mlp_xp.training.callbacks import Callback, as_callbacks, ends_training
-from mlp_xp.training.early_stopping import EarlyStopping
-from mlp_xp.training.history import History, Record
+from mlp_xp.training.early_stopping import BestEpoch, EarlyStopping
+from mlp_xp.training.history import History, Record, monitored
 from mlp_xp.training.lr_finder import RateSearch, rate_ramp, search
 from mlp_xp.training.options import FitOptions, check_dtype, check_network, generator, generator_in
 from mlp_xp.training.ranks import Division, Ranks
+from mlp_xp.training.start import first_snapshot
 from mlp_xp_backends import Backend
 from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.groups import Group
+from mlp_xp_backends.protocol import Loop
 from mlp_xp_backends.transfer import to_device, to_host
 from mlp_xp_backends.trees import leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Tree
@@ -122,7 +124,7 @@ class Trainer:
         step = TrainStep(network, loss, optimizer, l2=l2, clip_norm=clip_norm, max_norm=max_norm)
         rng = generator(seed)
         drawn = network.init(rng), network.init_state(rng)
-        self._restore(_first_snapshot(step, check_dtype(dtype), *drawn, rng, class_weight), device, Ranks(group))
+        self._restore(first_snapshot(step, check_dtype(dtype), *drawn, rng, class_weight), device, Ranks(group))
 
     @classmethod
     def from_model(
@@ -171,7 +173,7 @@ class Trainer:
             params = (*params[:-1], network.init(rng)[-1])
             layers = (*layers[:-1], network.init_state(rng)[-1])
         trainer = cls.__new__(cls)
-        first = _first_snapshot(step, check_dtype(dtype or model.dtype), params, layers, rng, class_weight)
+        first = first_snapshot(step, check_dtype(dtype or model.dtype), params, layers, rng, class_weight)
         trainer._restore(first, model.backend if device is None else device, Ranks(group))
         return trainer
 
@@ -206,21 +208,26 @@ class Trainer:
             self.state: TrainState = to_device(backend, snapshot.state)
             best = snapshot.best
             trees = None if best is None else to_device(backend, (best.params, best.layers))
-        self._best = None if best is None or trees is None else best._replace(params=trees[0], layers=trees[1])
+        if best is not None and trees is not None:
+            best = best._replace(params=trees[0], layers=trees[1])
+        self._best = BestEpoch(best, snapshot.stopped)
         self.interrupted = False
         """Whether Ctrl-C or a callback ended the last `fit` early."""
         self._class_weight = snapshot.class_weight
         self._rng = generator_in(snapshot.generator)
         self._records = [dict(record) for record in snapshot.history]
-        self._monitor, self._monitored = _monitored(self._records)
+        self._monitor, self._monitored = monitored(self._records)
         self._plan, self._position = snapshot.plan, snapshot.position
         self._losses: list[Array] = [backend.asarray(np.array(snapshot.losses))] if snapshot.position else []
-        self._updates, self._samples, self._stopped = snapshot.updates, snapshot.samples, snapshot.stopped
+        self._updates, self._samples = snapshot.updates, snapshot.samples
         self._continues = True  # the next fit continues the run of the snapshot
+        self._is_partly_updated = False
 
     def snapshot(self) -> Snapshot:
         """Everything that the rest of the run depends on, copied to the host. Waits for the device."""
-        kept = () if self._best is None else (self._best.params, self._best.layers)
+        self._check_whole()
+        best = self._best.best
+        kept = () if best is None else (best.params, best.layers)
         state, kept, losses = to_host(self.backend, (self.state, kept, tuple(self._losses)))
         return Snapshot(
             step=self.step,
@@ -233,8 +240,8 @@ class Trainer:
             losses=np.concatenate(losses) if losses else np.empty(0, self.dtype),
             updates=self._updates,
             samples=self._samples,
-            best=None if self._best is None else self._best._replace(params=kept[0], layers=kept[1]),
-            stopped=self._stopped,
+            best=None if best is None else best._replace(params=kept[0], layers=kept[1]),
+            stopped=self._best.stopped,
             class_weight=self._class_weight,
         )
 
@@ -352,10 +359,13 @@ class Trainer:
             other options, or the ranks of a group differ in options or parameters.
         TrainingDivergedError
             If the loss of an epoch or the parameters at the end are not finite.
+        RuntimeError
+            If an exception inside a step, such as a second Ctrl-C or an exhausted memory, ended an earlier call.
         """
         options = FitOptions.checked(
             max_epochs, batch_size, validation_data, shuffle, early_stopping, resident, sharded, self.step.loss
         )
+        self._check_whole()
         ranks, hooks = self._ranks, as_callbacks(callbacks)
         if ranks.rank > 0:
             hooks = []
@@ -485,10 +495,7 @@ class Trainer:
 
     def _begin(self, plan: Plan, rule: EarlyStopping | None) -> None:
         """Set what belongs to a call of `fit`."""
-        if not self._continues:
-            self._best, self._stopped = None, False
-        if self._best is not None and rule is not None and not rule.matches(self._best):
-            self._best, self._stopped = None, False
+        self._best.begin(rule, self._continues)
         self._plan, self._continues, self.interrupted = plan, True, False
         if self._is_done(rule):
             if self.epoch >= plan.max_epochs:
@@ -501,10 +508,7 @@ class Trainer:
     def _is_done(self, rule: EarlyStopping | None) -> bool:
         """Whether nothing is left to train."""
         assert self._plan is not None
-        if rule is None or self._best is None:
-            return self.epoch >= self._plan.max_epochs
-        stopped = self._stopped and self.epoch - self._best.epoch >= rule.patience
-        return stopped or self.epoch >= self._plan.max_epochs
+        return self.epoch >= self._plan.max_epochs or self._best.ends(rule, self.epoch)
 
     def _run_epoch(
         self, feed: Feed | Stream, data: Batch, division: Division, hooks: list[Callback], interrupt: Interrupt
@@ -518,7 +522,7 @@ class Trainer:
         steps = epochs.step_count(plan.rows, plan.batch_size)
         lrs = epochs.learning_rates(as_schedule(self.step.optimizer.lr), moment, steps)
         rates = epochs.rates_of(self.step.optimizer, lrs, moment.step)
-        loop = epochs.epoch_loop(self._ranks.bound(self.backend), self.step)
+        loop = self._marked(epochs.epoch_loop(self._ranks.bound(self.backend), self.step))
         chunks = epochs.run_epoch(
             loop, feed, self.state, order, plan.batch_size, rates, start=self._position, cut=division.cut
         )
@@ -527,6 +531,7 @@ class Trainer:
             self._losses.append(chunk.losses)
             self._updates += chunk.end - chunk.start
             self._position = chunk.end
+            self._is_partly_updated = False
             if self._ranks.any(ends_training([hook.chunk(self) for hook in hooks]) or interrupt.requested):
                 return None
         losses = epochs.losses_on_host(self.backend, self._losses)
@@ -541,6 +546,23 @@ class Trainer:
             "seconds": self._ranks.first(time.perf_counter() - began),
         }
 
+    def _marked(self, loop: Loop) -> Loop:
+        """``loop``; until its new state is stored, the state of the trainer counts as partly updated."""
+
+        def marked(state: Tree, data: Tree, items: Tree) -> tuple[Tree, Tree]:
+            self._is_partly_updated = True
+            return loop(state, data, items)
+
+        return marked
+
+    def _check_whole(self) -> None:
+        """Raise `RuntimeError` if an exception inside a step left parameters that are partly updated."""
+        if self._is_partly_updated:
+            raise RuntimeError(
+                "an exception inside a step left this trainer with parameters that are partly updated: continue from "
+                "a checkpoint with Trainer.resume(path), or train a new trainer"
+            )
+
     def _moment(self) -> Moment:
         """Where the run was at the start of the epoch under way."""
         assert self._plan is not None
@@ -552,27 +574,24 @@ class Trainer:
     def _finish_epoch(self, record: Record, rule: EarlyStopping | None, rows: int) -> None:
         """Add the epoch to the history and prepare the next one."""
         assert self._plan is not None
-        score = math.nan if rule is None else record[rule.monitor]
         self._records.append(record)
         if self._monitor in record:
             self._monitored.append(record[self._monitor])
         else:
-            self._monitor, self._monitored = _monitored(self._records)
+            self._monitor, self._monitored = monitored(self._records)
         self._rng = self._drawn
         self._position, self._losses = 0, []
         self._samples += rows
         if rule is not None:
-            if self._best is None or rule.improves(score, self._best):
-                params, layers = self._copy((self.state.params, self.state.layers))
-                self._best = Best(self.epoch, score, rule.monitor, rule.mode, params, layers)
-            self._stopped = self.epoch - self._best.epoch >= rule.patience
+            self._best.observe(rule, record, lambda: self._copy((self.state.params, self.state.layers)))
 
     def _end(self, rule: EarlyStopping | None, interrupted: bool) -> None:
         """Restore the best network if the run is over."""
         self.interrupted = interrupted
         self._continues = interrupted and not self._is_done(rule)
-        if rule is not None and self._best is not None and not self._continues:
-            params, layers = self._copy((self._best.params, self._best.layers))
+        best = self._best.best
+        if rule is not None and best is not None and not self._continues:
+            params, layers = self._copy((best.params, best.layers))
             self.state = self.state._replace(params=params, layers=layers)
 
     def _diverged(self, what: str, x: Array | None = None) -> TrainingDivergedError:
@@ -585,6 +604,7 @@ class Trainer:
         return TrainingDivergedError(f"{what}: {advice}")
 
     def _model(self, params: Tree, layers: Tree) -> Model:
+        self._check_whole()
         return Model(self.step.network, self.step.loss, params, layers, self.backend)
 
     def _copy(self, tree: Tree) -> Tree:
@@ -594,31 +614,3 @@ class Trainer:
 
 def _is_finite(a: HostArray) -> bool:
     return bool(np.all(np.isfinite(a)))
-
-
-def _first_snapshot(
-    step: TrainStep, dtype: str, params: Tree, layers: Tree, rng: np.random.Generator, class_weight: Any
-) -> Snapshot:
-    """A run before its first step."""
-    params, layers = tree_map(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a, (params, layers))
-    return Snapshot(
-        step=step,
-        dtype=dtype,
-        state=step.init(np, params, layers),
-        history=[],
-        generator=dict(rng.bit_generator.state),
-        plan=None,
-        position=0,
-        losses=np.empty(0, dtype),
-        updates=0,
-        samples=0,
-        best=None,
-        stopped=False,
-        class_weight=check_class_weight(class_weight),
-    )
-
-
-def _monitored(records: list[Record]) -> tuple[str, list[float]]:
-    """The loss that schedules monitor, and its values: that of the validation set if every epoch has one."""
-    name = "valid_loss" if records and all("valid_loss" in record for record in records) else "loss"
-    return name, [record[name] for record in records]
