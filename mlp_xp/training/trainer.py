@@ -12,9 +12,12 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np  # noqa: TID251  initial weights and batch orders are drawn on the host
 
+from mlp_xp._checks import check_count, shown
 from mlp_xp.data.checks import check_inputs, check_targets, check_weights, first_not_finite
 from mlp_xp.data.class_weights import weigh_classes
-from mlp_xp.data.feed import Batch, Feed
+from mlp_xp.data.feed import Batch, Feed, make_feed
+from mlp_xp.data.sources import as_source, is_source
+from mlp_xp.data.stream import Stream
 from mlp_xp.files.checkpoints import read_snapshot, write_snapshot
 from mlp_xp.files.snapshot import Plan, Snapshot
 from mlp_xp.model import Evaluation, Model
@@ -28,6 +31,7 @@ from mlp_xp.training._interrupts import Interrupt
 from mlp_xp.training.callbacks import Callback, as_callbacks, ends_training
 from mlp_xp.training.early_stopping import BestEpoch, EarlyStopping
 from mlp_xp.training.history import History, Record, monitored
+from mlp_xp.training.lr_finder import RateSearch, rate_ramp, search
 from mlp_xp.training.options import FitOptions, check_dtype, check_network, generator, generator_in
 from mlp_xp.training.ranks import Division, Ranks
 from mlp_xp.training.start import first_snapshot
@@ -306,7 +310,7 @@ class Trainer:
     def fit(
         self,
         x: Array,
-        y: Array,
+        y: Array | None = None,
         *,
         max_epochs: int,
         batch_size: int | None = 128,
@@ -324,12 +328,14 @@ class Trainer:
         ----------
         x, y, sample_weight
             (rows, n_in) numbers or ids, targets as the loss takes them, and one weight per row. Arrays of the host,
-            memory-mapped ones too, or of the device's library.
+            memory-mapped ones too, of the device's library, or data frames. Without ``y``, ``x`` is a source of
+            batches: a function that returns an iterator, a PyTorch ``DataLoader``, a `BatchSource`. Its batches are
+            trained on as they come; ``batch_size``, ``shuffle`` and ``resident`` have no effect on them.
         batch_size
             Rows of a step; the last, smaller batch of an epoch is trained on too. ``None`` for all rows.
         validation_data
-            ``(x, y)`` or ``(x, y, sample_weight)``, measured after each epoch as ``valid_loss``, ``valid_accuracy``
-            ...; or several by name: ``{"valid": (xv, yv), "train": (x, y)}``.
+            ``(x, y)``, ``(x, y, sample_weight)`` or a source of batches, measured after each epoch as ``valid_loss``,
+            ``valid_accuracy`` ...; or several by name: ``{"valid": (xv, yv), "train": (x, y)}``.
         shuffle
             Whether each epoch has an order of its own.
         early_stopping
@@ -364,10 +370,15 @@ class Trainer:
         if ranks.rank > 0:
             hooks = []
         sharded = options.sharded and ranks.size > 1
-        data = self._checked_data(x, y, sample_weight, sharded)
+        stream = self._stream(x, y, sample_weight) if is_source(x) else None
+        if stream is None and y is None:
+            raise TypeError("fit needs y, the targets of the rows of x; a source of batches yields both")
+        data = self._checked_data(x, y, sample_weight, sharded) if stream is None else stream.data
         division = Division.of(ranks, int(data.x.shape[0]), sharded)
         rows = division.rows
         plan = Plan(options.max_epochs, min(options.batch_size or rows, rows), options.shuffle, rows)
+        if stream is not None:
+            plan = plan._replace(batch_size=1, shuffle=False)
         self._check_plan(plan)
         ranks.check_equal(
             options=(plan, early_stopping, tuple(options.validation_sets)),
@@ -375,7 +386,7 @@ class Trainer:
             parameters=to_host(self.backend, self.state) if ranks.size > 1 else (),
         )
         sets = {name: self._evaluation(arrays, sharded) for name, arrays in options.validation_sets.items()}
-        feed = ranks.feed(self.backend, self.step.network, data, self.dtype, options.resident)
+        feed = stream or ranks.feed(self.backend, self.step.network, data, self.dtype, options.resident)
         self._begin(plan, early_stopping)
         with Interrupt() as interrupt:
             for hook in hooks:
@@ -389,7 +400,7 @@ class Trainer:
                 for name, evaluation in sets.items():
                     values = evaluation(self.state.params, self.state.layers)
                     record |= {f"{name}_{key}": value for key, value in values.items()}
-                self._finish_epoch(record, early_stopping)
+                self._finish_epoch(record, early_stopping, rows if stream is None else stream.rows)
                 asked = ranks.any(ends_training([hook.epoch(self, record) for hook in hooks]))
             self._end(early_stopping, ranks.any(interrupt.requested) or self._position > 0)
             for hook in hooks:
@@ -398,6 +409,57 @@ class Trainer:
         if not (self.interrupted or all(map(_is_finite, leaves(to_host(self.backend, self.state.params))))):
             raise self._diverged(f"the parameters after epoch {self.epoch} contain infinities or NaN")
         return self.history
+
+    def find_lr(
+        self,
+        x: Array,
+        y: Array,
+        *,
+        batch_size: int = 128,
+        sample_weight: Array | None = None,
+        low: float = 1e-6,
+        high: float = 10.0,
+        steps: int = 100,
+    ) -> RateSearch:
+        """Train a copy for some steps at rates that grow exponentially from ``low`` to ``high``; suggest a rate.
+
+        The learning-rate range test (Smith 2017, sec. 3.3). It ends early when the loss explodes. The trainer, its
+        random numbers included, stays as it is. See `RateSearch`.
+
+        >>> import numpy as np
+        >>> from mlp_xp import Trainer, mlp
+        >>> x = np.random.default_rng(0).standard_normal((500, 4))
+        >>> found = Trainer(mlp(4, 16, 2), device="cpu").find_lr(x, (x[:, 0] > 0.0).astype(int))
+        >>> 1e-4 < found.suggestion < 1.0
+        True
+        """
+        if self.group.size > 1:
+            raise ValueError("find_lr trains in one process: call it on a trainer without a group")
+        rates = rate_ramp(low, high, steps)
+        data = self._checked_data(x, y, sample_weight, False)
+        size = min(check_count("batch_size", batch_size), int(data.x.shape[0]))
+        feed = make_feed(self.backend, self.step.network, data, self.dtype, None)
+        state, rng = self._copy(self.state), copy.deepcopy(self._rng)
+        return search(feed, self.step, state, size, rates, rng, self._updates)
+
+    def _stream(self, source: Any, y: Any, sample_weight: Any) -> Stream:
+        """The batches of a source as a feed."""
+        if y is not None or sample_weight is not None:
+            raise TypeError(
+                f"x must be an array of shape (rows, features), not {shown(source)}: stack its rows first; or leave y "
+                "and sample_weight out, for a source of batches (x, y) or (x, y, sample_weight)"
+            )
+        if self.group.size > 1:
+            raise ValueError("a source of batches trains in one process: with a group pass arrays, or shards of them")
+        if self._class_weight == "balanced":
+            raise ValueError("class_weight='balanced' needs all labels at once: for a source pass a weight per class")
+        network = self.step.network
+
+        def weigh(y: HostArray, w: Any) -> Any:
+            n_out = network.width(None)
+            return weigh_classes(self._class_weight, y, n_out or 0, w)
+
+        return Stream(self.backend, network, self.step.loss, as_source(source), self.dtype, weigh)
 
     def _checked_data(self, x: Any, y: Any, sample_weight: Any, sharded: bool) -> Batch:
         """The data set, with the class weights folded into the sample weights."""
@@ -413,7 +475,7 @@ class Trainer:
 
     def _evaluation(self, arrays: Sequence[Array], sharded: bool) -> Evaluation:
         """A validation set, of which each rank measures its share."""
-        x, y, w = (*arrays, None)[:3]
+        x, y, w = (*arrays, None, None)[:3]
         own = slice if sharded else self._ranks.own
         step, total = self.step, self._ranks.total
         return Evaluation(step.network, step.loss, self.backend, self.dtype, x, y, w, own=own, total=total)
@@ -449,7 +511,7 @@ class Trainer:
         return self.epoch >= self._plan.max_epochs or self._best.ends(rule, self.epoch)
 
     def _run_epoch(
-        self, feed: Feed, data: Batch, division: Division, hooks: list[Callback], interrupt: Interrupt
+        self, feed: Feed | Stream, data: Batch, division: Division, hooks: list[Callback], interrupt: Interrupt
     ) -> Record | None:
         """One epoch, or the rest of it; its record, or ``None`` if it was interrupted."""
         assert self._plan is not None
@@ -509,7 +571,7 @@ class Trainer:
         total = before + steps * (self._plan.max_epochs - self.epoch)
         return Moment(before, total, self.epoch, self._samples, self._monitored)
 
-    def _finish_epoch(self, record: Record, rule: EarlyStopping | None) -> None:
+    def _finish_epoch(self, record: Record, rule: EarlyStopping | None, rows: int) -> None:
         """Add the epoch to the history and prepare the next one."""
         assert self._plan is not None
         self._records.append(record)
@@ -519,7 +581,7 @@ class Trainer:
             self._monitor, self._monitored = monitored(self._records)
         self._rng = self._drawn
         self._position, self._losses = 0, []
-        self._samples += self._plan.rows
+        self._samples += rows
         if rule is not None:
             self._best.observe(rule, record, lambda: self._copy((self.state.params, self.state.layers)))
 
