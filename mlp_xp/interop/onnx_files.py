@@ -63,7 +63,7 @@ def write_onnx(
         raise ValueError(f"the parameters take {size / 2**30:.1f} GiB, and an ONNX file ends at 2: export float32")
     content = _proto(onnx, graph, X, outputs)
     onnx.checker.check_model(content)
-    atomic.write(path, lambda file: file.write(content.SerializeToString()))
+    atomic.write(path, lambda file: file.write_bytes(content.SerializeToString()))
 
 
 def _common_width(models: Sequence[Model]) -> int:
