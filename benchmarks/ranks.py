@@ -213,11 +213,11 @@ def report(found: dict[int, Any], options: argparse.Namespace) -> str:
         + ", ".join(f"{name} {version}" for name, version in place["versions"].items()),
         "",
         f"Medians of {options.rounds} rounds of {STEPS} steps, float32, Adam, from `python -m benchmarks ranks`; "
-        f"each rank has {threads_of(options)} thread(s). Above 1 in the column `DDP / ours`, ours is faster: the median "
-        "of the ratios of a round.",
+        f"each rank has {threads_of(options)} thread(s). Above 1 in the column `DDP / ours`, ours is faster: the "
+        "median of the ratios of a round.",
         "",
-        f"The load average of the last five minutes was {os.getloadavg()[1]:.1f}. Where it is above the number of cores, "
-        "other programs ran too, and a rank that waits for one that does not run counts as communicating.",
+        f"The load average of the last five minutes was {os.getloadavg()[1]:.1f}. Where it is above the number of "
+        "cores, other programs ran too, and a rank that waits for one that does not run counts as communicating.",
         "",
         "| network@batch | ranks | ours, ms/step | communicating | DDP, ms/step | communicating | DDP / ours |",
         "| --- | --- | --- | --- | --- | --- | --- |",
