@@ -62,6 +62,7 @@ BACKENDS: dict[str, Callable[[], Any]] = {
     "cupy": lambda: get_backend("cupy"),
 }
 MARKS = {"cupy": pytest.mark.gpu}
+INTERPRETED = {"numpy-readonly", "array_api_strict"}  # checked step by step, which a whole run repeats
 
 
 def selected() -> list[str]:
@@ -78,11 +79,12 @@ def built(name: str) -> Any:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Eager JAX compiles every operation for every shape: quick runs leave out float64 and training for it."""
+    """Quick runs leave out eager JAX, which compiles every operation for every shape, and most whole runs."""
     for item in items:
         values = getattr(getattr(item, "callspec", None), "params", {})
-        training = item.path.name == "test_step.py" or getattr(values.get("case"), "carry", ()) != ()
-        if values.get("backend") == "jax" and (training or values.get("dtype") == "float64"):
+        name, wide = values.get("backend"), values.get("dtype") == "float64"
+        run = getattr(values.get("case"), "run", False)
+        if name == "jax" or (name == "jax-jit" and wide) or (run and (wide or name in INTERPRETED)):
             item.add_marker("slow")
 
 

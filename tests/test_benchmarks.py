@@ -39,8 +39,15 @@ def build(name: str, task: Task) -> Any:
         pytest.skip(f"{name} {error}")
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
-@pytest.mark.parametrize("net", [DENSE, WORDS], ids=["dense", "words"])
+@pytest.mark.parametrize(
+    ("net", "optimizer"),
+    [
+        pytest.param(DENSE, "adam", id="dense-adam"),
+        pytest.param(WORDS, "momentum", id="words-momentum"),
+        *(pytest.param(DENSE, name, marks=pytest.mark.slow, id=f"dense-{name}") for name in ("sgd", "momentum")),
+        *(pytest.param(WORDS, name, marks=pytest.mark.slow, id=f"words-{name}") for name in ("sgd", "adam")),
+    ],
+)
 @pytest.mark.parametrize("name", PEERS)
 def test_peers_do_equal_work(name: str, net: Net, optimizer: str) -> None:
     """A run and an epoch end with the losses that our math has in NumPy, operation by operation."""

@@ -32,6 +32,8 @@ OPTIONAL = {
     "mpi4py",
     "onnx",
     "onnxruntime",
+    "keras",
+    "tensorboardX",
     "polars",
     "pyarrow",
     "dask",
