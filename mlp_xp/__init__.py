@@ -83,8 +83,8 @@ if TYPE_CHECKING:
     from mlp_xp.training.loggers import JSONLines as JSONLines
     from mlp_xp.training.loggers import TensorBoard as TensorBoard
     from mlp_xp.training.lr_finder import RateSearch as RateSearch
+    from mlp_xp.training.run import TrainingDivergedError as TrainingDivergedError
     from mlp_xp.training.trainer import Trainer as Trainer
-    from mlp_xp.training.trainer import TrainingDivergedError as TrainingDivergedError
     from mlp_xp_backends import BackendError as BackendError
     from mlp_xp_backends import available_backends as available_backends
     from mlp_xp_backends import get_backend as get_backend
@@ -177,10 +177,8 @@ _HOMES = {
         "TensorBoard",
     ),
     "training.lr_finder": ("RateSearch",),
-    "training.trainer": (
-        "Trainer",
-        "TrainingDivergedError",
-    ),
+    "training.run": ("TrainingDivergedError",),
+    "training.trainer": ("Trainer",),
 }
 _MODULE_OF = {name: f"mlp_xp.{module}" for module, names in _HOMES.items() for name in names} | dict.fromkeys(
     ("BackendError", "available_backends", "get_backend"), "mlp_xp_backends"

@@ -207,9 +207,10 @@ class Evaluation:
         self.loss, self.backend, self.network = loss, backend, network
         self.batches: Callable[[], Iterator[Batch]]
         self.weight: Callable[[], float]
+        self.total: Callable[[HostArray], HostArray]
         if is_source(x):
             stream = Stream(backend, network, loss, as_source(x), dtype)
-            self.batches, self.total = stream.blocks, total
+            self.batches, self.total = stream.blocks, np.asarray  # every process measures all of it
             self.weight = lambda: float(stream.weights.sum())
             return
         x = check_inputs(backend, network, x)

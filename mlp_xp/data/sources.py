@@ -99,12 +99,7 @@ def arrow_batches(
 
     Raises `ValueError` naming columns that are missing or not numeric.
 
-    Examples
-    --------
-    >>> import pyarrow
-    >>> table = pyarrow.table({"height": [1.8, 1.6], "weight": [80.0, 60.0], "adult": [1, 0]})
-    >>> [(x.shape, y.tolist()) for x, y in arrow_batches(table, "adult")]
-    [((2, 2), [1, 0])]
+    >>> source = arrow_batches("customers.parquet", "bought", batch_size=512)  # doctest: +SKIP
     """
     arrow = need("pyarrow.dataset", "arrow")
     size = check_count("batch_size", batch_size)

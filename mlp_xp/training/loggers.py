@@ -52,7 +52,7 @@ class TensorBoard(Callback):
 
     Runs that are to be compared write to folders side by side. A resumed run hides events of epochs that it repeats.
 
-    >>> callbacks = [TensorBoard("runs/first"), Progress()]  # for Trainer.fit
+    >>> callbacks = [TensorBoard("runs/first"), JSONLines("runs/first.jsonl")]
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -27,10 +27,10 @@ FEWEST = 5
 class RateSearch:
     """The result of `Trainer.find_lr`.
 
-    >>> x = np.random.default_rng(0).standard_normal((500, 4))
-    >>> found = Trainer(mlp(4, 16, 2), device="cpu").find_lr(x, (x[:, 0] > 0.0).astype(int))
-    >>> found.losses.shape == found.rates.shape
-    True
+    >>> rates = np.geomspace(1e-4, 1.0, 5)
+    >>> found = RateSearch(rates, np.asarray([2.0, 2.0, 1.0, 0.9, 3.0]), np.asarray([2.0, 1.9, 1.0, 0.9, 2.0]))
+    >>> found
+    RateSearch of 5 steps: suggestion 0.001
     """
 
     rates: HostArray
