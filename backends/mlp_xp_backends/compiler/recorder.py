@@ -60,9 +60,9 @@ def record(body: Body, carry: Tree, consts: Tree, items: Tree) -> Program:
 def _aliased(before: list[Value], after: list[Value]) -> bool:
     """Whether leaves of the carry that goes out share memory with each other or with what belongs to somebody else."""
     roots = [v.root for v in after]
-    foreign = any(r.constant is not None or (r.source or ("carry",))[0] != "carry" for r in roots)
-    moved = any(r.source is not None and r is not b for r, b in zip(roots, before, strict=True))
-    return foreign or moved or len(set(roots)) < len(roots)
+    pairs = zip(roots, before, strict=True)
+    given = any((r.source is not None or r.constant is not None) and r is not b for r, b in pairs)
+    return given or len(set(roots)) < len(roots)
 
 
 class Recorder:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp_backends.compiler.program import Kind, Op, Unrecordable, Value, contiguous, new_value, view_value
+from mlp_xp_backends.compiler.program import Kind, Op, Unrecordable, Value, new_value, view_value
 from mlp_xp_backends.typing import HostArray
 
 NUMBERS = (bool, int, float, complex)
@@ -15,14 +15,11 @@ NUMBERS = (bool, int, float, complex)
 
 
 def layout_of(x: Any) -> tuple[tuple[int, ...], np.dtype[Any], tuple[int, ...]]:
-    """Shape, dtype and strides of an array; strides that no element depends on are the contiguous ones."""
+    """Shape, dtype and strides of an array."""
     shape, dtype = tuple(x.shape), np.dtype(x.dtype)
     if dtype.kind not in "biufc" or not dtype.isnative:
         raise Unrecordable(f"an array of dtype {dtype}")
-    own = contiguous(shape, dtype.itemsize)
-    if 0 in shape:
-        return shape, dtype, own
-    return shape, dtype, tuple(o if n == 1 else s for n, s, o in zip(shape, x.strides, own, strict=True))
+    return shape, dtype, tuple(x.strides)
 
 
 class Tape:

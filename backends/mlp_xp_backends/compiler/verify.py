@@ -67,7 +67,7 @@ def verify_memory(program: Program, plan: Any) -> None:
     for op in (op for op in program.ops if op.kind is not Kind.VIEW):
         _check(not spoiled & {x.root for x in op.inputs}, f"{op.kind.name} {op.name} reads what was overwritten")
         _check(op.out in where, f"{op.kind.name} {op.name} has no place")
-        over = {x for x in op.inputs if where.get(x.root, ())[:2] == where[op.out][:2] and x.root in where}
+        over = {x for x in op.inputs if where.get(x.root, ())[:2] == where[op.out][:2]}
         overlap = {x for x in over if where[x.root][2] < where[op.out][3] and where[op.out][2] < where[x.root][3]}
         if op.kind is not Kind.PACK:
             allowed = {x for x in op.overwritable() if where.get(x) == where[op.out]}

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
-from mlp_xp_backends.compiler.program import Program, Value
+from mlp_xp_backends.compiler.program import Program
 from mlp_xp_backends.typing import HostArray
 
 
@@ -27,7 +27,7 @@ def adopted(
             returned[k] = a if usable or (after is v and a.flags.c_contiguous and a.flags.aligned) else a.copy("C")
             held.append(returned[k])
             continue
-        long = _packed(arrays, v)
+        long = _packed(arrays)
         if long is None or crowded.intersection(members):
             long = np.concatenate([a.reshape(-1) for a in arrays])
             stops = np.cumsum([a.size for a in arrays]).tolist()
@@ -43,14 +43,11 @@ def _overlapping(carried: list[HostArray], given: list[HostArray]) -> set[int]:
     return crowded | {j for j, a in enumerate(carried) if any(np.may_share_memory(a, b) for b in given)}
 
 
-def _packed(arrays: list[HostArray], like: Value) -> HostArray | None:
-    """The array that has these, one behind the other, if there is one."""
-    long, start = arrays[0].base, 0
-    alike = isinstance(long, np.ndarray) and long.shape == like.shape and long.dtype == like.dtype
-    if not isinstance(long, np.ndarray) or not alike or not long.flags.carray:
-        return None
+def _packed(arrays: list[HostArray]) -> HostArray | None:
+    """The first of these arrays if the others follow it without gaps in the memory of one array, else `None`."""
+    base, end = arrays[0].base, arrays[0].ctypes.data
     for a in arrays:
-        if a.base is not long or not a.flags.carray or a.ctypes.data != long.ctypes.data + start:
+        if base is None or a.base is not base or not a.flags.carray or a.ctypes.data != end:
             return None
-        start += a.nbytes
-    return long
+        end += a.nbytes
+    return arrays[0]

@@ -111,10 +111,10 @@ def _gemm_of_numpy(out: HostArray, a: HostArray, b: HostArray, alpha: HostArray,
 def _reduce(op: Op, m: Machine) -> list[Call]:
     (v,), axes, keepdims = op.inputs, op["axes"], op["keepdims"]
     x, out, f = m.at(v), m.at(op.out), REDUCTIONS[op.name]
-    extreme = op.name in ("max", "min") and x.ndim > 1 and axes == (x.ndim - 1,) and x.flags.c_contiguous and x.size > 0
+    extreme = op.name in ("max", "min") and axes == (x.ndim - 1,) and x.flags.c_contiguous and x.size > 0
     if extreme and x.dtype == out.dtype:
         rows, flat = x.reshape(-1, x.shape[-1]), out.reshape(-1)
-        if 1 < rows.shape[1] <= SHORT:  # NumPy reduces short rows one by one; of a transposed copy whole rows at a time
+        if rows.shape[1] <= SHORT:  # NumPy reduces short rows one by one; of a transposed copy whole rows at a time
             turned = np.empty(rows.shape[::-1], x.dtype)
             return [copied(turned, rows.T), (f.reduce, (turned, 0, None, flat))]
         return [(f.reduceat, (rows.reshape(-1), np.arange(0, x.size, rows.shape[1]), 0, None, flat))]

@@ -74,7 +74,7 @@ class _Planner:
             handed = self._place(op) if op.kind is not Kind.VIEW else None
             for v in dying.get(k, ()):
                 place, maker = self.places.get(v), self.program.makers.get(v)
-                lent = maker in self.position and maker is not None and maker.kind is not Kind.ONE_HOT
+                lent = maker is not None and maker.kind is not Kind.ONE_HOT
                 if lent and v is not handed and place is not None and place.kind == "buffer":
                     self.free.append(place.number)
         return Plan(self.places, tuple(self.buffers), tuple(self.copies))
@@ -86,7 +86,7 @@ class _Planner:
             offset = 0
             for v in op.inputs if op.kind is Kind.PACK else ():
                 maker = self.program.makers.get(v)
-                free = maker in self.position and v.base is None and v not in parts and v not in self.program.carry_out
+                free = v.base is None and v not in parts and v not in self.program.carry_out
                 if free and maker is not None and maker.kind not in OWN and v.dtype == op.out.dtype:
                     parts[v] = (op.out, offset)
                 offset += v.nbytes
@@ -132,7 +132,7 @@ class _Planner:
 
     def _over(self, before: Value, op: Op) -> bool:
         """Whether the result of ``op`` may be written over ``before``."""
-        if op not in self.position or op.kind in OWN:
+        if op.kind in OWN:
             return False
         if (before.shape, before.dtype) != (op.out.shape, op.out.dtype):
             return False
@@ -145,7 +145,7 @@ class _Planner:
         if owner not in self.places:
             for x in op.overwritable() if owner is op.out else ():
                 place, maker = self.places.get(x), self.program.makers.get(x)
-                lent = maker in self.position and maker is not None and maker.kind is not Kind.ONE_HOT
+                lent = maker is not None and maker.kind is not Kind.ONE_HOT
                 if lent and self._owner(x) is x and self._ends(x, op) and place is not None and place.kind == "buffer":
                     self.places[op.out], handed = place, x
                     break
