@@ -122,6 +122,7 @@ def broken(program: Program) -> dict[str, Program]:
         "is not made": replace(program, outs=(wrong,)),
         "changes shape": replace(program, carry_out=program.items),
         "a view and only": replace(program, ops=(replace(first, out=replace(first.out, base=wrong)), second, *rest)),
+        "as long as its members": replace(program, members=()),
         "has no loop": replace(program, ops=(replace(first, options={"loop": (np.dtype("int8"),)}), second, *rest)),
     }
 
@@ -129,7 +130,7 @@ def broken(program: Program) -> dict[str, Program]:
 @pytest.mark.parametrize(
     "message",
     ["read before it is made", "made twice", "the shape is", "operands, but", "options", "is not made", "changes shape",
-     "a view and only", "has no loop"],
+     "a view and only", "as long as its members", "has no loop"],
 )  # fmt: skip
 def test_what_is_no_program_is_refused(message: str) -> None:
     def body(xp: Any, c: Any, k: Any, x: Any) -> Any:
@@ -153,6 +154,12 @@ def test_show_has_a_line_for_every_operation() -> None:
     program, plan = verified(record(*training("relu", OPTIMIZERS["adam"])))
     text = show(program, plan.places).splitlines()
     assert len(text) == len(program.carry + program.consts + program.items + program.ops) + 2
+    assert [line.split()[0] for line in text[:-2]] == [
+        *(f"c{k}" for k in range(len(program.carry))),
+        *(f"k{k}" for k in range(len(program.consts))),
+        *(f"i{k}" for k in range(len(program.items))),
+        *(f"%{k}" for k in range(len(program.ops))),
+    ]
     assert sum(" @ " in line for line in text) == len(plan.places)
     assert any("gemm" in line and "float64[16, 40]" in line for line in text)
 

@@ -19,7 +19,7 @@ from mlp_xp_backends.typing import Array, HostArray, Tree
 
 REDUCTIONS = {"sum", "prod", "max", "min", "any", "all"}
 VIEWS = {"transpose", "matrix_transpose", "swapaxes", "moveaxis", "expand_dims", "squeeze", "broadcast_to", "flip"}
-DATA_DEPENDENT = {"nonzero", "argwhere", "flatnonzero", "repeat", "extract", "compress", "searchsorted"}
+DATA_DEPENDENT = {"nonzero", "argwhere", "flatnonzero", "repeat", "extract", "compress"}
 ABOUT_DTYPES = {"finfo", "iinfo", "isdtype", "can_cast", "result_type"}
 OTHER_NAMES = {"permute_dims": "transpose", "amax": "max", "amin": "min", "concatenate": "concat"}
 OTHER_NAMES |= {"empty": "zeros", "empty_like": "zeros_like"}  # the same at every recording
