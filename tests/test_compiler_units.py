@@ -209,7 +209,7 @@ def ill_formed() -> dict[str, Op]:
             Kind.GEMM, "", (a, b, s, s, new_value((2, 4, 4), "f", ("item", 9))), new_value((4, 4), "f")
         ),
         "indices": Op(Kind.TAKE, "", (a, s), new_value((4,), "f"), {"axis": 0}),
-        "ids that are": Op(Kind.ONE_HOT, "", (s,), new_value((3,), "f"), {"n": 3}),
+        "ids are not": Op(Kind.ONE_HOT, "", (s,), new_value((3,), "f"), {"n": 3}),
         "ids that do": Op(Kind.SEGMENT_SUM, "", (a, s), new_value((3, 4), "f"), {"n": 3}),
         "ids that do ": Op(Kind.SEGMENT_SUM, "", (long, i), new_value((3, 4), "f"), {"n": 3}),
         "shapes that": Op(Kind.CONCAT, "", (a, long), new_value((4, 8), "f"), {"axis": 1}),

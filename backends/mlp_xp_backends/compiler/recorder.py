@@ -1,4 +1,4 @@
-"""Recording: the body runs once on stand-ins that have a shape and a dtype and no numbers."""
+"""Recording: the body runs once on stand-ins, which have a shape and a dtype but no elements."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ VIEWS = {"transpose", "matrix_transpose", "swapaxes", "moveaxis", "expand_dims",
 DATA_DEPENDENT = {"nonzero", "argwhere", "flatnonzero", "repeat", "extract", "compress"}
 ABOUT_DTYPES = {"finfo", "iinfo", "isdtype", "can_cast", "result_type"}
 OTHER_NAMES = {"permute_dims": "transpose", "amax": "max", "amin": "min", "concatenate": "concat"}
-OTHER_NAMES |= {"empty": "zeros", "empty_like": "zeros_like"}  # the same at every recording
+OTHER_NAMES |= {"empty": "zeros", "empty_like": "zeros_like"}  # equal in every recording
 
 
 def record(body: Body, carry: Tree, consts: Tree, items: Tree) -> Program:
-    """The program of ``body`` for arrays like these, of the host or of a device; `Unrecordable` if it has none.
+    """The program of ``body`` for arrays of these layouts, on the host or a device; raises `Unrecordable`.
 
-    Only the shapes and dtypes of the arrays count, and the strides of ``consts``. Whatever else the body raises on
-    stand-ins is raised.
+    Only the shapes and dtypes of the arrays count, and the strides of ``consts``. Other exceptions of
+    the body on stand-ins propagate.
     """
     tape = Tape()
 
@@ -58,7 +58,7 @@ def record(body: Body, carry: Tree, consts: Tree, items: Tree) -> Program:
 
 
 def _aliased(before: list[Value], after: list[Value]) -> bool:
-    """Whether leaves of the carry that goes out share memory with each other or with what belongs to somebody else."""
+    """Whether leaves of the returned carry share memory with each other or with any other array."""
     roots = [v.root for v in after]
     pairs = zip(roots, before, strict=True)
     given = any((r.source is not None or r.constant is not None) and r is not b for r, b in pairs)
@@ -66,7 +66,7 @@ def _aliased(before: list[Value], after: list[Value]) -> bool:
 
 
 class Recorder:
-    """NumPy's namespace for stand-ins. What it has no rule for is recorded as a call, if it returns one new array."""
+    """NumPy's namespace for stand-ins. Functions without a rule are recorded as calls if they return one new array."""
 
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
@@ -103,13 +103,13 @@ class Recorder:
     def _create(self, f: Callable[..., HostArray], like: bool, *args: Any, **options: Any) -> StandIn:
         given = [*args[like:], *options.values()]
         if any(isinstance(x, StandIn) for x in given):
-            raise self._tape.refuse("an array made from numbers of others")
+            raise self._tape.refuse("an array created from the elements of another")
         options.pop("device", None)
         first = (np.broadcast_to(np.zeros((), x.dtype), x.shape) if isinstance(x, StandIn) else x for x in args[:like])
         return self._new(self._tape.constant(f(*first, *args[like:], **options)))
 
     def _call(self, name: str, f: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """``f`` as it is on what is no stand-in, else a recorded call."""
+        """A recorded call of ``f``, or ``f`` itself if no argument is a stand-in."""
         if name in ABOUT_DTYPES:
             return f(*(x.dtype if isinstance(x, StandIn) else x for x in args), **options)
         nested = [y for x in (*args, *options.values()) for y in (x if isinstance(x, (tuple, list)) else ())]
@@ -246,11 +246,11 @@ class Recorder:
 
 
 def _with_keywords(f: Callable[..., HostArray], keywords: tuple[str, ...], x: HostArray, *given: Any) -> HostArray:
-    """``f`` with its last arguments by name."""
+    """Call ``f`` with its last arguments by name."""
     n = len(given) - len(keywords)
     return f(x, *given[:n], **dict(zip(keywords, given[n:], strict=True)))
 
 
 def reshape(x: HostArray, shape: tuple[int, ...]) -> HostArray:
-    """``x`` in another shape without copying; ValueError where that cannot be."""
+    """``x`` in another shape without copying; raises ValueError if that needs a copy."""
     return np.reshape(x, shape, copy=False)

@@ -1,4 +1,4 @@
-"""Which arrays a run may write to: those of the carry themselves, or copies of them."""
+"""The arrays that a run writes to: those of the carry, or copies of them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mlp_xp_backends.typing import HostArray
 def adopted(
     program: Program, carried: list[HostArray], given: list[HostArray]
 ) -> tuple[list[HostArray], list[HostArray]]:
-    """The leaves to go on with, and the program's carried arrays that hold them.
+    """The leaves of the carry to return, and the program's carried arrays that contain them.
 
-    Leaves are themselves where they can be written to, else copies; packed ones are parts of one array.
+    A leaf is copied only if it cannot be written to; packed leaves are views of one array.
     """
     crowded = _overlapping(carried, given)
     returned, held = list(carried), []
