@@ -63,12 +63,18 @@ ORDINARY = {
     "mean(dtype=)": lambda xp, x: xp.mean(x, dtype=xp.float64),
     "squeeze": lambda xp, x: xp.squeeze(x[None]) + xp.squeeze(x[:, None], axis=1),
     "divmod": lambda xp, x: divmod(x, 0.25)[0] + divmod(1.0, x + 9)[1],
+    "copy": lambda xp, x: written(xp, xp.copy(x)) + np.copy(x),
     "deepcopy": lambda xp, x: copy.deepcopy(x) + copy.copy(x),
     "ravel": flat_then_changed,
     "clip without bounds": clipped_then_changed,
     "take without an axis": lambda xp, x: xp.take(x, xp.asarray([5, -1, 0])),
     "one_hot": lambda xp, x: xp.one_hot(xp.argmax(x, axis=0), 4, dtype=x.dtype),
     "segment_sum": lambda xp, x: xp.segment_sum(x, xp.argmin(x, axis=1), 3),
+    "segment_sum of a stack": lambda xp, x: xp.segment_sum(xp.stack([x, -x]), xp.argmin(x, axis=1), 3),
+    "segment_sum by ids of each": lambda xp, x: xp.segment_sum(
+        xp.stack([x, x]), xp.argmax(xp.stack([x, -x]), axis=-1), 3
+    ),
+    "one_hot of a stack": lambda xp, x: xp.one_hot(xp.argmax(xp.stack([x, -x]), axis=-1), 3, dtype=xp.float64),
     "empty": lambda xp, x: xp.empty_like(x) * 0 + xp.empty((4, 3), dtype=x.dtype) * 0,
     "products with the body's own arrays": lambda xp, x: x @ OWN + (OWN @ x.mT).mT + np.matmul(x, OWN),
     "asarray": lambda xp, x: xp.asarray(x) + xp.asarray(x, dtype=xp.float64) + written(xp, xp.asarray(x, copy=True)),

@@ -231,6 +231,17 @@ def test_one_hot_rows_follow_their_ids_from_step_to_step(width: int, computed: b
     np.testing.assert_array_equal(counts, inside)
 
 
+def test_one_hot_rows_are_not_overwritten() -> None:
+    """The rows that are kept from step to step are neither overwritten in place nor reused for another result."""
+
+    def body(xp: Any, c: Any, k: Any, ids: Any) -> Any:
+        changed = xp.one_hot(ids * 1, 50, dtype=xp.float32) * 2.0 - 1.0
+        read = xp.sum(xp.one_hot(ids * 2, 60, dtype=xp.float32), axis=0)
+        return c, (xp.sum(changed * k, axis=-1), read + xp.sum(xp.tanh(xp.exp(k[:, :1]) * read), axis=0))
+
+    assert_compiled(body, (), f((1000, 50)), np.random.default_rng(0).integers(0, 30, (4, 1000)), amplified=100.0)
+
+
 def test_one_core_inside_and_as_many_as_before_after() -> None:
     """Two runs that overlap leave the number of threads as they found it, and so does one that fails."""
     threadpoolctl, library = pytest.importorskip("threadpoolctl"), openblas()

@@ -12,6 +12,7 @@ import pytest
 from mlp_xp_backends.compiler.passes import fused_products, horizontal_fusion, picks, sums_as_products
 from mlp_xp_backends.compiler.program import Kind, Op, Program, new_value
 from mlp_xp_backends.compiler.recorder import record
+from mlp_xp_backends.compiler.report import report
 from mlp_xp_backends.compiler.show import show
 from mlp_xp_backends.compiler.targets.cpu.memory import Place, plan_memory, separate
 from mlp_xp_backends.compiler.targets.cpu.run import PASSES, rewritten
@@ -162,6 +163,19 @@ def test_show_has_a_line_for_every_operation() -> None:
     ]
     assert sum(" @ " in line for line in text) == len(plan.places)
     assert any("gemm" in line and "float64[16, 40]" in line for line in text)
+
+
+def test_a_report_is_the_program_with_a_summary() -> None:
+    case = training("relu", OPTIMIZERS["sgd"])
+    program, plan = verified(recorded := record(*case))
+    *text, summary = report(*case, "cpu").splitlines()
+    assert "\n".join(text) == show(program, plan.places)
+    products = sum(op.kind in (Kind.MATMUL, Kind.GEMM) for op in program.ops)
+    left = sum(op.kind is not Kind.VIEW for op in program.ops)
+    assert summary == (
+        f"{len(recorded.ops)} operations recorded, {left} left, of which {products} products; "
+        f"{sum(plan.buffers):,} bytes of scratch memory"
+    )
 
 
 def test_plans_are_pure() -> None:

@@ -18,7 +18,7 @@ from mlp_xp_backends.compiler.program import Kind, Op, Program, Value, new_value
 from mlp_xp_backends.compiler.recorder import record
 from mlp_xp_backends.compiler.targets.cpu import blas as blas_module
 from mlp_xp_backends.compiler.targets.cpu.blas import mkl, openblas
-from mlp_xp_backends.compiler.targets.cpu.memory import separate
+from mlp_xp_backends.compiler.targets.cpu.memory import Place, Plan, separate
 from mlp_xp_backends.compiler.targets.cpu.run import Runner
 from mlp_xp_backends.compiler.verify import InvalidProgram, verify, verify_memory
 from tests.compiler_cases import (
@@ -240,6 +240,24 @@ def test_an_operation_that_breaks_its_rule_is_refused(message: str) -> None:
     program = Program((op,), (), (), (), tuple(op.inputs), (), ((), ()))
     with pytest.raises(InvalidProgram, match=message.strip().replace("(", r"\(")):
         verify(program)
+
+
+@pytest.mark.parametrize(
+    ("offset", "right"), [(0, True), (16, True), (4, False), (15, False), (-4, False), (48, True), (49, False)]
+)
+@pytest.mark.parametrize("kind", [Kind.ELEMENTWISE, Kind.COPY])
+def test_a_result_overwrites_the_whole_of_an_operand_or_nothing_of_it(kind: Kind, offset: int, right: bool) -> None:
+    """Plans of a buffer of 64 bytes, where an operand of 16 bytes is stored at its start."""
+    item = new_value((4,), "f", ("item", 0))
+    x, y = new_value((4,), "f"), new_value((4,), "f")
+    last = {Kind.COPY: Op(kind, "", (x,), y), Kind.ELEMENTWISE: Op(kind, "exp", (x,), y, {"loop": (np.dtype("f"),)})}
+    program = verify(Program((Op(Kind.COPY, "", (item,), x), last[kind]), (), (), (), (item,), (y,), ((), ())))
+    plan = Plan({x: Place("buffer", 0, 0), y: Place("buffer", 0, offset)}, (64,), ())
+    if right and (kind is Kind.ELEMENTWISE or offset):
+        verify_memory(program, plan)
+    else:
+        with pytest.raises(InvalidProgram):
+            verify_memory(program, plan)
 
 
 def test_no_plan_that_computes_wrong_numbers_is_accepted() -> None:
