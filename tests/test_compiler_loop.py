@@ -157,6 +157,10 @@ def test_rows_counted_from_the_end() -> None:
     )
 
 
+def test_no_rows_at_all() -> None:
+    assert_compiled(lambda xp, c, k, rows: (c, xp.take(k, rows, axis=0) * 2.0), (), f((9, 2)), np.zeros((3, 0), int))
+
+
 def test_errors_are_those_of_numpy() -> None:
     with pytest.raises(ValueError, match="matmul"):
         compiled(lambda xp, c, k, x: (c, xp.matmul(x, x)))((), (), f((2, 3, 4)))

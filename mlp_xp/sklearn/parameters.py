@@ -24,6 +24,7 @@ COMMON: dict[str, list[Any]] = {
     "dropout": [Interval(Real, 0, 1, closed="left")],
     "scoring": [str, callable, None],
     "l2_mode": [StrOptions({"batch", "constant"})],
+    "group": [StrOptions({"mpi", "nccl", "torch"}), HasMethods(["sum", "broadcast", "barrier"]), None],
 }
 """scikit-learn's own constraints, and those of the parameters that are new or take more."""
 CLASSIFIER = {**COMMON, "class_weight": [StrOptions({"balanced"}), dict, list, None]}
@@ -52,6 +53,9 @@ scoring : str, callable or None, default=None
 l2_mode : {'batch', 'constant'}, default='batch'
     ``batch`` divides ``alpha |W|^2 / 2`` by the rows (or the weight) of the batch, as scikit-learn does. ``constant``
     adds it to the mean loss, so that the penalty does not depend on the size of the batch.
+group : {'mpi', 'nccl', 'torch'}, group or None, default=None
+    The processes that train this estimator together, each on its part of every batch, as in `mlp_xp.Trainer`. All of
+    them pass the same data to `fit`; rank 0 prints. Not for ``solver="lbfgs"``.
 """
 ATTRIBUTES = """
 validation_loss_curve_ : list of float or None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from mlp_xp.data.feed import Batch, Feed, make_feed
+from mlp_xp.data.feed import Batch, Feed
 from mlp_xp.nn.schedules import Moment
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.sklearn.arrays import SparseRows
@@ -20,6 +20,7 @@ from mlp_xp.sklearn.validation import Setting, Validation, note_loss, note_score
 from mlp_xp.sklearn.weights import scaled
 from mlp_xp.training._interrupts import Interrupt
 from mlp_xp.training.epoch import batch_weights, epoch_loop, losses_on_host, mean_loss, run_epoch, step_count
+from mlp_xp.training.ranks import Division, Ranks
 from mlp_xp_backends import get_backend
 from mlp_xp_backends.protocol import Loop
 from mlp_xp_backends.trees import ABSENT, tree_map
@@ -32,7 +33,13 @@ PLAIN_WORK = 10**7
 
 
 def fit_stochastic(
-    e: Any, setting: Setting, data: Batch, validation: Validation | None, tasks: Tasks, incremental: bool
+    e: Any,
+    setting: Setting,
+    data: Batch,
+    validation: Validation | None,
+    tasks: Tasks,
+    incremental: bool,
+    ranks: Ranks,
 ) -> bool:
     """Fit the estimator ``e`` to ``data``, for one epoch if ``incremental``; return whether training has ended."""
     if not incremental or not hasattr(e, "_optimizer"):
@@ -40,7 +47,7 @@ def fit_stochastic(
     weights = sum(W.size for W in e.coefs_)
     if incremental and setting.backend.name == "numpy" and weights * len(data.x) < PLAIN_WORK:
         setting = setting._replace(backend=get_backend("numpy:plain"))
-    epochs = Epochs(e, setting, data)
+    epochs = Epochs(e, setting, data, ranks)
     e.n_iter_, stopped = 0, False
     with Interrupt() as interrupt:
         for order in _orders(e, epochs.rows, 1 if incremental else e.max_iter):
@@ -50,8 +57,8 @@ def fit_stochastic(
                 warnings.warn("Training interrupted by user.", stacklevel=4)
                 break
             _note(e, epochs, loss, validation)
-            wants_stop = tasks.end(epochs.fitted)
-            stopped = _is_over(e) or wants_stop
+            wants_stop = ranks.any(tasks.end(epochs.fitted))
+            stopped = _is_over(e, ranks.rank == 0) or wants_stop
             if stopped:
                 break
         else:
@@ -72,7 +79,7 @@ class Epochs:
     penalty is stronger the smaller the batch. With ``l2_mode="constant"`` it is ``alpha |W|^2 / 2`` plus the mean loss.
     """
 
-    def __init__(self, e: Any, setting: Setting, data: Batch) -> None:
+    def __init__(self, e: Any, setting: Setting, data: Batch, ranks: Ranks) -> None:
         backend, network, loss, dtype = setting
         rows = len(data.x)
         if e.batch_size != "auto" and e.batch_size > rows:
@@ -83,9 +90,10 @@ class Epochs:
         self.steps = step_count(rows, self.batch_size)
         step = TrainStep(network, loss, e._optimizer.optimizer)
         compiled = epoch_loop if data.x.nbytes <= SMALL else epoch_loop.__wrapped__
-        self.loop: Loop = compiled(backend, step)
+        self.loop: Loop = compiled(ranks.bound(backend), step)
+        self.ranks, self.cut = ranks, Division.of(ranks, rows, sharded=False).cut
         resident = False if isinstance(data.x, SparseRows) else None
-        self.feed: Feed = make_feed(backend, network, data._replace(w=scaled(data.w)), dtype, resident)
+        self.feed: Feed = ranks.feed(backend, network, data._replace(w=scaled(data.w)), dtype, resident)
         self.state = _state(e, setting, step)
 
     def run(self, order: HostArray, interrupt: Interrupt) -> float | None:
@@ -93,10 +101,11 @@ class Epochs:
         losses = []
         rates = self.e._optimizer.rates(self.moment(), self.steps)
         l2 = self._penalties(order)
-        for chunk in run_epoch(self.loop, self.feed, self.state, order, self.batch_size, rates, l2=l2):
+        chunks = run_epoch(self.loop, self.feed, self.state, order, self.batch_size, rates, l2=l2, cut=self.cut)
+        for chunk in chunks:
             self.state = chunk.state
             losses.append(chunk.losses)
-            if interrupt.requested:
+            if self.ranks.any(interrupt.requested):
                 return None
         sizes = batch_weights(order, self.batch_size)
         return float(mean_loss(losses_on_host(self.setting.backend, losses), sizes))
@@ -161,12 +170,13 @@ def _note(e: Any, epochs: Epochs, loss: float, validation: Validation | None) ->
     e.loss_ = loss
     e.t_ += epochs.rows
     e.loss_curve_.append(loss)
-    if e.verbose:
+    verbose = e.verbose and epochs.ranks.rank == 0
+    if verbose:
         print(f"Iteration {e.n_iter_}, loss = {loss:.8f}")
     if validation is not None:
-        score, valid_loss = validation(epochs.state.params, epochs.state.layers)
+        score, valid_loss = map(epochs.ranks.first, validation(epochs.state.params, epochs.state.layers))
         e.validation_loss_curve_.append(valid_loss)
-        if e.verbose:
+        if verbose:
             print(f"Validation score: {score:f}")
         if note_score(e, score) and e.early_stopping:
             e._best_coefs, e._best_intercepts = epochs.fitted().values()
@@ -178,13 +188,13 @@ def _note(e: Any, epochs: Epochs, loss: float, validation: Validation | None) ->
     solver.epoch_ends(epochs.moment())
 
 
-def _is_over(e: Any) -> bool:
+def _is_over(e: Any, prints: bool) -> bool:
     """Whether too many epochs have brought no improvement, and the solver does not lower its rate instead."""
     if e._no_improvement_count <= e.n_iter_no_change:
         return False
     what = "Validation score" if e.early_stopping else "Training loss"
     end = e._optimizer.stalls()
-    if e.verbose:
+    if e.verbose and prints:
         says = end or f"Setting learning rate to {e._optimizer.learning_rate:f}"
         print(f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs. {says}")
     if not end:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mlp_xp_backends.compiler.compare import alike
 from mlp_xp_backends.compiler.program import Program, Unrecordable
-from mlp_xp_backends.compiler.recorder import record
+from mlp_xp_backends.compiler.recorder import AllSum, record
 from mlp_xp_backends.compiler.tape import layout_of
 from mlp_xp_backends.loop import length
 from mlp_xp_backends.protocol import Body, Loop
@@ -33,10 +33,13 @@ class CompiledLoop:
     """A loop over ``body`` that ``target`` prepares for each set of shapes; ``plain`` is the uncompiled loop.
 
     ``plain`` runs what cannot be recorded and what ``target`` does not support; results and errors are always its own.
+    ``all_sum`` is the ``xp.all_sum`` of a backend with a group.
     """
 
-    def __init__(self, body: Body, plain: Loop, target: Callable[[Program], Compiled | None]) -> None:
-        self.body, self.plain, self.target = body, plain, target
+    def __init__(
+        self, body: Body, plain: Loop, target: Callable[[Program], Compiled | None], all_sum: AllSum | None = None
+    ) -> None:
+        self.body, self.plain, self.target, self.all_sum = body, plain, target, all_sum
         self.ready: dict[Hashable, Compiled | None] = {}
 
     def __call__(self, carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
@@ -65,7 +68,7 @@ class CompiledLoop:
 
     def _compile(self, carry: Tree, consts: Tree, items: Tree) -> Compiled | None:
         try:
-            program, again = (record(self.body, carry, consts, items) for _ in range(2))
+            program, again = (record(self.body, carry, consts, items, self.all_sum) for _ in range(2))
         except (Unrecordable, Exception):  # the plain loop raises the error, if there is one
             return None
         if alike(program, again):

@@ -25,10 +25,15 @@ OTHER_NAMES = {"permute_dims": "transpose", "amax": "max", "amin": "min", "conca
 OTHER_NAMES |= {"empty": "zeros", "empty_like": "zeros_like"}  # equal in every recording
 
 
-def record(body: Body, carry: Tree, consts: Tree, items: Tree) -> Program:
+AllSum = Callable[[Array, Array], Any]
+"""``f(x, out)``: write the sum of ``x`` over all ranks to ``out``."""
+
+
+def record(body: Body, carry: Tree, consts: Tree, items: Tree, all_sum: AllSum | None = None) -> Program:
     """The program of ``body`` for arrays of these layouts, on the host or a device; raises `Unrecordable`.
 
-    Only the shapes and dtypes of the arrays count, and the strides of ``consts``. Other exceptions of
+    Only the shapes and dtypes of the arrays count, and the strides of ``consts``. ``all_sum``, not called here,
+    is recorded where the body calls ``xp.all_sum``; without it, such a body cannot be recorded. Other exceptions of
     the body on stand-ins propagate.
     """
     tape = Tape()
@@ -41,7 +46,7 @@ def record(body: Body, carry: Tree, consts: Tree, items: Tree) -> Program:
     const_tree, const_in = stand_ins(consts, "const", lambda a, source: Value(*layout_of(a), source=source))
     item_tree, item_in = stand_ins(items, "item", lambda a, source: new_value(a.shape[1:], layout_of(a)[1], source))
     carried = leaves(carry_tree)
-    trees = body(Recorder(tape), carry_tree, const_tree, item_tree)
+    trees = body(Recorder(tape, all_sum), carry_tree, const_tree, item_tree)
     if tape.refused is not None:
         raise tape.refused
     carry_out, outs = ([value_of(tape, x) for x in leaves(tree)] for tree in trees)
@@ -68,8 +73,8 @@ def _aliased(before: list[Value], after: list[Value]) -> bool:
 class Recorder:
     """NumPy's namespace for stand-ins. Functions without a rule are recorded as calls if they return one new array."""
 
-    def __init__(self, tape: Tape) -> None:
-        self._tape = tape
+    def __init__(self, tape: Tape, all_sum: AllSum | None = None) -> None:
+        self._tape, self._sum_of_ranks = tape, all_sum
 
     def __getattr__(self, name: str) -> Any:
         name = OTHER_NAMES.get(name, name)
@@ -198,6 +203,12 @@ class Recorder:
             raise ValueError(f"segment_sum of values {v.shape} by ids {i.shape}")
         shape = (*v.shape[:-2], n, v.shape[-1])
         return self._new(self._tape.emit(Kind.SEGMENT_SUM, "", (v, i), shape, v.dtype, n=n))
+
+    def _all_sum(self, x: Any) -> StandIn:
+        if self._sum_of_ranks is None:
+            raise self._tape.refuse("all_sum")
+        v, number = self._value(x), sum(op.kind is Kind.ALL_SUM for op in self._tape.ops)
+        return self._new(self._tape.emit(Kind.ALL_SUM, "", (v,), v.shape, v.dtype, f=self._sum_of_ranks, number=number))
 
     def _integers(self, ids: Any) -> Value:
         v = self._value(ids)
