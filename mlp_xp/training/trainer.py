@@ -103,7 +103,7 @@ class Trainer:
         step = TrainStep(network, loss, optimizer, l2=l2, clip_norm=clip_norm, max_norm=max_norm)
         rng = generator(seed)
         drawn = network.init(rng), network.init_state(rng)
-        self._restore(_first_snapshot(step, check_dtype(dtype), *drawn, rng, class_weight), as_backend(device))
+        self._restore(first_snapshot(step, check_dtype(dtype), *drawn, rng, class_weight), as_backend(device))
 
     @classmethod
     def from_model(
@@ -149,7 +149,7 @@ class Trainer:
             params = (*params[:-1], network.init(rng)[-1])
             layers = (*layers[:-1], network.init_state(rng)[-1])
         trainer = cls.__new__(cls)
-        first = _first_snapshot(step, check_dtype(dtype or model.dtype), params, layers, rng, class_weight)
+        first = first_snapshot(step, check_dtype(dtype or model.dtype), params, layers, rng, class_weight)
         trainer._restore(first, model.backend if device is None else as_backend(device))
         return trainer
 
@@ -181,7 +181,7 @@ class Trainer:
         self._class_weight = snapshot.class_weight
         self._rng = generator_in(snapshot.generator)
         self._records = [dict(record) for record in snapshot.history]
-        self._monitor, self._monitored = _monitored(self._records)
+        self._monitor, self._monitored = monitored(self._records)
         self._plan, self._position = snapshot.plan, snapshot.position
         self._losses: list[Array] = [backend.asarray(np.array(snapshot.losses))] if snapshot.position else []
         self._updates, self._samples, self._stopped = snapshot.updates, snapshot.samples, snapshot.stopped
@@ -429,7 +429,7 @@ class Trainer:
         if self._monitor in record:
             self._monitored.append(record[self._monitor])
         else:
-            self._monitor, self._monitored = _monitored(self._records)
+            self._monitor, self._monitored = monitored(self._records)
         self._rng = self._drawn
         self._position, self._losses = 0, []
         self._samples += self._plan.rows
@@ -476,7 +476,7 @@ def row_order(rng: np.random.Generator, plan: Plan) -> HostArray:
     return order
 
 
-def _first_snapshot(
+def first_snapshot(
     step: TrainStep, dtype: str, params: Tree, layers: Tree, rng: np.random.Generator, class_weight: Any
 ) -> Snapshot:
     """A run before its first step."""
@@ -498,7 +498,7 @@ def _first_snapshot(
     )
 
 
-def _monitored(records: list[Record]) -> tuple[str, list[float]]:
+def monitored(records: list[Record]) -> tuple[str, list[float]]:
     """The loss that schedules monitor, and its values: that of the validation set if every epoch has one."""
     name = "valid_loss" if records and all("valid_loss" in record for record in records) else "loss"
     return name, [record[name] for record in records]
