@@ -11,6 +11,7 @@ COMMANDS = {
     "predict": "small predictions and updates beside scikit-learn and onnxruntime",
     "mnist_race": "cold process to a trained MNIST network, beside PyTorch",
     "memory": "peak memory beside PyTorch's, and a data set larger than memory",
+    "passes": "what each pass of the compiler is worth on this CPU",
     "steadiness": "what callbacks cost, and whether epochs slow down",
 }
 

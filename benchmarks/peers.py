@@ -16,11 +16,8 @@ from mlp_xp import Trainer
 from mlp_xp.data.feed import Batch
 from mlp_xp.nn.schedules import Moment, as_schedule
 from mlp_xp.training.epoch import Item, epoch_loop, rate_table
-from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.compiler.targets.cpu.blas import Blas, mkl
 from mlp_xp_backends.numpy_backend import NumpyBackend
-from mlp_xp_backends.numpy_engine.blas import Blas
-from mlp_xp_backends.numpy_engine.mkl import mkl
-from mlp_xp_backends.protocol import Body, Loop
 from mlp_xp_backends.trees import ABSENT, tree_map
 
 
@@ -51,13 +48,6 @@ class Peer(Protocol):
         return time.perf_counter() - began, loss
 
 
-class PlainNumpy(NumpyBackend):
-    """NumPy without our engine: the math as it is written, operation by operation."""
-
-    def compile(self, body: Body) -> Loop:
-        return plain_loop(np, body, np.stack)
-
-
 class Ours(Peer):
     """The compiled epoch for runs of steps, `Trainer.fit` for epochs."""
 
@@ -65,20 +55,19 @@ class Ours(Peer):
         self.task = task
         self.trainer = Trainer(task.net.chain, optimizer=task.rule, device=device, seed=SEED)
         self.rng, self.backend = np.random.default_rng(SEED), self.trainer.backend
-        self.done = 0
         x, y = map(self.backend.asarray, task.data)
         self.data = Batch(x, y, ABSENT)
         self.loop = epoch_loop(self.backend, self.trainer.step)
 
     def place(self, order: Array) -> Any:
         rule = self.task.rule
-        table = rate_table(rule, as_schedule(rule.lr), Moment(self.done, 0, 0, 0), len(order))
+        table = rate_table(rule, as_schedule(rule.lr), Moment(self.trainer._updates, 0, 0, 0), len(order))
         rates = tree_map(lambda column: self.backend.asarray(column, "float32"), table)
         return Item(self.backend.asarray(order), rates, ABSENT)
 
     def steps(self, placed: Any) -> Array:
         self.trainer.state, losses = self.loop(self.trainer.state, self.data, placed)
-        self.done += len(losses)
+        self.trainer._updates += len(losses)  # steps outside fit count too: Adam's correction depends on it
         self.backend.synchronize()
         return self.backend.to_numpy(losses)
 

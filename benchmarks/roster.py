@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.networks import Task
-from benchmarks.peers import Ours, Peer, PlainNumpy, the_mkl
+from benchmarks.peers import Ours, Peer, the_mkl
+from mlp_xp_backends.compiler.targets.cpu.blas import openblas
 from mlp_xp_backends.numpy_backend import NumpyBackend
-from mlp_xp_backends.numpy_engine.blas import openblas
+from mlp_xp_backends.numpy_plain import PlainNumpyBackend
 
 Entry = Callable[[Task], Peer]
 
@@ -28,7 +29,7 @@ def roster(device: str, compiled: bool) -> dict[str, Entry]:
     if device == "cpu":
         entries["numpy"] = lambda task: Ours(NumpyBackend(openblas), task)
         entries[MKL] = ours_with_mkl
-        entries[PLAIN] = lambda task: Ours(PlainNumpy(), task)
+        entries[PLAIN] = lambda task: Ours(PlainNumpyBackend(), task)
     for name, *options in zip(TORCH, ("fused", "foreach", "foreach"), (False, False, True), strict=True):
         if compiled or not options[1]:
             entries[name] = pytorch(device, *options)

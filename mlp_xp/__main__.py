@@ -8,12 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlp_xp import show
 from mlp_xp_backends import BackendError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, 1 if a parity check fails, 2 if the command cannot run."""
     arguments = _parser().parse_args(argv)
+    if arguments.command == "show":
+        return _show(arguments)
     try:
         return _info() if arguments.command == "info" else _parity(arguments.backends, arguments.json)
     except (BackendError, OSError) as error:
@@ -23,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m mlp_xp", description="Inspect the array libraries of this machine.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{info,parity}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{info,parity,show}")
     commands.add_parser("info", help="list libraries, devices and memory, and what is missing for the others")
     parity = commands.add_parser(
         "parity",
@@ -38,7 +41,13 @@ def _parser() -> argparse.ArgumentParser:
         help="such as numpy,cupy or cuda:1,torch:cpu; the default is all usable backends",
     )
     parity.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON as well")
+    show.add_parser(commands)
     return parser
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    print(show.show(arguments.network, arguments.optimizer, arguments.batch, arguments.dtype, arguments.device))
+    return 0
 
 
 def _names(text: str) -> list[str]:

@@ -65,8 +65,9 @@ def test_one_who_computes_something_else_makes_the_row_invalid() -> None:
         """Runs of steps at a rate that is a tenth too large."""
 
         def place(self, order: Any) -> Any:
-            rows, rates = super().place(order)
-            return rows, rates._replace(scaled=tuple(1.1 * rate for rate in rates.scaled))
+            item = super().place(order)
+            scaled = tuple(1.1 * rate for rate in item.rates.scaled)
+            return item._replace(rates=item.rates._replace(scaled=scaled))
 
     def broken(task: Task) -> Any:
         raise RuntimeError("no such library\nand more")

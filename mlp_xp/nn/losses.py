@@ -197,7 +197,7 @@ class SquaredError(Loss):
 class Poisson(Loss):
     """``l = sum_k exp(z_k) - y_k z_k`` for counts ``y`` of shape (rows, n_out) with rate ``exp(z)``.
 
-    The negative log-likelihood without ``log y!``, which does not depend on the network (McCullagh and Nelder 1989, ch. 6).
+    The negative log-likelihood without ``log y!``, which is constant in z (McCullagh and Nelder 1989, ch. 6).
 
     >>> loss, _ = Poisson().forward(xp, np.log(np.asarray([[2.0]])), np.asarray([[3]]), ABSENT)
     >>> round(float(loss), 4)  # 2 - 3 log 2

@@ -61,8 +61,8 @@ def mlp(
     norm
         ``"layer"``, ``"batch"`` or ``None``.
     init
-        Initializer of the weights. The default is `He` for relu, leaky_relu, gelu and softplus, `Glorot` for the others and
-        for the last layer.
+        Initializer of the weights. The default is `He` for relu, leaky_relu, gelu and softplus, and
+        `Glorot` for the others and for the last layer.
     first
         A layer in front of all others, such as ``Rescale(scale=1 / 255)`` for pixels or an `Embedding` for ids.
 

@@ -70,8 +70,8 @@ class Optimizer(Protocol):
 class SGD(Optimizer):
     """``w <- w - lr g``; with momentum ``v <- mu v - lr g`` and ``w <- w + v``; Nesterov's ``w <- w + mu v - lr g``.
 
-    The velocity includes the learning rate, as in Polyak 1964 and Sutskever et al. 2013, eqs. 1 to 4. (PyTorch multiplies
-    by the rate afterwards; at a constant rate both are the same.)
+    The velocity includes the learning rate, as in Polyak 1964 and Sutskever et al. 2013, eqs. 1 to 4. (PyTorch
+    multiplies by the rate afterwards; at a constant rate both are the same.)
 
     >>> rule, w = SGD(0.1, momentum=0.9), np.asarray([1.0])
     >>> w, v = rule.update(xp, w, rule.init(xp, w), np.asarray([2.0]), rule.rates(0.1, 1))
@@ -166,7 +166,7 @@ class Adam(Optimizer):
         return AdamSlots(xp.zeros_like(w), xp.zeros_like(w))
 
     def update(self, xp: Namespace, w: Array, slots: AdamSlots, g: Array, rates: Rates) -> tuple[Array, AdamSlots]:
-        """``w <- w - lr_t m / (sqrt(v) + eps_t)``, the formula of the class with both bias corrections moved into two numbers."""
+        """``w <- w - lr_t m / (sqrt(v) + eps_t)``, both bias corrections moved into two numbers."""
         m, v = slots
         lr, eps = rates.scaled[0], rates.fixed[0]
         m *= self.b1

@@ -196,7 +196,7 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class ReduceOnPlateau(Schedule):
-    """``lr factor^k`` after ``k`` plateaus of more than ``patience`` epochs without a loss below ``best (1 - threshold)``.
+    """``lr factor^k`` after ``k`` plateaus: ``patience + 1`` epochs without a loss below ``best (1 - threshold)``.
 
     The loss is the monitored loss of the training.
 

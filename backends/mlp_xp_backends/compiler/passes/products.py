@@ -1,0 +1,81 @@
+"""Sums with products, ``alpha a b + beta c``, as one call of BLAS."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
+from mlp_xp_backends.compiler.tape import Tape
+
+DTYPES = (np.float32, np.float64)
+
+
+def fused_products(program: Program) -> Program:
+    """``c + a b``, ``beta c - alpha (a b)`` and the like as a gemm, ``s (a b)`` as one that adds nothing.
+
+    The same numbers but for rounding. A product or a multiple is taken in only if nobody else reads it.
+    """
+    return _Products(program).run()
+
+
+class _Products:
+    def __init__(self, program: Program) -> None:
+        self.program, self.tape = program, Tape()
+        self.made = dict(program.makers)
+
+    def run(self) -> Program:
+        ops: list[Op] = []
+        for op in self.program.ops:
+            known = len(self.tape.ops)
+            new = self._fused(op) if op.kind is Kind.ELEMENTWISE and _uniform(op) else None
+            ops += [*self.tape.ops[known:], new or op]
+            self.made[op.out] = new or op
+        return self.program.with_ops(ops)
+
+    def _fused(self, op: Op) -> Op | None:
+        if op.name not in ("multiply", "add", "subtract"):
+            return None
+        x, y = op.inputs
+        for c, p in ((x, y), (y, x)) if op.name != "subtract" else ((x, y),):
+            product = self._product(p)
+            if product is None or p.shape != op.out.shape:
+                continue
+            if op.name == "multiply":
+                if c.shape == () and product.kind is Kind.MATMUL:
+                    return Op(Kind.GEMM, "", (*product.inputs, c), op.out)
+                continue
+            alpha = product.inputs[2] if product.kind is Kind.GEMM else self._number(1, op.out)
+            beta, rest = self._multiple(c) if c.shape == op.out.shape else (None, c)
+            alpha = self._negative(alpha) if op.name == "subtract" else alpha
+            inputs = (*product.inputs[:2], alpha, beta or self._number(1, op.out), rest)
+            return Op(Kind.GEMM, "", inputs, op.out)
+        return None
+
+    def _product(self, v: Value) -> Op | None:
+        """The product of matrices that ``v`` is and nothing else needs."""
+        op = self.made.get(v)
+        if op is None or self.program.only_reader(v) is None or op.kind not in (Kind.MATMUL, Kind.GEMM):
+            return None
+        return op if len(op.inputs) <= 3 and all(min(x.shape[-2:]) > 1 for x in op.inputs[:2]) else None
+
+    def _multiple(self, v: Value) -> tuple[Value | None, Value]:
+        """``(s, y)`` if ``v = s y`` for a number ``s`` and nothing else needs it, else ``(None, v)``."""
+        op = self.made.get(v)
+        if op is not None and op.name == "multiply" and _uniform(op) and self.program.only_reader(v) is not None:
+            for y, s in (op.inputs, op.inputs[::-1]):
+                if s.shape == () and y.shape == v.shape:
+                    return s, y
+        return None, v
+
+    def _number(self, x: float, like: Value) -> Value:
+        return self.tape.constant(np.asarray(x, like.dtype))
+
+    def _negative(self, s: Value) -> Value:
+        if s.constant is not None:
+            return self.tape.constant(np.negative(s.constant))
+        return self.tape.elementwise("negative", (s,))
+
+
+def _uniform(op: Op) -> bool:
+    """Whether all is of one dtype that BLAS knows."""
+    return op.out.dtype in DTYPES and all(v.dtype == op.out.dtype for v in op.inputs)

@@ -1,0 +1,200 @@
+"""Linear algebra libraries called without NumPy: products that add to what is there.
+
+NumPy's wheels carry an OpenBLAS of their own, with 64-bit integers and renamed symbols. Any other build of NumPy
+(Accelerate, the system's BLAS) has none, and `openblas` returns ``None``. Loading SciPy's BLAS instead would not do:
+two thread pools then wait for each other's cores.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from mlp_xp_backends.typing import HostArray
+
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A function and the arguments that it is called with again and again."""
+
+LETTER: dict[np.dtype[Any], str] = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
+
+
+class Blas:
+    """gemm in single and double precision; every argument is a pointer, as in Fortran."""
+
+    name: str
+
+    def __init__(self, library: Any, pattern: str, integer: Any) -> None:
+        self._integer = integer
+        self._gemm = {dtype: library[pattern.format(letter + "gemm")] for dtype, letter in LETTER.items()}
+        for f in self._gemm.values():
+            f.restype = None
+
+    @property
+    def threads(self) -> int:
+        """On how many cores to run; 0 if the library itself decides about its products."""
+        return 0
+
+    @contextmanager
+    def on_one_core(self) -> Iterator[None]:
+        """One thread for each product that is called inside, unless the library decides by itself."""
+        yield
+
+    def gemm(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
+        """``c <- alpha a b + beta c`` for matrices; ``None`` if one of them lies in memory as BLAS cannot read it.
+
+        ``alpha`` and ``beta`` are 0-d arrays, read at every call. The caller keeps all arrays alive.
+        """
+        f, ways = self._gemm.get(c.dtype), [way for way in map(_way, (c, a, b)) if way is not None]
+        if f is None or len(ways) < 3 or ways[0][0] != b"N":
+            return None
+        (_, ldc), (ta, lda), (tb, ldb) = ways
+        i, p = self._int, _pointer
+        sizes = (i(c.shape[1]), i(c.shape[0]), i(a.shape[1]))  # row-major c = a b is column-major c' = b' a'
+        return f, (_char(tb), _char(ta), *sizes, p(alpha), p(b), i(ldb), p(a), i(lda), p(beta), p(c), i(ldc))
+
+    def _int(self, n: int) -> Any:
+        return ctypes.byref(self._integer(n))
+
+
+class OpenBlas(Blas):
+    """OpenBLAS, which has one number of threads for all who call it."""
+
+    name = "OpenBLAS"
+
+    def __init__(self, library: Any, pattern: str, integer: Any) -> None:
+        super().__init__(library, pattern, integer)
+        names = (pattern.format(f"openblas_{verb}_num_threads") for verb in ("get", "set"))
+        self._threads: list[Any] = [getattr(library, name, None) for name in names]
+        self._lock, self._inside, self._before = Lock(), 0, 0
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    @property
+    def threads(self) -> int:
+        """As many as it would have itself: ``OPENBLAS_NUM_THREADS``, or as many as there are cores."""
+        get, put = self._threads
+        return 0 if get is None or put is None else self._before if self._inside else int(get())
+
+    @contextmanager
+    def on_one_core(self) -> Iterator[None]:
+        """See `Blas.on_one_core`; products of the program's other threads use one core meanwhile."""
+        get, put = self._threads
+        if get is None or put is None:
+            yield
+            return
+        with self._lock:
+            self._before = self._before if self._inside else get()
+            self._inside += 1
+            put(ctypes.byref(ctypes.c_int(1)))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    put(ctypes.byref(ctypes.c_int(self._before)))
+
+    def _after_fork(self) -> None:
+        """A forked process has none of the runs that were under way."""
+        self._lock = Lock()
+        if self._inside:
+            self._inside = 0
+            self._threads[1](ctypes.byref(ctypes.c_int(self._before)))
+
+
+class Mkl(Blas):
+    """Intel's MKL, which decides by itself on how many cores a product runs."""
+
+    name = "MKL"
+    REPEATABLE = 2
+    """``MKL_CBWR_AUTO``: the same bits in every run with as many threads (see "Numerical Reproducibility")."""
+
+    def __init__(self, library: Any) -> None:
+        super().__init__(library, "{}_64", ctypes.c_int64)
+        library.MKL_CBWR_Set(self.REPEATABLE)  # has no effect once the program has used MKL in another way
+
+
+@cache
+def blas() -> Blas | None:
+    """What computes the products of compiled loops: NumPy's OpenBLAS, or MKL where ``MLP_XP_BLAS=mkl`` asks for it.
+
+    `None` if there is neither: NumPy's own products then. MKL is not chosen because it is there: on AMD's processors it
+    was 8 to 25 % slower.
+    """
+    wish = os.environ.get("MLP_XP_BLAS", "openblas").lower()
+    if wish not in ("openblas", "mkl"):
+        raise ValueError(f"MLP_XP_BLAS is {wish!r}: it can be openblas or mkl")
+    library = mkl() if wish == "mkl" else openblas()
+    if wish == "mkl" and library is None:
+        raise ValueError("MLP_XP_BLAS is mkl, but MKL is not installed: pip install mkl")
+    return library
+
+
+@cache
+def openblas() -> Blas | None:
+    """NumPy's own OpenBLAS, if it has one."""
+    package = Path(np.__file__).parent
+    for folder in (package.parent / "numpy.libs", package / ".dylibs"):
+        for path in sorted(folder.glob("*openblas*")):
+            try:
+                library = ctypes.CDLL(str(path))
+                return OpenBlas(library, *_naming(library))
+            except (OSError, AttributeError):
+                continue
+    return None
+
+
+@cache
+def mkl() -> Blas | None:
+    """MKL, if it is installed in this environment.
+
+    On Linux alone: elsewhere other libraries bring an OpenMP of Intel's of their own, and two of them end the process.
+    """
+    for path in sorted(Path(sys.prefix, "lib").glob("libmkl_rt.so*")):
+        try:
+            return Mkl(ctypes.CDLL(str(path)))
+        except (OSError, AttributeError):
+            continue
+    return None
+
+
+def _naming(library: ctypes.CDLL) -> tuple[str, Any]:
+    """How symbols are spelled and how wide integers are."""
+    for pattern, integer in (
+        ("scipy_{}_64_", ctypes.c_int64),
+        ("{}_64_", ctypes.c_int64),
+        ("scipy_{}_", ctypes.c_int32),
+        ("{}_", ctypes.c_int32),
+    ):
+        if hasattr(library, pattern.format("sgemm")):
+            return pattern, integer
+    raise AttributeError("no sgemm under a known name")
+
+
+def _way(x: HostArray) -> tuple[bytes, int] | None:
+    """Whether BLAS reads ``x`` as it is or transposed, and the distance between its rows; ``None`` if neither."""
+    (rows, columns), (by_row, by_column), size = x.shape, x.strides, x.itemsize
+    by_row = max(columns, 1) * size if rows == 1 else by_row  # nobody goes from one row to the next
+    by_column = size if columns == 1 and by_row != size else by_column
+    if by_column == size and by_row >= columns * size and by_row % size == 0:
+        return b"N", by_row // size
+    if by_row == size and by_column >= rows * size and by_column % size == 0:
+        return b"T", by_column // size
+    return None
+
+
+def _char(c: bytes) -> Any:
+    return ctypes.byref(ctypes.c_char(c))
+
+
+def _pointer(x: HostArray) -> Any:
+    return ctypes.byref(ctypes.c_char.from_address(x.ctypes.data))

@@ -1,0 +1,215 @@
+"""Each operation as calls of functions on arrays that lie in memory already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mlp_xp_backends.compiler.passes.sums import SHORT
+from mlp_xp_backends.compiler.program import Kind, Op, Value
+from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
+from mlp_xp_backends.compiler.targets.cpu.ids import OneHot, SumById
+from mlp_xp_backends.compiler.targets.cpu.team import SPLIT, TEAM, parts
+from mlp_xp_backends.typing import HostArray
+
+ONE_BY_ONE = 32_768
+"""Elements of one-hot rows from which on a comparison with every number costs more than moving the ones."""
+
+ONE = {dtype: np.ones((), dtype) for dtype in LETTER}
+ZERO = {dtype: np.zeros((), dtype) for dtype in LETTER}
+
+
+class Machine(NamedTuple):
+    """What the operations of a program work with."""
+
+    at: Callable[[Value], HostArray]
+    """The array of each value."""
+    blas: Blas | None
+    threads: int
+    checked: frozenset[int]
+    """The items whose integers are known to be row numbers that are there."""
+
+    def same_place(self, x: Value, y: Value) -> bool:
+        """Whether two values of one layout lie in the same memory."""
+        a, b = self.at(x), self.at(y)
+        return (a.ctypes.data, a.strides, a.shape) == (b.ctypes.data, b.strides, b.shape)
+
+
+def calls(op: Op, machine: Machine) -> list[Call]:
+    """What carries out ``op``."""
+    return CALLS[op.kind](op, machine)
+
+
+def copied(out: HostArray, x: HostArray) -> Call:
+    """``out[...] = x``."""
+    return out.__setitem__, (Ellipsis, x)
+
+
+def _begun(op: Op, x: Value, m: Machine) -> list[Call]:
+    """The call that makes the result begin as ``x``, which it may be written over already."""
+    return [] if m.same_place(x, op.out) else [copied(m.at(op.out), m.at(x))]
+
+
+def _elementwise(op: Op, m: Machine) -> list[Call]:
+    f, inputs, out = getattr(np, op.name), tuple(map(m.at, op.inputs)), m.at(op.out)
+    if f in (np.maximum, np.minimum):  # whose third argument NumPy wants by name
+        return [(partial(f, out=out), inputs)]
+    return [(f, (*inputs, out))]
+
+
+def _copy(op: Op, m: Machine) -> list[Call]:
+    return [copied(m.at(op.out), m.at(op.inputs[0]))]
+
+
+def _where(op: Op, m: Machine) -> list[Call]:
+    condition, x, y = op.inputs
+    return [*_begun(op, y, m), (np.copyto, (m.at(op.out), m.at(x), "same_kind", m.at(condition)))]
+
+
+def _matmul(op: Op, m: Machine) -> list[Call]:
+    a, b, out = *map(m.at, op.inputs), m.at(op.out)
+    large = out.dtype in LETTER and out.shape[-1] * out.shape[-2] * a.shape[-1] >= SPLIT
+    found = _products(m, out, a, b, ONE[out.dtype], ZERO[out.dtype]) if large else None
+    return [(np.matmul, (a, b, out))] if found is None else found
+
+
+def _gemm(op: Op, m: Machine) -> list[Call]:
+    a, b, alpha, *rest = op.inputs
+    out, x, y, scale = m.at(op.out), m.at(a), m.at(b), m.at(alpha)
+    beta = m.at(rest[0]) if rest else ZERO[out.dtype]
+    first = _begun(op, rest[1], m) if rest else []
+    found = _products(m, out, x, y, scale, beta)
+    return first + (found or [(partial(_gemm_of_numpy, out, x, y), (scale, beta if rest else None))])
+
+
+def _products(
+    m: Machine, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray
+) -> list[Call] | None:
+    """``c <- alpha a b + beta c`` for every matrix of a stack; large ones in parts. `None` if BLAS cannot."""
+    if m.blas is None:
+        return None
+    stack, found = c.shape[:-2], []
+    a, b = (np.broadcast_to(x, (*stack, *x.shape[-2:])) for x in (a, b))
+    for k in np.ndindex(stack):
+        pieces = parts(c[k], a[k], b[k]) if m.blas.threads else [(c[k], a[k], b[k])]
+        calls = [m.blas.gemm(z, x, y, alpha, beta) for z, x, y in pieces]
+        ready = [call for call in calls if call is not None]
+        if len(ready) < len(calls):
+            return None
+        found += ready if len(ready) == 1 else [TEAM.split(ready, m.threads)]
+    return found
+
+
+def _gemm_of_numpy(out: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray | None) -> None:
+    product = alpha * np.matmul(a, b)
+    out[...] = product if beta is None else product + beta * out
+
+
+def _reduce(op: Op, m: Machine) -> list[Call]:
+    (v,), axes, keepdims = op.inputs, op["axes"], op["keepdims"]
+    x, out, f = m.at(v), m.at(op.out), REDUCTIONS[op.name]
+    extreme = op.name in ("max", "min") and x.ndim > 1 and axes == (x.ndim - 1,) and x.flags.c_contiguous and x.size > 0
+    if extreme and x.dtype == out.dtype:
+        rows, flat = x.reshape(-1, x.shape[-1]), out.reshape(-1)
+        if 1 < rows.shape[1] <= SHORT:  # NumPy reduces short rows one by one; of a transposed copy whole rows at a time
+            turned = np.empty(rows.shape[::-1], x.dtype)
+            return [copied(turned, rows.T), (f.reduce, (turned, 0, None, flat))]
+        return [(f.reduceat, (rows.reshape(-1), np.arange(0, x.size, rows.shape[1]), 0, None, flat))]
+    dtype = out.dtype if op.name in ("sum", "prod") else None
+    return [(f.reduce, (x, axes[0] if len(axes) == 1 else axes, dtype, out, keepdims))]
+
+
+def _arg(op: Op, m: Machine) -> list[Call]:
+    x, axis = m.at(op.inputs[0]), op["axis"]
+    out = m.at(op.out)
+    if op["keepdims"]:
+        out = out.reshape(()) if axis is None else out.squeeze(axis)
+    return [(getattr(x, op.name), (axis, out))]
+
+
+def _take(op: Op, m: Machine) -> list[Call]:
+    x, indices = op.inputs
+    source = indices.root.source
+    checked = source is not None and source[0] == "item" and source[1] in m.checked
+    return [(m.at(x).take, (m.at(indices), op["axis"], m.at(op.out), "clip" if checked else "raise"))]
+
+
+def _concat(op: Op, m: Machine) -> list[Call]:
+    axis, out = op["axis"], m.at(op.out)
+    stops = np.cumsum([v.shape[axis] for v in op.inputs]).tolist()
+    parts = [
+        out[(*[slice(None)] * axis, slice(stop - v.shape[axis], stop))]
+        for v, stop in zip(op.inputs, stops, strict=True)
+    ]
+    return [copied(part, m.at(v)) for part, v in zip(parts, op.inputs, strict=True) if v.size]
+
+
+def _pack(op: Op, m: Machine) -> list[Call]:
+    """What is not in its place already, copied there."""
+    out, found, start = m.at(op.out), [], 0
+    for v in op.inputs:
+        x, there = m.at(v), out[start : start + v.size].reshape(v.shape)
+        if (x.ctypes.data, x.strides) != (there.ctypes.data, there.strides):
+            found.append(copied(there, x))
+        start += v.size
+    return found
+
+
+def _one_hot(op: Op, m: Machine) -> list[Call]:
+    out, ids = m.at(op.out), m.at(op.inputs[0])
+    if out.size < ONE_BY_ONE:
+        return [(np.equal, (np.expand_dims(ids, -1), np.arange(op["n"]), out))]
+    out[...] = 0
+    return [(OneHot(out, ids), ())]
+
+
+def _segment_sum(op: Op, m: Machine) -> list[Call]:
+    values, ids, out = m.at(op.inputs[0]), m.at(op.inputs[1]), m.at(op.out)
+    ids = np.broadcast_to(ids, values.shape[:-1])
+    return [(SumById(out[k], ids[k], values[k]), ()) for k in np.ndindex(values.shape[:-2])]
+
+
+def _lessen(op: Op, m: Machine) -> list[Call]:
+    x, places = op.inputs
+    flat, one = m.at(op.out).reshape(-1), np.ones((), op.out.dtype)
+    return [*_begun(op, x, m), (np.subtract.at, (flat, m.at(places), one))]
+
+
+def _call(op: Op, m: Machine) -> list[Call]:
+    return [(_assign, (m.at(op.out), op["f"], op["args"], dict(op["keywords"]), list(map(m.at, op.inputs))))]
+
+
+def _assign(out: HostArray, f: Any, args: Any, keywords: dict[str, Any], inputs: list[HostArray]) -> None:
+    given = iter(inputs)
+    out[...] = f(*(next(given) if x is None else x[0] for x in args), **keywords)
+
+
+REDUCTIONS: dict[str, np.ufunc] = {
+    "sum": np.add,
+    "prod": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+    "any": np.logical_or,
+    "all": np.logical_and,
+}
+CALLS: dict[Kind, Callable[[Op, Machine], list[Call]]] = {
+    Kind.ELEMENTWISE: _elementwise,
+    Kind.CAST: _copy,
+    Kind.COPY: _copy,
+    Kind.WHERE: _where,
+    Kind.MATMUL: _matmul,
+    Kind.GEMM: _gemm,
+    Kind.REDUCE: _reduce,
+    Kind.ARG: _arg,
+    Kind.TAKE: _take,
+    Kind.CONCAT: _concat,
+    Kind.PACK: _pack,
+    Kind.ONE_HOT: _one_hot,
+    Kind.SEGMENT_SUM: _segment_sum,
+    Kind.LESSEN: _lessen,
+    Kind.CALL: _call,
+    Kind.VIEW: lambda op, m: [],
+}

@@ -1,0 +1,239 @@
+"""A program made ready for the CPU: rewritten, laid out, and run as a list of calls for every step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import combinations
+from threading import Lock
+from typing import Any
+from weakref import WeakSet
+
+import numpy as np
+
+from mlp_xp_backends.compiler.passes import (
+    Pass,
+    fused_products,
+    horizontal_fusion,
+    picks,
+    sums_as_products,
+)
+from mlp_xp_backends.compiler.program import Kind, Program, Value
+from mlp_xp_backends.compiler.targets.cpu.blas import Blas, Call
+from mlp_xp_backends.compiler.targets.cpu.calls import Machine, calls, copied
+from mlp_xp_backends.compiler.targets.cpu.denormals import flushed
+from mlp_xp_backends.compiler.targets.cpu.memory import plan_memory, separate
+from mlp_xp_backends.trees import leaves, unflatten
+from mlp_xp_backends.typing import HostArray, Tree
+
+PASSES: tuple[Pass, ...] = (
+    picks,
+    horizontal_fusion,
+    sums_as_products,
+    fused_products,
+    separate,
+)
+"""What a program goes through, in this order; only `separate` is indispensable."""
+CACHE_LINE = 64
+
+
+def rewritten(program: Program, passes: Sequence[Pass] = PASSES) -> Program:
+    """The program after all passes."""
+    for rewrite in passes:
+        program = rewrite(program)
+    return program
+
+
+ALIVE: WeakSet[Runner] = WeakSet()
+"""All runners there are."""
+
+
+def _after_fork() -> None:
+    """Nobody is left in a forked process who could give a lock back."""
+    for runner in ALIVE:
+        runner.lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class Runner:
+    """Runs a program over any number of steps, with the products of ``blas``, or else NumPy's.
+
+    It keeps scratch memory, and of the arrays that it ran on their addresses only: it keeps nobody's data alive, and
+    needs not prepare its calls again for arrays that lie where those of the last run lay.
+    """
+
+    def __init__(self, program: Program, blas: Blas | None, passes: Sequence[Pass] = PASSES) -> None:
+        self.blas = blas
+        self.program = program = rewritten(program, passes)
+        self.plan = plan_memory(program)
+        found = _row_numbers(program)
+        self.bounds = program.bounds | {("item", leaf, rows) for leaf, rows in found} | _columns(program)
+        self.checked = frozenset(leaf for leaf, _ in found)
+        self.cells = {v: np.empty(v.shape, v.dtype) for v in program.items}
+        self.buffers = [_aligned(size) for size in self.plan.buffers]
+        self.bound: Any = None
+        self.threads = 1
+        self.lock = Lock()
+        ALIVE.add(self)
+
+    def fits(self, consts: Tree, items: Tree) -> bool:
+        """Whether all row numbers number rows that are there, and all ids columns."""
+        of = {"item": leaves(items), "const": leaves(consts)}
+        numbers = ((of[kind][k], bound) for kind, k, bound in self.bounds)
+        return all(a.size == 0 or (a.min() >= 0 and a.max() < bound) for a, bound in numbers)
+
+    def __call__(self, carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
+        """The loop over these arrays; consumes ``carry``."""
+        carried, given, stacks = (list(map(np.asarray, leaves(tree))) for tree in (carry, consts, items))
+        n, trees = len(stacks[0]), self.program.trees
+        with self.lock:
+            threads = 1 if self.blas is None else self.blas.threads
+            if self.bound != _keys(carried, given) or threads != self.threads:
+                self.threads = threads
+                carried = self._bind(carried, given)
+            outs = [np.empty((n, *v.shape), v.dtype) for v in self.program.outs]
+            one_core = nullcontext() if self.blas is None else self.blas.on_one_core()
+            with flushed(), one_core, np.errstate(all="ignore"):
+                self._run(n, stacks, outs)
+        return unflatten(trees[0], iter(carried)), unflatten(trees[1], iter(outs))
+
+    def _run(self, n: int, stacks: list[HostArray], outs: list[HostArray]) -> None:
+        cells = list(zip(self.cells.values(), stacks, strict=True))
+        ends = list(zip(outs, self.outs, strict=True))
+        each = self.each
+        for i in range(n):
+            for cell, stack in cells:
+                cell[...] = stack[i]
+            for f, args in each:
+                f(*args)
+            for out, value in ends:
+                out[i] = value
+            for f, args in self.last:
+                f(*args)
+
+    def _bind(self, carried: list[HostArray], given: list[HostArray]) -> list[HostArray]:
+        """Prepare the calls for these arrays; returns the leaves of the carry to go on with."""
+        returned, adopted = _adopted(self.program, carried, given)
+        roots = {**dict(zip(self.program.carry, adopted, strict=True)), **self.cells}
+        roots |= dict(zip(self.program.consts, given, strict=True))
+        known: dict[Value, HostArray] = {}
+
+        def address(v: Value) -> int:
+            if v in roots:
+                return int(roots[v].ctypes.data)
+            if v.constant is not None:
+                return int(v.constant.ctypes.data)
+            place = self.plan.places[v]
+            base = adopted[place.number] if place.kind == "carry" else self.buffers[place.number]
+            return int(base.ctypes.data) + place.offset
+
+        def at(v: Value) -> HostArray:
+            if v not in known:
+                known[v] = _lent(address(v.root) + v.offset, v)
+            return known[v]
+
+        machine, program = Machine(at, self.blas, self.threads, self.checked), self.program
+        self.each: list[Call] = [call for op in program.ops for call in calls(op, machine)]
+        self.last = [copied(at(program.carry[k]), at(program.carry_out[k])) for k in self.plan.copies]
+        self.outs = [at(v) for v in program.outs]
+        self.bound = _keys(returned, given)
+        return returned
+
+
+class _Lent:
+    """Memory of somebody else's."""
+
+    def __init__(self, address: int, v: Value) -> None:
+        self.__array_interface__ = {
+            "data": (address, False),
+            "shape": v.shape,
+            "strides": v.strides,
+            "typestr": v.dtype.str,
+            "version": 3,
+        }
+
+
+def _lent(address: int, v: Value) -> HostArray:
+    """An array of the layout of ``v`` in memory that it does not keep alive."""
+    return np.asarray(_Lent(address, v))
+
+
+def _keys(carried: list[HostArray], given: list[HostArray]) -> list[Any]:
+    """What calls depend on: where arrays lie, and whether they may be written to."""
+    return [(a.ctypes.data, a.strides, a.flags.writeable) for a in carried] + [a.ctypes.data for a in given]
+
+
+def _row_numbers(program: Program) -> set[tuple[int, int]]:
+    """The items that are row numbers, and of how many rows: they are checked for all steps at once."""
+    found = set()
+    for op in program.ops:
+        source = op.inputs[1].root.source if op.kind is Kind.TAKE else None
+        if source is not None and source[0] == "item":
+            found.add((source[1], op.inputs[0].shape[op["axis"]]))
+    return found
+
+
+def _columns(program: Program) -> set[tuple[str, int, int]]:
+    """The leaves that are numbers of columns or segments, and of how many."""
+    found = set()
+    for op in program.ops:
+        leaf = program.leaf_of(op.inputs[-1]) if op.kind in (Kind.ONE_HOT, Kind.SEGMENT_SUM) else None
+        if leaf is not None:
+            found.add((*leaf, op["n"]))
+    return found
+
+
+def _aligned(size: int) -> HostArray:
+    raw = np.empty(size + CACHE_LINE, np.uint8)
+    start = -raw.ctypes.data % CACHE_LINE
+    return raw[start : start + size]
+
+
+def _adopted(
+    program: Program, carried: list[HostArray], given: list[HostArray]
+) -> tuple[list[HostArray], list[HostArray]]:
+    """The leaves to go on with, and the program's carried arrays that hold them.
+
+    Leaves are themselves where they can be written to, else copies; packed ones are parts of one array.
+    """
+    crowded = _overlapping(carried, given)
+    returned, adopted = list(carried), []
+    for v, after, members in zip(program.carry, program.carry_out, program.members, strict=True):
+        arrays = [carried[k] for k in members]
+        if len(members) == 1:
+            (a,), (k,) = arrays, members
+            usable = a.flags.carray and k not in crowded
+            returned[k] = a if usable or (after is v and a.flags.c_contiguous and a.flags.aligned) else a.copy("C")
+            adopted.append(returned[k])
+            continue
+        long = _packed(arrays, v)
+        if long is None or crowded.intersection(members):
+            long = np.concatenate([a.reshape(-1) for a in arrays])
+            stops = np.cumsum([a.size for a in arrays]).tolist()
+            for k, a, stop in zip(members, arrays, stops, strict=True):
+                returned[k] = long[stop - a.size : stop].reshape(a.shape)
+        adopted.append(long)
+    return returned, adopted
+
+
+def _overlapping(carried: list[HostArray], given: list[HostArray]) -> set[int]:
+    """The carried arrays that share memory with another array."""
+    crowded = {j for (_, a), (j, b) in combinations(enumerate(carried), 2) if np.may_share_memory(a, b)}
+    return crowded | {j for j, a in enumerate(carried) if any(np.may_share_memory(a, b) for b in given)}
+
+
+def _packed(arrays: list[HostArray], like: Value) -> HostArray | None:
+    """The array that has these, one behind the other, if there is one."""
+    long, start = arrays[0].base, 0
+    alike = isinstance(long, np.ndarray) and long.shape == like.shape and long.dtype == like.dtype
+    if not isinstance(long, np.ndarray) or not alike or not long.flags.carray:
+        return None
+    for a in arrays:
+        if a.base is not long or not a.flags.carray or a.ctypes.data != long.ctypes.data + start:
+            return None
+        start += a.nbytes
+    return long
