@@ -15,7 +15,7 @@ from mlp_xp._checks import check_count, check_kind
 from mlp_xp.data.checks import check_inputs, check_targets, check_weights
 from mlp_xp.data.feed import Batch, fits
 from mlp_xp.files.models import SavedModel, read_model, write_model
-from mlp_xp.forward import BATCH, OfBatch, blocks, forward, predictions
+from mlp_xp.forward import BATCH, OfBatch, blocks, forward, over_steps, predictions
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend, get_backend
@@ -144,7 +144,7 @@ class Evaluation:
     def __call__(self, params: Tree, state: Tree) -> dict[str, float]:
         """The mean loss and metrics with these parameters. Waits for the device."""
         sums = [
-            out.sum(axis=0, dtype=np.float64)
+            over_steps(out)
             for out in forward(self.backend, self.network, sums_of(self.loss), params, state, self.batches())
         ]
         names = ("loss", *(metric.__name__ for metric in self.loss.metrics))

@@ -96,7 +96,7 @@ SETTINGS = {
     ),
     "plateau": (SGD(schedules.ReduceOnPlateau(0.5, patience=0)), [{"seed": 1}, {"seed": 2}]),
 }
-NUMPY = ["numpy:plain"]
+NUMPY = ["numpy:plain", "numpy"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np  # noqa: TID251  losses and measured values are host arrays
 
 from mlp_xp.data.feed import Batch, Feed, make_feed
+from mlp_xp.forward import over_steps
 from mlp_xp.model import as_backend, sums_of
 from mlp_xp.nn.optimizers import Rates
 from mlp_xp.nn.step import TrainStep
@@ -166,7 +167,7 @@ class Team:
             rows = np.arange(part.data.x.shape[0], dtype=np.int32)
             if part.rows is not None:
                 rows = np.stack([part.rows[run.candidate.fold] for run in self.runs])
-            sums = sum(block.sum(axis=0, dtype=np.float64) for block in self.stack.measure(feed, rows, sums_of(loss)))
+            sums = sum(over_steps(block) for block in self.stack.measure(feed, rows, sums_of(loss)))
             total = rows.shape[-1] if part.data.w is ABSENT else part.data.w[rows].sum(axis=-1, dtype=np.float64)
             values = np.broadcast_to(np.asarray(sums).reshape(len(names), -1), (len(names), len(self.runs))) / total
             found |= {f"{name}_{key}": column for key, column in zip(names, values, strict=True)}

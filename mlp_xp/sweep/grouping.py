@@ -85,7 +85,7 @@ class Fitting:
         batch_size = self.clipped(first, rows).batch_size
         size = models_together(self.backend, step.network, batch_size, self.dtype)
         size = size if together is None else check_count("together", together)
-        own_l2 = len({candidate.step.l2 for candidate in part}) > 1
+        own_l2 = bool(step.l2)
         paths = differing([candidate.step for candidate in part])
         return Group(self.device, self.dtype, step, paths, own_l2, batch_size, data, train, sets, self.resident, size)
 

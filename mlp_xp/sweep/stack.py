@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np  # noqa: TID251  orders, rates and losses are host arrays
 
 from mlp_xp.data.feed import Batch, Feed, gather
-from mlp_xp.forward import BATCH, OfBatch
+from mlp_xp.forward import BATCH, OfBatch, OfOutput, logits, padded_rows
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.optimizers import Rates
 from mlp_xp.nn.step import TrainState, TrainStep
@@ -117,6 +117,15 @@ class Stack:
     def states(self, chosen: Sequence[int]) -> list[TrainState]:
         """The states of these models on the host."""
         return rows_on_host(self.backend, self.state, chosen)
+
+    def outputs(self, feed: Feed, rows: HostArray) -> HostArray:
+        """The outputs (logits) for these rows of ``feed``, (models, rows), as `mlp_xp.forward.outputs` has them."""
+        n = rows.shape[-1]
+        last = n % BATCH
+        fill = padded_rows(last) - last if last else 0
+        order = np.concatenate([rows, np.repeat(rows[:, :1], fill, axis=1)], axis=1)
+        found = [np.moveaxis(z, 1, 0) for z in self.measure(feed, order, OfOutput(logits))]  # (models, steps, rows, n)
+        return np.concatenate([z.reshape(len(rows), -1, z.shape[-1]) for z in found], axis=1)[:, :n]
 
     def measure(self, feed: Feed, rows: HostArray, of_batch: OfBatch) -> list[HostArray]:
         """``of_batch`` of all batches of these rows of ``feed``, (rows,) or (models, rows): see `forward`."""

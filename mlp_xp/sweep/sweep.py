@@ -176,7 +176,7 @@ class Sweep:
                     [runs[i] for i in members if i in chosen and not is_over(runs[i], until)], group.size
                 )
             ]
-            for done in run_tasks(train, jobs, n_jobs, backend):
+            for done in run_tasks(train, jobs, n_jobs):
                 for run in done:
                     runs[run.index] = run
                     storage.write(run)

@@ -6,14 +6,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mlp_xp_backends import Backend
 
-
-def run_tasks(
-    f: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], n_jobs: int | None, backend: Backend
-) -> Iterator[Any]:
+def run_tasks(f: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], n_jobs: int | None) -> Iterator[Any]:
     """``f(*job)`` of every job, in the order in which they end."""
-    if _processes(n_jobs) == 1:
+    if processes(n_jobs) == 1:
         for job in jobs:
             yield f(*job)
         return
@@ -33,7 +29,7 @@ def on_one_core(f: Callable[..., Any], *arguments: Any) -> Any:
         return f(*arguments)
 
 
-def _processes(n_jobs: int | None) -> int:
+def processes(n_jobs: int | None) -> int:
     """How many processes joblib would use; 1 where it is neither asked for nor configured."""
     if n_jobs in (None, 1) and "joblib" not in sys.modules:
         return 1
