@@ -13,5 +13,6 @@ except ImportError as error:
 
 from mlp_xp.sklearn.classifier import MLPClassifier
 from mlp_xp.sklearn.regressor import MLPRegressor
+from mlp_xp.sklearn.search import BatchedSearchCV
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = ["BatchedSearchCV", "MLPClassifier", "MLPRegressor"]

@@ -105,9 +105,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
                 self.stopped_ = fit_stochastic(self, setting, data, validation, tasks, incremental)
         return self._checked()
 
-    def _prepare(
-        self, X: Any, given: Any, labels: Any, sample_weight: Any, incremental: bool
-    ) -> tuple[Setting, Batch]:
+    def _prepare(self, X: Any, given: Any, labels: Any, sample_weight: Any, incremental: bool) -> tuple[Setting, Batch]:
         """Check the data and set the attributes that training starts from."""
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         x, y = self._check(given, labels, reset=first)

@@ -27,7 +27,6 @@ from mlp_xp.sweep.stack import EpochPlan, Stack, models_together
 from mlp_xp.sweep.tasks import processes, run_tasks
 from mlp_xp.training.epoch import batch_weights, mean_loss
 from mlp_xp_backends.trees import ABSENT
-from mlp_xp_backends.typing import HostArray
 
 TASKS = 2
 """Tasks for each process, so that all are busy to the end."""
@@ -231,9 +230,7 @@ class _Team:
         self.backend = as_backend(first.device)
         self.setting = Setting(self.backend, first.network, first.loss, first.dtype)
         data, self.starts = _joined({fit.block: fit.data for fit in fits})
-        self.stack = Stack(
-            self._feed(data), first.step, differing([fit.step for fit in fits]), first.course.batch_size
-        )
+        self.stack = Stack(self._feed(data), first.step, differing([fit.step for fit in fits]), first.course.batch_size)
         self.held: Any = None
         if first.held is not None:
             held, self.held_starts = _joined({fit.held_block: fit.held_data for fit in fits})
