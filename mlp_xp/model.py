@@ -148,7 +148,8 @@ class Evaluation:
             for out in forward(self.backend, self.network, sums_of(self.loss), params, state, self.batches())
         ]
         names = ("loss", *(metric.__name__ for metric in self.loss.metrics))
-        return {name: float(value) / self.total for name, value in zip(names, sum(sums), strict=True)}
+        totals: HostArray = np.sum(sums, axis=0)
+        return {name: float(value) / self.total for name, value in zip(names, totals, strict=True)}
 
 
 def sums_of(loss: Loss) -> OfBatch:

@@ -70,7 +70,7 @@ def test_a_grid_gives_the_scores_ranks_and_model_of_scikit_learns_search():
         {"early_stopping": [True], "scoring": ["loss", "neg_log_loss", None]},
         [
             {"solver": ["lbfgs"], "alpha": [0.1, 1.0]},
-            {"solver": ["adam"], "beta_1": [0.5, 0.9], "epsilon": [1e-8, 0.1]},
+            {"solver": ["adam"], "beta_1": [0.5, 0.9], "epsilon": [0.1]},
         ],
     ],
     ids=lambda grid: "+".join(grid if isinstance(grid, dict) else ("lists",)),
@@ -130,9 +130,8 @@ def test_fits_that_fail_follow_error_score():
     grid = {"learning_rate_init": [0.1, -1.0, 1e300]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ours, theirs = (
-            search(MLP, grid, cv=3, error_score=-7.0).fit(X, Y) for search in (BatchedSearchCV, GridSearchCV)
-        )
+        kinds = (BatchedSearchCV, GridSearchCV)
+        ours, theirs = (search(MLP, grid, cv=3, error_score=-7.0).fit(X, Y) for search in kinds)
     same(ours, theirs)
     assert list(ours.cv_results_["mean_test_score"][1:]) == [-7.0, -7.0]
     with pytest.warns(UserWarning, match="non-finite"), pytest.warns(FitFailedWarning, match="3 fits failed out of a"):

@@ -269,7 +269,7 @@ class _Search(BaseSearchCV):  # type: ignore[misc]
             raise ValueError("halving with several scores needs refit to name the one by which candidates are dropped")
         return self.refit if several else "score"
 
-    def _select_best_index(self, refit: Any, refit_metric: str, results: Any) -> int:  # type: ignore[override]
+    def _select_best_index(self, refit: Any, refit_metric: str, results: Any) -> int:
         """That of scikit-learn; with halving among the candidates of the last rung."""
         if callable(refit) or "iter" not in results:
             return int(BaseSearchCV._select_best_index(refit, refit_metric, results))

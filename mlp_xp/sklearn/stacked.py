@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from mlp_xp.sweep.stack import EpochPlan, Stack, models_together
 from mlp_xp.sweep.tasks import processes, run_tasks
 from mlp_xp.training.epoch import batch_weights, mean_loss
 from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.typing import Tree
 
 TASKS = 2
 """Tasks for each process, so that all are busy to the end."""
@@ -162,7 +164,7 @@ def _block(data: Batch, blocks: dict[str, Batch]) -> str:
     for a in data:
         if a is not ABSENT:
             digest.update(repr((a.shape, str(a.dtype))).encode())
-            digest.update(np.ascontiguousarray(a))
+            digest.update(np.ascontiguousarray(a).data)
     blocks.setdefault(digest.hexdigest(), data)
     return digest.hexdigest()
 
@@ -272,12 +274,17 @@ class _Team:
         """Score and loss on the held-out rows, for each fit that is not over."""
         if self.held is None:
             return
-        rows = [np.arange(len(f.held.target), dtype=np.int32) + self.held_starts[f.held_block] for f in self.fits]
+        helds: list[Held] = [fit.held for fit in self.fits if fit.held is not None]
+        starts = [self.held_starts[fit.held_block] for fit in self.fits]
+        rows = [np.arange(start, start + len(held.target)) for start, held in zip(starts, helds, strict=True)]
         z = self.stack.outputs(self.held, np.stack(rows).astype(np.int32))
         for i, fit in enumerate(self.fits):
             if i not in self.over:
-                measure = Validation(fit.e, self.setting, fit.held)
-                yield measure.of_outputs(z[i], lambda i=i: self.stack.states([i])[0].params)
+                measure = Validation(fit.e, self.setting, helds[i])
+                yield measure.of_outputs(z[i], partial(self._params, i))
+
+    def _params(self, i: int) -> Tree:
+        return self.stack.states([i])[0].params
 
     def release(self, until: int | None, more: bool) -> None:
         """Store the fits that are over, and take them out of the stack if that is worth the compilation."""

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from mlp_xp.data.feed import Batch, Feed, make_feed
+from mlp_xp.nn.optimizers import Rates
 from mlp_xp.nn.schedules import Moment
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.sklearn.arrays import SparseRows
@@ -146,6 +147,7 @@ def orders(e: Any, rows: int, at_most: int) -> Iterator[HostArray]:
 
 
 def warn_of_the_end(e: Any) -> None:
+    """scikit-learn's warning of a fit that ended at ``max_iter``."""
     warnings.warn(
         f"Stochastic Optimizer: Maximum iterations ({e.max_iter}) reached and the optimization hasn't converged yet.",
         ConvergenceWarning,

@@ -47,7 +47,7 @@ class Sweep:
         ``{parameter: distribution}``, of which ``n`` settings are drawn with ``seed``: a list of values, or an object
         with a method ``rvs`` such as ``scipy.stats.loguniform(1e-4, 1e-1)``.
 
-    A parameter is a field of the optimizer (``lr``, a number or a schedule, ``momentum``, ``weight_decay`` ...), ``l2``,
+    A parameter is a field of the optimizer (``lr``, a number or a schedule, ``momentum``, ``b1`` ...), ``l2``,
     ``clip_norm``, ``max_norm``, ``dropout`` (the rate of the network's Dropout layers), ``class_weight``, ``seed``,
     ``batch_size``, ``max_epochs``, ``optimizer``, ``loss``, ``network``, or an argument of ``network``.
 
