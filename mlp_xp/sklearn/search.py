@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Any, ClassVar
 
 import joblib
@@ -71,7 +72,7 @@ class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has n
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseSearchCV._parameter_constraints,
         "param_grid": [dict, list],
-        "n_iter": [None, int, np.integer],
+        "n_iter": [Integral, None],
         "random_state": ["random_state"],
         "halving": [Halving, None],
     }

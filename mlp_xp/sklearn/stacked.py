@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.utils.validation import _num_samples
 
 from mlp_xp.data.feed import Batch, Feed, make_feed
 from mlp_xp.model import as_backend
@@ -19,7 +20,7 @@ from mlp_xp.sklearn.arrays import SparseRows, home, to_host
 from mlp_xp.sklearn.base import BaseMLP
 from mlp_xp.sklearn.network import lists
 from mlp_xp.sklearn.solver import make_solver
-from mlp_xp.sklearn.stochastic import Course, adopt, first_state, is_over, note
+from mlp_xp.sklearn.stochastic import Course, adopt, first_state, is_over, note, warn_of_the_end
 from mlp_xp.sklearn.validation import Held, Setting, Validation
 from mlp_xp.sklearn.weights import scaled
 from mlp_xp.sweep.binding import differing, structure
@@ -28,7 +29,7 @@ from mlp_xp.sweep.stack import EpochPlan, Stack, models_together
 from mlp_xp.sweep.tasks import processes, run_tasks
 from mlp_xp.training.epoch import batch_weights, mean_loss
 from mlp_xp_backends.trees import ABSENT
-from mlp_xp_backends.typing import Tree
+from mlp_xp_backends.typing import HostArray, Tree
 
 TASKS = 2
 """Tasks for each process, so that all are busy to the end."""
@@ -41,12 +42,17 @@ class Job(NamedTuple):
     x: Any
     y: Any
     fit_params: dict[str, Any]
+    sample: int | None = None
+    """The seed of a bootstrap sample of the training rows, or ``None`` for all of them."""
 
 
 def fit_all(jobs: Sequence[Job], n_jobs: int | None = None) -> list[Any]:
     """The estimators of all jobs, fitted, or for each the exception that its fit raised."""
     fits = start_all(jobs)
     train_all(fits, n_jobs)
+    for fit in fits:
+        if warned(fit):
+            warn_of_the_end(fit.e)
     return [fit if isinstance(fit, Exception) else fit.result() for fit in fits]
 
 
@@ -81,6 +87,15 @@ class Alone:
         self.job, self.done, self.seconds = job, False, 0.0
         self.error: Exception | None = None
 
+    def fit_params(self) -> dict[str, Any]:
+        """Those of the job; the numbers of times that rows are drawn are factors of their weights."""
+        if self.job.sample is None:
+            return self.job.fit_params
+        rows = _num_samples(self.job.x)
+        given = self.job.fit_params.get("sample_weight")
+        counts = np.bincount(_drawn(self.job.sample, rows), minlength=rows).astype(np.float64)
+        return {**self.job.fit_params, "sample_weight": counts if given is None else counts * np.asarray(given)}
+
     def result(self) -> Any:
         """The fitted estimator, or the exception."""
         return self.error or self.job.estimator
@@ -106,7 +121,9 @@ class Fit:
         self.held: Held | None = held
         e._optimizer = make_solver(e)
         e.n_iter_ = 0
-        self.course = Course(e, len(data.x), data.w)
+        rows = len(data.x)
+        self.rows = np.arange(rows, dtype=np.int32) if job.sample is None else _drawn(job.sample, rows)
+        self.course = Course(e, rows, data.w if data.w is ABSENT else data.w[self.rows])
         self.step = TrainStep(self.network, self.loss, e._optimizer.optimizer)
         self.state = first_state(e, setting, self.step)
         self.order = np.arange(self.course.rows, dtype=np.int32)
@@ -135,7 +152,7 @@ class Fit:
         key = (solver.optimizer, solver.learning_rate, solver.steps) if solver.by_epoch else object()
         if key not in known:
             known[key] = self.course.rates()
-        return EpochPlan(self.order + np.int32(start), known[key], self.course.penalties(self.order))
+        return EpochPlan(self.rows[self.order] + np.int32(start), known[key], self.course.penalties(self.order))
 
     def finish(self) -> None:
         """Set the attributes of the estimator as after its fit, or as far as it is trained."""
@@ -152,6 +169,11 @@ class Fit:
     def result(self) -> Any:
         """The estimator, or the exception of its fit."""
         return self.error or self.e
+
+
+def _drawn(seed: int, rows: int) -> HostArray:
+    """As many rows, drawn with replacement."""
+    return np.random.RandomState(seed).randint(rows, size=rows).astype(np.int32)
 
 
 def _is_scorer(scoring: Any) -> bool:
@@ -201,7 +223,7 @@ def _fit_alone(fits: list[Any], until: int | None) -> None:
     for fit in fits:
         began, job = time.perf_counter(), fit.job
         try:
-            job.estimator.fit(job.x, job.y, **job.fit_params)
+            job.estimator.fit(job.x, job.y, **fit.fit_params())
         except Exception as error:  # reported with its job
             fit.error = error
         fit.done, fit.seconds = True, time.perf_counter() - began
