@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -333,3 +334,31 @@ def test_impossible_settings_are_refused_before_training(arguments, error, says)
 def test_impossible_fits_are_refused(fit, error, says):
     with pytest.raises(error, match=says):
         Sweep(network, optimizer=SGD(), grid={"lr": [0.1, 0.2]}, device="cpu").fit(X, Y, **FIT | fit)
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_trains_the_same_models():
+    distributed = pytest.importorskip("distributed")
+    joblib = pytest.importorskip("joblib")
+    sweep = Sweep(network, optimizer=SGD(0.1), grid={"lr": [0.1, 0.2, 0.4]}, device="numpy:plain")
+    here = sweep.fit(X, Y, **FIT)
+    with (
+        warnings.catch_warnings(action="ignore"),  # those of Dask
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster),
+        joblib.parallel_config(backend="dask", n_jobs=2),
+    ):
+        there = sweep.fit(X, Y, **FIT, together=1)
+    for i in range(3):
+        same(there, i, here.trainer(i))
+
+
+def test_the_figures_can_be_drawn():
+    pytest.importorskip("matplotlib")
+    grid = {"lr": [0.01, 0.1, 1e30], "momentum": [0.5, 0.9]}
+    result = Sweep(network, optimizer=SGD(), grid=grid, device="numpy:plain").fit(X, Y, **FIT)
+    assert len(result.plot_curves().axes[0].lines) == 5  # the models that diverged in the first epoch have none
+    assert result.plot_heatmap("lr", "momentum").axes[0].images[0].get_array().shape == (2, 3)
+    assert result.plot_spread("lr").axes[0].get_xscale() == "log"
+    with pytest.raises(ValueError, match="'b1' is not a parameter of this sweep; these are lr, momentum"):
+        result.plot_spread("b1")

@@ -112,7 +112,7 @@ class BaseEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # 
         for i in range(count):
             params, state = (tree_map(lambda a, i=i: a[i], tree) for tree in (model.params, model.state))
             one = Model(model.network, model.loss, params, state, model.backend, model.extra)
-            members.append(cls._kind.from_model(one))  # type: ignore[attr-defined]  # both kinds have it
+            members.append(cls._kind.from_model(one))
         ensemble = cls(members[0], count)
         ensemble._adopt(members)
         return ensemble

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from mlp_xp.sklearn.base import BaseMLP
 from mlp_xp.sklearn.stacked import Alone, Job, start_all, train_all, warned
 from mlp_xp.sklearn.stochastic import warn_of_the_end
 from mlp_xp.sweep.halving import Halving
+from mlp_xp.sweep.tasks import on_one_core
 
 
 class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has no types
@@ -256,9 +258,9 @@ class _Search(BaseSearchCV):  # type: ignore[misc]
             more = {"iter": [n] * len(chosen), "n_resources": [until or epochs] * len(chosen)}
             candidates = [self.candidates[i] for i in chosen]
             if halving is None:
-                evaluate_candidates(candidates)
+                on_one_core(evaluate_candidates, candidates)
             else:
-                results = evaluate_candidates(candidates, more_results=more)
+                results = on_one_core(partial(evaluate_candidates, more_results=more), candidates)
                 scores = np.asarray(results[f"mean_test_{self._metric()}"])[-len(chosen) :]
                 order = np.argsort(np.where(np.isnan(scores), math.inf, -scores), kind="stable")
                 chosen = sorted(chosen[i] for i in order[: math.ceil(len(chosen) / halving.factor)])

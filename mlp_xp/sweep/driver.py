@@ -21,8 +21,8 @@ from mlp_xp_backends import Backend
 from mlp_xp_backends.trees import ABSENT, tree_map
 from mlp_xp_backends.typing import HostArray
 
-SHRINK = 0.75
-"""A stack is compacted when at most this share of its models is left and no others are waiting."""
+SHRINK = 0.5
+"""A stack is compacted when at most this share of its models is left and no others are waiting: each size is compiled."""
 
 
 class Measured(NamedTuple):

@@ -213,7 +213,7 @@ def _rungs(halving: Halving | None, runs: list[Run], candidates: list[Candidate]
 
 
 class Reporter:
-    """Lines on stderr: how many models are done."""
+    """Reports to stderr how many models are done; where that is not a terminal, at the end."""
 
     def __init__(self, total: int, on: bool) -> None:
         self.total, self.on, self.done = total, on, 0
@@ -221,11 +221,10 @@ class Reporter:
     def note(self, run: Run) -> None:
         """A model is done or paused."""
         self.done += run.is_done
-        if self.on:
-            last = run.records[-1]["loss"] if run.records else float("nan")
-            print(f"\r{self.done} of {self.total} models, loss {last:.4g} ", end="", file=sys.stderr, flush=True)
+        if self.on and sys.stderr.isatty():
+            print(f"\r{self.done} of {self.total} models", end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the line."""
         if self.on:
-            print(file=sys.stderr)
+            print(f"\r{self.done} of {self.total} models", file=sys.stderr)
