@@ -22,7 +22,7 @@ from mlp_xp_backends.trees import ABSENT, tree_map
 from mlp_xp_backends.typing import HostArray
 
 SHRINK = 0.5
-"""A stack is compacted when at most this share of its models is left and no others are waiting: each size is compiled."""
+"""A stack is compacted when at most this share of its models is left and no others wait: each size is compiled."""
 
 
 class Measured(NamedTuple):
