@@ -5,6 +5,7 @@
     python examples/mnist.py --hidden 512 512 --dropout 0.2 --epochs 12
     python examples/mnist.py --checkpoint run.safetensors     # after each epoch; if the run is killed:
     python examples/mnist.py --resume run.safetensors
+    mpiexec -n 4 python -m mpi4py examples/mnist.py --group mpi    # on four processes, with the same result
 
 Of the training images, 55,000 train the network and 5,000 (drawn at random, always the same) choose the best epoch.
 The test set is evaluated once, at the end.
@@ -18,6 +19,7 @@ Time: about 2 seconds on two cores, and as much with the small digits.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,8 @@ from example_tools.run import Run, measured, percent, run_example
 from mlp_xp import SGD, Adam, AdamW, Checkpoint, EarlyStopping, Model, Progress, Rescale, RMSprop, Trainer, mlp
 from mlp_xp.nn import schedules
 from mlp_xp.nn.networks import ACTIVATIONS
+from mlp_xp_backends import Backend
+from mlp_xp_backends.groups import get_group
 
 EPOCHS_AND_BATCH = {"mnist": (4, 256), "digits": (40, 32)}
 OPTIMIZERS: dict[str, tuple[Any, float]] = {  # and its highest rate in a one-cycle schedule
@@ -78,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dataset", choices=("auto", "mnist", "digits"), default="auto", help="auto is MNIST if it is available")
     add_model_options(parser)
     add("--checkpoint", type=Path, metavar="FILE", help="write the state of the run after each epoch")
+    add("--group", choices=("mpi", "nccl", "torch"), help="train on all processes of this launcher")
     add("--resume", type=Path, metavar="FILE", help="continue the run of this checkpoint, with its network")
     add_run_options(parser)
     return parser
@@ -88,6 +93,9 @@ def main(run: Run) -> None:
     options = run.options
     if options.resume:
         check_resume(run)
+    if get_group(options.group).rank > 0:  # rank 0 prints and writes
+        sys.stdout = io.StringIO()
+        options.out = options.save = options.json = None
     with run.timed("load"):
         rng = np.random.default_rng(0)  # the same parts for every seed
         data = load_handwritten(options.dataset, rng, options.data_dir)
@@ -118,7 +126,11 @@ def train(run: Run, data: Dataset, training: Split, valid: Split) -> Model:
     epochs, batch_size = EPOCHS_AND_BATCH[data.name]
     options.epochs = options.epochs or epochs
     options.batch_size = options.batch_size or batch_size
-    trainer = Trainer.resume(options.resume, run.backend) if options.resume else new_trainer(run, data)
+    device = options.device if options.group else run.backend  # with a group, each rank has a GPU of its own
+    if options.resume:
+        trainer = Trainer.resume(options.resume, device, group=options.group)
+    else:
+        trainer = new_trainer(run, data, device)
     sample = len(valid.y)  # training rows whose accuracy is measured after each epoch
     with run.timed("train"):
         trainer.fit(
@@ -133,7 +145,7 @@ def train(run: Run, data: Dataset, training: Split, valid: Split) -> Model:
     return trainer.model
 
 
-def new_trainer(run: Run, data: Dataset) -> Trainer:
+def new_trainer(run: Run, data: Dataset, device: str | Backend) -> Trainer:
     """The network of the options; pixels enter as bytes and are scaled batch by batch."""
     options = run.options
     optimizer, lr = OPTIMIZERS[options.optimizer]
@@ -147,7 +159,9 @@ def new_trainer(run: Run, data: Dataset) -> Trainer:
         first=Rescale(scale=1 / 255),
     )
     optimizer = optimizer(SCHEDULES[options.schedule](options.lr))
-    return Trainer(network, optimizer=optimizer, device=run.backend, dtype=options.dtype, seed=options.seed)
+    return Trainer(
+        network, optimizer=optimizer, device=device, group=options.group, dtype=options.dtype, seed=options.seed
+    )
 
 
 def draw(run: Run, data: Dataset, p: np.ndarray[Any, Any]) -> None:

@@ -14,13 +14,15 @@ import numpy as np  # noqa: TID251  predictions are host arrays
 from mlp_xp._checks import check_count, check_kind
 from mlp_xp.data.checks import check_inputs, check_targets, check_weights
 from mlp_xp.data.feed import Batch, fits
+from mlp_xp.data.sources import as_source, is_source
+from mlp_xp.data.stream import Stream
 from mlp_xp.files.models import SavedModel, read_model, write_model
 from mlp_xp.forward import BATCH, OfBatch, blocks, forward, over_steps, predictions
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend, get_backend
 from mlp_xp_backends.transfer import to_device, to_host
-from mlp_xp_backends.trees import ABSENT, leaves
+from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 
 
@@ -65,6 +67,75 @@ class Model:
         """
         params, state = to_host(self.backend, (self.params, self.state))
         write_model(path, SavedModel(self.network, self.loss, params, state, self.extra, self.dtype))
+
+    def to_onnx(self, path: str | Path, *, input_dtype: str | None = None) -> None:
+        """Write the model to ``path`` as an ONNX file of opset 20, which runs without Python; needs the extra ``onnx``.
+
+        The input ``X`` is (rows, n_in). A classifier has the outputs ``label`` and ``probabilities``, equal to
+        `predict` and `predict_proba`; a regression has ``values``. Rows without a class, because of NaN, get any.
+        ``input_dtype`` is the dtype of ``X``: by default that of the network, int64 for ids; ``uint8`` for pixels.
+        Raises `ValueError` naming a layer that ONNX cannot express, and `FileError` if writing fails.
+        """
+        from mlp_xp.interop.onnx_files import write_onnx
+
+        write_onnx(path, [self], input_dtype=input_dtype)
+
+    def to_torch(self) -> Any:
+        """A ``torch.nn.Sequential`` with copies of the weights, in evaluation mode; its outputs are `outputs`.
+
+        Its ``state_dict()`` has PyTorch's names and layouts. A `Rescale` in front of a `Dense` layer is multiplied into
+        its weights. Raises `ValueError` naming a layer that PyTorch does not have.
+        """
+        from mlp_xp.interop.torch_modules import to_torch
+
+        return to_torch(self)
+
+    @classmethod
+    def from_torch(
+        cls,
+        source: Any,
+        loss: Loss | None = None,
+        *,
+        network: Chain | None = None,
+        ids_per_row: int | None = None,
+        device: str | Backend | None = None,
+    ) -> Model:
+        """The model of a ``torch.nn.Sequential``, or of ``network`` with the weights of a state dict.
+
+        Parameters
+        ----------
+        source
+            An ``nn.Sequential``, or a state dict, whose arrays must have the order and the shapes of ``network``.
+        loss
+            By default the one that belongs to a softmax or sigmoid at the end, which is then left out.
+        ids_per_row
+            For an embedding, if the layer after it does not imply the number.
+
+        Raises `ValueError` naming a module that has no counterpart.
+        """
+        from mlp_xp.interop.torch_modules import from_torch
+
+        return from_torch(source, loss, network=network, ids_per_row=ids_per_row, device=device)
+
+    def to_keras(self) -> Any:
+        """A ``keras.Sequential`` with copies of the weights; its outputs are `outputs`. Needs the extra ``keras``.
+
+        ``model.to_keras().save("model.keras")`` writes a file. Raises `ValueError` naming a layer that Keras does not
+        have: `GELU`, an `Embedding` that sums, and layers of your own.
+        """
+        from mlp_xp.interop.keras_models import to_keras
+
+        return to_keras(self)
+
+    @classmethod
+    def from_keras(cls, source: Any, loss: Loss | None = None, *, device: str | Backend | None = None) -> Model:
+        """The model of a ``keras.Sequential`` or of a ``.keras`` file; ``loss`` as in `from_torch`.
+
+        Raises `ValueError` naming a layer or an activation that has no counterpart.
+        """
+        from mlp_xp.interop.keras_models import from_keras
+
+        return from_keras(source, loss, device=device)
 
     @property
     def dtype(self) -> str:
@@ -113,7 +184,11 @@ class Model:
 
 
 class Evaluation:
-    """A data set to be measured on again and again: checked once, and sent once if it fits on the device."""
+    """A data set to be measured on again and again: checked once, and sent once if it fits on the device.
+
+    Several processes can share the work: ``own`` returns the part of so many rows that this one measures, and ``total``
+    sums float64 arrays over all of them.
+    """
 
     def __init__(
         self,
@@ -122,22 +197,34 @@ class Evaluation:
         backend: Backend,
         dtype: str,
         x: Array,
-        y: Array,
+        y: Array | None = None,
         sample_weight: Array | None = None,
         batch_size: int = BATCH,
+        own: Callable[[int], slice] = slice,
+        total: Callable[[HostArray], HostArray] = np.asarray,
     ) -> None:
         batch_size = check_count("batch_size", batch_size)
+        self.loss, self.backend, self.network = loss, backend, network
+        self.batches: Callable[[], Iterator[Batch]]
+        self.weight: Callable[[], float]
+        if is_source(x):
+            stream = Stream(backend, network, loss, as_source(x), dtype)
+            self.batches, self.total = stream.blocks, total
+            self.weight = lambda: float(stream.weights.sum())
+            return
         x = check_inputs(backend, network, x)
         rows = x.shape[0]
         y = check_targets(backend, loss, network.width(x.shape[1]), y, rows)
         w = check_weights(backend, sample_weight, rows, dtype)
-        self.total = rows if w is ABSENT else float(np.sum(w, dtype=np.float64))
-        self.loss, self.backend, self.network = loss, backend, network
-        data = Batch(x, y, w)
-        self.batches: Callable[[], Iterator[Batch]] = partial(
-            blocks, backend, network, data, dtype, min(batch_size, rows)
-        )
-        if fits(backend, network, data, dtype):
+        data: Batch = tree_map(lambda a: a[own(rows)], Batch(x, y, w))
+        rows = data.x.shape[0]
+        weight = float(rows) if w is ABSENT else np.sum(data.w, dtype=np.float64)
+        whole = float(total(np.asarray(weight)))
+        self.weight, self.total = lambda: whole, total
+        self.batches = partial(blocks, backend, network, data, dtype, min(batch_size, max(rows, 1)))
+        if rows == 0:
+            self.batches = lambda: iter(())
+        elif fits(backend, network, data, dtype):
             sent = list(self.batches())
             self.batches = lambda: iter(sent)
 
@@ -148,8 +235,8 @@ class Evaluation:
             for out in forward(self.backend, self.network, sums_of(self.loss), params, state, self.batches())
         ]
         names = ("loss", *(metric.__name__ for metric in self.loss.metrics))
-        totals: HostArray = np.sum(sums, axis=0)
-        return {name: float(value) / self.total for name, value in zip(names, totals, strict=True)}
+        values = self.total(sum(sums, start=np.zeros(len(names))))
+        return {name: float(value) / self.weight() for name, value in zip(names, values, strict=True)}
 
 
 def sums_of(loss: Loss) -> OfBatch:
@@ -189,6 +276,10 @@ def load(path: str | Path, device: str | Backend | None = None, known: Iterable[
 
     ``known`` are the classes of your own layers and losses, and for a checkpoint also of optimizers and schedules.
     Raises `FileError` if the file is damaged, of another program or version, or its arrays do not fit its network.
+
+    >>> Trainer(mlp(2, 3), device="cpu").model.save("model.safetensors")
+    >>> load("model.safetensors", device="cpu").predict(np.zeros((1, 2))).shape
+    (1,)
     """
     saved, backend = read_model(path, known), as_backend(device)
     params, state = to_device(backend, (saved.params, saved.state))

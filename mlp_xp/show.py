@@ -58,7 +58,7 @@ def show(widths: list[int], optimizer: str, batch: int, dtype: str, device: str)
     """The compiled step of a classifier as text.
 
     >>> print(show([4, 3, 2], "sgd", 8, "float32", "cpu").splitlines()[-3])
-    carry %26, %27, %28, %29
+    carry %37
     """
     network, rule, rng = mlp(*widths), OPTIMIZERS[optimizer], np.random.default_rng(0)
     step, recorder = TrainStep(network, SoftmaxCrossEntropy(), rule), _Recorder()

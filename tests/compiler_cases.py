@@ -103,7 +103,7 @@ NETWORKS = {
     "relu": Chain(Dense(12, 40), ReLU(), Dense(40, 30), ReLU(), Dense(30, 7)),
     "sigmoid": Chain(Dense(12, 40), Sigmoid(), Dense(40, 7)),
     "dropout": Chain(Dense(12, 40), Tanh(), Dropout(0.3), Dense(40, 7)),
-    "wide": Chain(Dense(12, 400), ReLU(), Dense(400, 400), ReLU(), Dense(400, 7)),
+    "wide": Chain(Dense(12, 260), ReLU(), Dense(260, 260), ReLU(), Dense(260, 7)),  # too large to be packed
     "words": Chain(Embedding(9, 5, ids_per_row=3), Dense(15, 20), Sigmoid(), Dense(20, 7)),
     "classes": Chain(Dense(12, 40), ReLU(), Dense(40, 300)),
     "vocabulary": Chain(Embedding(800, 30, ids_per_row=3), Dense(90, 20), Sigmoid(), Dense(20, 7)),
@@ -121,7 +121,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 def training(
     network: str,
     optimizer: Optimizer,
-    steps: int = 12,
+    steps: int = 6,
     dtype: str = "float64",
     models: tuple[int, ...] = (),
     **options: Any,

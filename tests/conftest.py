@@ -16,6 +16,7 @@ import pytest
 
 from mlp_xp_backends import BackendError, get_backend
 from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.numpy_plain import PlainNumpyBackend
 from mlp_xp_backends.trees import tree_map
 
 
@@ -32,20 +33,17 @@ class Variant:
         return getattr(self._base, name)
 
 
-def read_only() -> Variant:
+class ReadOnly(PlainNumpyBackend):
     """NumPy, where every array but the carry refuses to be written to, and nothing is compiled."""
-    numpy = get_backend("numpy")
 
-    def asarray(x: Any, dtype: Any = None) -> np.ndarray:
+    def asarray(self, x: Any, dtype: Any = None) -> np.ndarray:
         x = np.array(x, dtype=dtype)
         x.flags.writeable = False
         return x
 
-    def compile(body: Any) -> Any:  # a Backend's member
-        plain = plain_loop(numpy.xp, body, np.stack)
+    def compile(self, body: Any) -> Any:
+        plain = plain_loop(self.xp, body, np.stack)
         return lambda carry, consts, items: plain(tree_map(np.array, carry), consts, items)
-
-    return Variant(numpy, asarray=asarray, compile=compile)
 
 
 def eager_jax() -> Variant:
@@ -56,7 +54,7 @@ def eager_jax() -> Variant:
 
 BACKENDS: dict[str, Callable[[], Any]] = {
     "numpy": lambda: get_backend("numpy"),
-    "numpy-readonly": read_only,
+    "numpy-readonly": ReadOnly,
     "array_api_strict": lambda: get_backend("array_api_strict"),
     "torch": lambda: get_backend("torch:cpu"),
     "jax": eager_jax,
@@ -64,6 +62,7 @@ BACKENDS: dict[str, Callable[[], Any]] = {
     "cupy": lambda: get_backend("cupy"),
 }
 MARKS = {"cupy": pytest.mark.gpu}
+INTERPRETED = {"numpy-readonly", "array_api_strict"}  # checked step by step, which a whole run repeats
 
 
 def selected() -> list[str]:
@@ -80,11 +79,12 @@ def built(name: str) -> Any:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Eager JAX compiles every operation for every shape: quick runs leave out float64 and training for it."""
+    """Quick runs leave out eager JAX, which compiles every operation for every shape, and most whole runs."""
     for item in items:
         values = getattr(getattr(item, "callspec", None), "params", {})
-        training = item.path.name == "test_step.py" or getattr(values.get("case"), "carry", ()) != ()
-        if values.get("backend") == "jax" and (training or values.get("dtype") == "float64"):
+        name, wide = values.get("backend"), values.get("dtype") == "float64"
+        run = getattr(values.get("case"), "run", False)
+        if name == "jax" or (name == "jax-jit" and wide) or (run and (wide or name in INTERPRETED)):
             item.add_marker("slow")
 
 

@@ -42,6 +42,7 @@ def clipped_then_changed(xp: Any, x: Any) -> Any:
     return y + z
 
 
+OWN = f((3, 3), 7)[:, :3]
 ORDINARY = {
     "zeros_like and +=": zeros_then_sum,
     "NumPy's functions": lambda xp, x: np.maximum(x, 0) + np.sum(x, axis=0) + np.mean(x),
@@ -56,6 +57,8 @@ ORDINARY = {
     "take without an axis": lambda xp, x: xp.take(x, xp.asarray([5, -1, 0])),
     "one_hot": lambda xp, x: xp.one_hot(xp.argmax(x, axis=0), 4, dtype=x.dtype),
     "segment_sum": lambda xp, x: xp.segment_sum(x, xp.argmin(x, axis=1), 3),
+    "empty": lambda xp, x: xp.empty_like(x) * 0 + xp.empty((4, 3), dtype=x.dtype) * 0,
+    "products with the body's own arrays": lambda xp, x: x @ OWN + (OWN @ x.mT).mT + np.matmul(x, OWN),
     "numbers of NumPy": lambda xp, x: np.float32(2.0) * x - np.float64(0.5),
 }
 
@@ -100,6 +103,8 @@ UNRECORDABLE = {
     "a view that is written to": written_through_a_view,
     "a view of what was written to": raveled_then_written,
     "an array of the body's own is written to": lambda xp, x: np.add(x, 1, out=np.zeros((4, 3), "f")),
+    "full_like of a number of others": lambda xp, x: xp.full_like(x, xp.sum(x)),
+    "a mean in integers": lambda xp, x: xp.mean(x * 9, dtype=xp.int32),
     "iteration": lambda xp, x: sum(row * 2 for row in x),
     "attributes": lambda xp, x: x.astype("float64").sum(),
     "float16": lambda xp, x: xp.mean(xp.astype(x, np.float16)) * xp.sum(x),

@@ -1,133 +1,228 @@
-"""The documentation says what the code does: quoted lines are where links lead, and code on the pages runs."""
+"""README and pages are true: links lead somewhere, quoted code exists, Python blocks run, commands exist."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
+import shlex
 import sys
+import tomllib
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 import mlp_xp
+from mlp_xp.__main__ import _parser
+from mlp_xp_backends import BackendError, get_backend
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
-LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md", "benchmarks/README.md")]
+PAGES = [*FRONT, *sorted(DOCS.rglob("*.md"))]
+LINK = re.compile(r"(?<!!)\[(?P<text>`[^`\n]+`|[^\]]*)\]\((?P<target>[^)\s]+)\)")
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SHELL = re.compile(r"^```(?:bash|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 MATH = re.compile(r"\$[^$\n]+\$")
+OPTIONAL = {
+    "sklearn",
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "mpi4py",
+    "onnx",
+    "onnxruntime",
+    "keras",
+    "tensorboardX",
+    "polars",
+    "pyarrow",
+    "dask",
+    "torch",
+    "jax",
+}
 
 
-def renewer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("renew", DOCS / "renew.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def has_cuda() -> bool:
+    try:
+        return get_backend("cuda").name == "cupy"
+    except BackendError:
+        return False
 
 
-renew = renewer()
-QUOTATIONS = [
-    pytest.param(page, link["quote"], link["file"], int(link["line"]), id=f"{page.stem}: {link['quote']}")
-    for page in PAGES
-    for link in renew.QUOTING.finditer(page.read_text(encoding="utf-8"))
-]
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize(("page", "quote", "file", "line"), QUOTATIONS)
-def test_a_quoted_line_is_where_its_link_leads(page, quote, file, line):
-    lines = (page.parent / file).resolve().read_text(encoding="utf-8").splitlines()
-    there = lines[line - 1].strip() if line <= len(lines) else "nothing: the file is shorter"
-    assert quote in there, f"{page.name} quotes {quote!r}, but {file}#L{line} has {there!r}: python docs/renew.py"
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
 
 
-def test_the_derivations_quote_every_formula_they_derive():
-    text = (DOCS / "derivations.md").read_text(encoding="utf-8")
-    for file in ("dense", "embedding", "activations", "chain"):
-        assert f"../mlp_xp/nn/layers/{file}.py#L" in text
-    for file in ("losses", "optimizers", "step"):
-        assert f"../mlp_xp/nn/{file}.py#L" in text
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub and the site give to the headings."""
+    titles = re.findall(r"^#+ (.*)$", text_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
-    text = page.read_text(encoding="utf-8")
-    anchors = {heading_anchor(title) for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
-    for link in LINK.finditer(MATH.sub("", text)):
-        file, _, anchor = link["target"].partition("#")
-        if file.startswith(("http:", "https:")):
-            continue
-        assert (page.parent / file).exists(), f"{page.name} links to {file}, which is not there"
-        assert file or anchor in anchors, f"{page.name} links to #{anchor}, which is no heading of it"
+pages = pytest.mark.parametrize("page", PAGES, ids=name)
 
 
-def heading_anchor(title: str) -> str:
-    """What GitHub makes of a heading."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+class TestLinks:
+    @pages
+    def test_links_lead_somewhere(self, page):
+        for link in LINK.finditer(MATH.sub("", text_of(page))):
+            file, _, anchor = link["target"].partition("#")
+            if file.startswith(("http:", "https:", "mailto:")):
+                continue
+            target = (page.parent / file).resolve() if file else page
+            assert target.exists(), f"{name(page)} links to {file}, which does not exist"
+            if anchor and target.suffix == ".md":
+                assert anchor in anchors(target), f"{name(page)} links to {file}#{anchor}, but no heading has that name"
+
+    @pages
+    def test_a_quoted_line_is_in_the_file_that_it_links_to(self, page):
+        for link in LINK.finditer(text_of(page)):
+            quote, target = link["text"].strip("`"), page.parent / link["target"]
+            if link["text"].startswith("`") and " " in quote and target.suffix == ".py":
+                lines = [line for line in text_of(target).splitlines() if quote in line]
+                assert len(lines) == 1, f"{name(page)} quotes {quote!r}: {target.name} has it in {len(lines)} lines"
+
+    @pages
+    def test_images_exist(self, page):
+        for file in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", text_of(page)):
+            assert (page.parent / file).is_file()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_mathematics_is_what_github_renders(page):
-    text = page.read_text(encoding="utf-8")
-    displayed = re.findall(r"^```math\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    text = CODE.sub("", text)
-    inline = MATH.findall(text)
-    assert "$" not in MATH.sub("", text), "a formula stays in one line"
-    for formula in [*displayed, *inline]:
-        assert formula.count("{") == formula.count("}")
-        assert formula.count(r"\begin{") == formula.count(r"\end{")
-        assert len(re.findall(r"\\left\b", formula)) == len(re.findall(r"\\right\b", formula))
-        assert "\n\n" not in formula
-    for formula in inline:
-        assert not re.search(r"\\[^a-zA-Z]", formula), f"Markdown takes the backslash away: {formula}"
+class TestMathematics:
+    @pages
+    def test_formulas_are_what_github_renders(self, page):
+        text = text_of(page)
+        displayed = re.findall(r"^```math\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        text = CODE.sub("", text)
+        inline = MATH.findall(text)
+        assert "$" not in MATH.sub("", text), "a formula stays in one line"
+        for formula in [*displayed, *inline]:
+            assert formula.count("{") == formula.count("}")
+            assert formula.count(r"\begin{") == formula.count(r"\end{")
+            assert len(re.findall(r"\\left\b", formula)) == len(re.findall(r"\\right\b", formula))
+            assert "\n\n" not in formula
+        for formula in inline:
+            assert not re.search(r"\\[^a-zA-Z]", formula), f"Markdown removes the backslash: {formula}"
 
 
-@pytest.mark.parametrize("name", ["architecture.md", "derivations.md"])
-def test_programs_on_a_page_run(name):
-    blocks = PYTHON.findall((DOCS / name).read_text(encoding="utf-8"))
-    code = compile("\n".join(blocks), name, "exec", dont_inherit=True)
-    exec(code, {"__name__": name})
+class TestPrograms:
+    @pytest.mark.parametrize("page", [page for page in PAGES if PYTHON.search(text_of(page))], ids=name)
+    def test_python_blocks_run_in_order(self, page, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        blocks = "\n".join(PYTHON.findall(text_of(page)))
+        if not has_cuda():
+            blocks = blocks.replace('device="cuda"', 'device="cpu"')
+        program = compile(blocks, name(page), "exec", dont_inherit=True)
+        try:
+            exec(program, {"__name__": page.stem, "__file__": str(page)})
+        except ModuleNotFoundError as error:
+            if error.name not in OPTIONAL:
+                raise
+            pytest.skip(f"{error.name} is not installed")
+
+    def test_the_gradient_that_the_readme_shows_is_in_the_source(self):
+        block = next(block for block in PYTHON.findall(text_of(ROOT / "README.md")) if "def gradient" in block)
+        source = text_of(ROOT / "mlp_xp/nn/layers/dense.py")
+        for line in block.splitlines()[1:]:
+            assert line.strip() in source
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The shell commands of a page as words, without comments and assignments in front."""
+    found = []
+    for block in SHELL.findall(text_of(page)):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&&|\|", re.sub(r"\s#.*", "", f" {line}")):
+                words = shlex.split(part)
+                while words and re.match(r"\w+=", words[0]):
+                    words.pop(0)
+                found += [words] if words else []
+    return found
+
+
+COMMANDS = [pytest.param(words, id=f"{name(page)}: {shlex.join(words)}") for page in PAGES for words in commands(page)]
+KNOWN = {"git", "cd", "ruff", "mypy", ".", "source", "export"}
+TOOLS = {"pytest", "venv", "sphinx", "build"}
+
+
+class TestCommands:
+    @pytest.mark.parametrize("words", COMMANDS)
+    def test_a_command_exists_and_has_its_options(self, words, capsys):
+        if words[0] in ("mpiexec", "srun"):
+            words = [word for word in words[words.index("python") :] if word not in ("-m", "mpi4py")]
+        if words[0] == "torchrun":
+            words = ["python", *words[[word.endswith(".py") for word in words].index(True) :]]
+        if words[:2] == ["pip", "install"]:
+            self.check_extras(words)
+        elif words[0] == "python" and words[1] == "-m":
+            self.check_module(words[2], words[3:])
+        elif words[0] == "python":
+            self.check_script(ROOT / words[1], words[2:])
+        elif words[0] == "bash":
+            assert (ROOT / words[1]).is_file()
+        else:
+            assert words[0] in KNOWN
+
+    def check_extras(self, words):
+        metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        for word in words:
+            if "[" in word and word.startswith((".", "mlp-xp")):
+                assert set(re.search(r"\[(.*)\]", word)[1].split(",")) <= set(metadata["optional-dependencies"])
+
+    def check_module(self, module, arguments):
+        if module == "mlp_xp":
+            _parser().parse_args(arguments)
+        elif module == "benchmarks":
+            if arguments:
+                source = text_of(ROOT / f"benchmarks/{arguments[0]}.py")
+                assert all(f'"{word}"' in source for word in arguments if word.startswith("--"))
+        else:
+            assert module in TOOLS
+
+    def check_script(self, script, arguments):
+        assert script.is_file()
+        if script.parent.name == "examples":
+            importlib.import_module(script.stem).parser().parse_args(arguments)
+
+
+class TestFigures:
+    """Numbers that pages quote from measurements."""
+
+    REPORT = text_of(ROOT / "benchmarks/results/cpu-intel-xeon-processor-6-167-1-2-threads.md")
+
+    def ratios(self, row: str) -> dict[str, str]:
+        table = self.REPORT.partition("## Ratios of a step")[2].partition("\n## ")[0]
+        header = next(line for line in table.splitlines() if line.startswith("| network"))
+        values = next(line for line in table.splitlines() if line.startswith(f"| **{row}**"))
+        cells = zip(header.split("|"), values.replace("*", "").split("|"), strict=True)
+        return {key.strip(): value.strip() for key, value in cells}
+
+    def test_the_readme_quotes_the_report(self):
+        mean, least, largest = map(self.ratios, ("geometric mean", "least", "largest"))
+        text = text_of(ROOT / "README.md")
+        peer = "scikit-learn / numpy"
+        assert f"{float(mean[peer]):.1f} times as fast" in text
+        assert f"{float(least[peer]):.1f} to {float(largest[peer]):.1f} times" in text
+        assert f"{float(mean['PyTorch / numpy']):.1f} times as fast with the default installation" in text
+        assert f"{float(mean['PyTorch / numpy mkl']):.1f} times with MKL" in text
+
+    @pytest.mark.parametrize("row", ["geometric mean", "least", "largest"])
+    def test_the_page_on_speed_quotes_the_report(self, row):
+        found = self.ratios(row)
+        peers = ("PyTorch / numpy", "PyTorch / numpy mkl", "JAX scan / best of ours", "scikit-learn / numpy")
+        assert f"| {row} | {' | '.join(found[peer] for peer in peers)} |" in text_of(DOCS / "speed.md")
 
 
 def test_every_public_name_is_in_the_reference():
-    text = (DOCS / "reference.md").read_text(encoding="utf-8")
-    missing = [name for name in mlp_xp.__all__ if f"[`{name}`]" not in text and f"mlp_xp.nn.{name}`" not in text]
-    assert not missing, "python docs/renew.py adds them"
-
-
-class TestRenewing:
-    """A quotation holds; the number follows it."""
-
-    @pytest.fixture
-    def page(self, tmp_path):
-        (tmp_path / "code.py").write_text("\n\nx = 1\ny = 2 * x\n", encoding="utf-8")
-        return tmp_path
-
-    def test_a_number_follows_its_line(self, page):
-        assert renew.relinked("see [`y = 2 * x`](code.py#L77).", page) == "see [`y = 2 * x`](code.py#L4)."
-
-    def test_it_can_be_done_again(self, page):
-        once = renew.relinked("[`x = 1`](code.py#L0)", page)
-        assert renew.relinked(once, page) == once
-
-    @pytest.mark.parametrize("quote", ["z = 3", "x"], ids=["gone", "ambiguous"])
-    def test_a_quotation_that_is_not_one_line_is_an_error(self, page, quote):
-        with pytest.raises(renew.StaleError, match=re.escape(repr(quote))):
-            renew.relinked(f"[`{quote}`](code.py#L3)", page)
-
-    def test_a_missing_file_is_an_error(self, page):
-        with pytest.raises(renew.StaleError, match=r"no file .*gone\.py"):
-            renew.relinked("[`x = 1`](gone.py#L3)", page)
-
-    def test_other_links_stay(self, page):
-        text = "[a page](code.py#L9) and [`code.py`](code.py) and [`f(x)`](https://example.org/#L1x)"
-        assert renew.relinked(text, page) == text
+    text = text_of(DOCS / "reference.md")
+    missing = [name for name in mlp_xp.__all__ if not re.search(rf":: mlp_xp\.(\w+\.)*{name}$", text, re.MULTILINE)]
+    assert not missing, f"docs/reference.md lacks {', '.join(missing)}"
 
 
 def test_the_pages_do_not_name_this_machine():
     for page in PAGES:
-        assert str(Path(sys.prefix)) not in page.read_text(encoding="utf-8")
+        assert str(Path(sys.prefix)) not in text_of(page)

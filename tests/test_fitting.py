@@ -27,8 +27,7 @@ from mlp_xp import (
 from mlp_xp.data.class_weights import weigh_classes
 from mlp_xp.data.feed import make_feed
 from mlp_xp.files.snapshot import Best, Plan
-from mlp_xp.training.epoch import batch_weights, mean_loss, rate_table, stacked_rates
-from mlp_xp.training.trainer import row_order
+from mlp_xp.training.epoch import batch_weights, mean_loss, rate_table, row_order, stacked_rates
 from mlp_xp_backends.trees import leaves
 
 rng = np.random.default_rng(0)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,24 @@ import mlp_xp_backends
 
 PACKAGE = Path(mlp_xp.__file__).parent
 LIBRARIES = {"numpy", "cupy", "cupyx", "torch", "jax", "array_api_compat", "array_api_strict", "scipy", "sklearn"}
-HEAVY = sorted(LIBRARIES - {"numpy"} | {"matplotlib", "tqdm", "pooch", "safetensors", "pandas"})
+HEAVY = sorted(
+    LIBRARIES - {"numpy"}
+    | {"matplotlib", "tqdm", "pooch", "safetensors", "pandas", "polars", "pyarrow", "onnx", "keras", "tensorboardX"}
+)
 HOST_SIDE = {"initializers.py", "gradient_check.py"}  # which draw numbers with NumPy
+# Lowest first: what stands in a line imports from lines above it and from its own.
+FLOORS = [
+    {"mlp_xp_backends"},
+    {"_checks", "_optional"},
+    {"nn"},
+    {"files", "data"},
+    {"forward"},
+    {"model"},
+    {"training", "interop"},
+    {"sweep", "sklearn"},
+    {"parity", "show"},
+    {"__main__"},
+]
 MATH = sorted(str(p.relative_to(PACKAGE)) for p in (PACKAGE / "nn").rglob("*.py") if p.name not in HOST_SIDE)
 
 
@@ -58,6 +77,61 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+def modules() -> dict[str, Path]:
+    """The files of both packages by the names under which they are imported."""
+    found = {}
+    for package in (mlp_xp, mlp_xp_backends):
+        folder = Path(package.__file__).parent
+        for path in folder.rglob("*.py"):
+            parts = path.relative_to(folder.parent).with_suffix("").parts
+            found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+def executed(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements that run when a module is imported."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            yield from executed(node.orelse)
+        elif isinstance(node, ast.If | ast.Try | ast.With | ast.ClassDef):
+            for part in ("body", "orelse", "finalbody"):
+                yield from executed(getattr(node, part, []))
+            for handler in getattr(node, "handlers", []):
+                yield from executed(handler.body)
+
+
+def import_graph() -> dict[str, set[str]]:
+    """For each module the modules of this project that it imports when it is imported itself."""
+    files = modules()
+    graph: dict[str, set[str]] = {name: set() for name in files}
+    for name, path in files.items():
+        for node in executed(ast.parse(path.read_text(encoding="utf-8")).body):
+            if isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names} & files.keys()
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0 and node.module, f"{name}: imports are absolute"
+                for full in (f"{node.module}.{alias.name}" for alias in node.names):
+                    graph[name] |= {full if full in files else node.module} & files.keys()
+    return graph
+
+
+def test_no_circle_of_imports():
+    TopologicalSorter(import_graph()).prepare()  # raises CycleError, which names the circle
+
+
+def test_imports_point_downwards():
+    floors = {name: level for level, names in enumerate(FLOORS) for name in names}
+
+    def floor(module: str) -> int:
+        package, _, rest = module.partition(".")
+        return floors[package if package == "mlp_xp_backends" else rest.partition(".")[0]]
+
+    graph = {module: below for module, below in import_graph().items() if module != "mlp_xp"}
+    upwards = [(module, other) for module, below in graph.items() for other in below if floor(other) > floor(module)]
+    assert not upwards
+
+
 @pytest.mark.parametrize("name", MATH)
 def test_math_names_no_array_library_and_no_backend(name):
     modules = imported(PACKAGE / name) - {"mlp_xp_backends.trees", "mlp_xp_backends.typing"}
@@ -67,6 +141,7 @@ def test_math_names_no_array_library_and_no_backend(name):
 def test_backends_know_nothing_of_networks():
     for path in Path(mlp_xp_backends.__file__).parent.rglob("*.py"):
         assert not any(module.partition(".")[0] == "mlp_xp" for module in imported(path)), path
+        assert not re.search(r"\bmlp_xp\b", path.read_text(encoding="utf-8")), path
 
 
 @pytest.mark.parametrize("module", [mlp_xp, mlp_xp_backends])

@@ -145,4 +145,4 @@ def test_every_parameter_and_attribute_is_described(kind: type) -> None:
     missing = {name for name in vars(estimator) if name.endswith("_") and not name.startswith("_")} - names
     assert not missing
     if hasattr(estimator, "_get_doc_link"):
-        assert "in each hidden layer" in estimator._repr_html_()
+        assert "hidden layer" in estimator._repr_html_()

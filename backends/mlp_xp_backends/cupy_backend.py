@@ -10,13 +10,18 @@ import array_api_compat.cupy as compat
 import cupy
 import numpy as np
 
+from mlp_xp_backends.compiler.loop import CompiledLoop
+from mlp_xp_backends.compiler.targets.cuda.launch import target
 from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.host import as_host
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.namespace import CREATION, derived, mapped
 from mlp_xp_backends.namespace_extras import extras
 from mlp_xp_backends.protocol import Body, Loop, Memory
-from mlp_xp_backends.typing import Array, Tree
+from mlp_xp_backends.typing import Array, HostArray, Tree
+
+STAGED = 64 * 2**20
+"""Bytes up to which what is sent goes through pinned memory: as much as a window of data that is fed has."""
 
 
 class CupyBackend:
@@ -36,11 +41,11 @@ class CupyBackend:
         with self._cuda, memory_guard(self.device, self.memory):
             if _on_gpu(x):
                 x = x if isinstance(x, cupy.ndarray) else cupy.from_dlpack(x)
-                x = x if x.device == self._cuda else x.copy()  # which copies to the current device
+                x = x if x.device == self._cuda else _from_another_device(x)
                 return x if dtype is None else x.astype(dtype, copy=False)
-            return cupy.asarray(np.asarray(as_host(x), dtype=dtype))
+            return _sent(np.asarray(as_host(x), dtype=dtype))
 
-    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+    def to_numpy(self, x: Array) -> HostArray:
         """``x`` on the host. Waits for the device."""
         with self._cuda:
             return np.asarray(cupy.asnumpy(x))
@@ -50,20 +55,22 @@ class CupyBackend:
         self._cuda.synchronize()
 
     def compile(self, body: Body) -> Loop:
-        """The loop as plain Python: every operation is queued on the device, and nothing waits for it."""
-        plain = plain_loop(self.xp, body, cupy.stack)
+        """The loop as few generated kernels, or one operation at a time; nothing waits for the device."""
+        run = CompiledLoop(body, plain_loop(self.xp, body, cupy.stack), target)
 
         def loop(carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
             with self._cuda, memory_guard(self.device, self.memory):
-                return plain(carry, consts, items)
+                return run(carry, consts, items)
 
         return loop
 
     def memory(self) -> Memory:
-        """Free and total bytes of the device; what CuPy's pool holds without using it is free."""
+        """Free and total bytes of the device, within the limit of CuPy's pool; what that holds unused is free."""
         with self._cuda:
             free, total = cupy.cuda.runtime.memGetInfo()
-            return Memory(free + cupy.get_default_memory_pool().free_bytes(), total)
+            pool = cupy.get_default_memory_pool()
+            free, limit = free + pool.free_bytes(), pool.get_limit() or total
+            return Memory(min(free, max(limit - pool.used_bytes(), 0)), min(total, limit))
 
     def _on_device(self, f: Callable[..., Array]) -> Callable[..., Array]:
         @wraps(f)
@@ -77,6 +84,32 @@ class CupyBackend:
 def _on_gpu(x: Array) -> bool:
     """Whether ``x`` says through DLPack that it lies on a CUDA device (2) or in CUDA managed memory (13)."""
     return hasattr(x, "__dlpack_device__") and x.__dlpack_device__()[0] in (2, 13)
+
+
+def _from_another_device(x: cupy.ndarray) -> cupy.ndarray:
+    """A copy on the current device, made after what its own device is doing to ``x``, and before what follows there.
+
+    CuPy orders both only in the default stream.
+    """
+    here = cupy.cuda.get_current_stream()
+    with x.device:
+        there = cupy.cuda.get_current_stream()
+        written = there.record(cupy.cuda.Event(disable_timing=True))
+    here.wait_event(written)
+    copy = x.copy()
+    read = here.record(cupy.cuda.Event(disable_timing=True))
+    with x.device:
+        there.wait_event(read)
+    return copy
+
+
+def _sent(x: HostArray) -> cupy.ndarray:
+    """``x`` on the current device. Larger arrays are not staged in pinned memory, which CuPy would keep."""
+    if x.nbytes <= STAGED:
+        return cupy.asarray(x)
+    there = cupy.empty(x.shape, x.dtype)
+    there.set(np.ascontiguousarray(x))
+    return there
 
 
 def _clip(x: Array, /, min: Any = None, max: Any = None) -> Array:

@@ -43,7 +43,8 @@ class NumpyBackend:
 
         What overflows is infinite, without a warning.
         """
-        compiled = CompiledLoop(body, plain_loop(xp, body, np.stack), lambda program: Runner(program, self.library()))
+        plain, all_sum = plain_loop(self.xp, body, np.stack), getattr(self.xp, "all_sum", None)
+        compiled = CompiledLoop(body, plain, lambda program: Runner(program, self.library()), all_sum)
 
         def loop(carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
             with memory_guard(self.device, host_memory), np.errstate(all="ignore"):

@@ -19,7 +19,12 @@ class Memory(NamedTuple):
 
 
 class BackendError(RuntimeError):
-    """The requested backend or device cannot be used. The message gives the reason and the remedy."""
+    """The requested backend or device cannot be used. The message gives the reason and the remedy.
+
+    >>> get_backend("abacus")
+    Traceback (most recent call last):
+    mlp_xp_backends.protocol.BackendError: ...
+    """
 
 
 class Backend(Protocol):
@@ -30,7 +35,7 @@ class Backend(Protocol):
     device: str
     """The device: ``cpu`` or ``cuda:N``."""
     xp: Namespace
-    """The Array API namespace, with `one_hot` and `segment_sum`. Its creation functions default to the device."""
+    """The Array API namespace, with ``one_hot`` and ``segment_sum``. Its creation functions default to the device."""
 
     def asarray(self, x: Array, dtype: str | None = None) -> Array:
         """``x``, an array of any library, on this device. May share memory with ``x``."""

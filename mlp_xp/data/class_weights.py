@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np  # noqa: TID251  labels are host arrays
@@ -26,19 +26,25 @@ def check_class_weight(class_weight: Any) -> Any:
     raise TypeError(f"{EXPECTED}, not {shown(class_weight)}")
 
 
-def weigh_classes(class_weight: Any, y: HostArray, n_out: int, w: Any = ABSENT) -> Any:
+def weigh_classes(
+    class_weight: Any,
+    y: HostArray,
+    n_out: int,
+    w: Any = ABSENT,
+    total: Callable[[HostArray], HostArray] = np.asarray,
+) -> Any:
     """The sample weights ``w`` times the weight of each row's class, (rows,) float64.
 
     ``"balanced"`` gives class c the weight ``rows / (k rows_c)`` for the ``k`` classes that occur (King and Zeng 2001);
-    classes that a mapping leaves out have weight 1.
+    classes that a mapping leaves out have weight 1. ``total`` sums counts over processes that have other rows.
     """
     if class_weight is None:
         return w
     if y.ndim != 1:
         raise ValueError(f"class_weight needs integer class labels of shape (rows,), but y has shape {y.shape}")
     if isinstance(class_weight, str):
-        counts = np.bincount(y, minlength=n_out)
-        table = len(y) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        counts = total(np.bincount(y, minlength=n_out))
+        table = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
     elif isinstance(class_weight, dict):
         if unknown := [c for c in class_weight if not 0 <= c < n_out]:
             raise ValueError(f"class_weight names class {unknown[0]}, but the classes are 0 ... {n_out - 1}")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  data enter on the host
 
+from mlp_xp.data.batches import Batches
 from mlp_xp.nn.layers import Chain
 from mlp_xp_backends import Backend
 from mlp_xp_backends.trees import leaves, tree_map
@@ -56,19 +57,17 @@ class Feed:
     dtype: str
     resident: bool
 
-    def windows(
-        self, order: HostArray, batch_size: int, most: int, start: int = 0
-    ) -> Iterator[tuple[Batch, Array, int]]:
-        """The epoch over ``order`` from step ``start`` on, in chunks of at most ``most`` steps.
+    def windows(self, batches: Batches, most: int, start: int = 0) -> Iterator[tuple[Batch, Array, int]]:
+        """The epoch over ``batches`` from step ``start`` on, in chunks of at most ``most`` steps.
 
-        ``order`` is (rows,) or (models, rows). Yields the arrays of each chunk, row numbers in them of shape
-        (steps, [models,] rows), and the number of steps of the epoch that are done after it.
+        Yields the arrays of each chunk, row numbers in them of shape (steps, [models,] rows), and the number of steps
+        of the epoch that are done after it.
         """
         if not self.resident:
-            models = order.size // order.shape[-1]
-            most = min(most, max(1, WINDOW_BYTES // (row_bytes(self.data) * batch_size * models)))
-        bounds = bounds_of_chunks(order.shape[-1], batch_size, most, start)
-        parts = (_steps(order, batch_size, a, b) for a, b in pairwise(bounds))
+            models = batches.order.size // batches.order.shape[-1]
+            most = min(most, max(1, WINDOW_BYTES // (row_bytes(self.data) * batches.batch_size * models)))
+        bounds = batches.bounds(most, start)
+        parts = (batches.rows(a, b) for a, b in pairwise(bounds))
         if self.resident:
             for rows, end in zip(parts, bounds[1:], strict=True):
                 yield self.data, self.backend.asarray(rows), end
@@ -98,8 +97,20 @@ def make_feed(backend: Backend, network: Chain, data: Batch, dtype: str, residen
 
 def fits(backend: Backend, network: Chain, data: Batch, dtype: str) -> bool:
     """Whether the memory of the device has room for all the data, or needs none for them."""
-    as_it_is = backend.name == "numpy" and (network.first.takes != "floats" or str(data.x.dtype) == dtype)
-    return as_it_is or _device_bytes(network, data, dtype) < RESIDENT_SHARE * backend.memory().free
+    there = shares_memory(backend, network, data, dtype)
+    return there or _device_bytes(network, data, dtype) < RESIDENT_SHARE * backend.memory().free
+
+
+def shares_memory(backend: Backend, network: Chain, data: Batch, dtype: str) -> bool:
+    """Whether ``x`` on the device is the array of the host."""
+    return backend.name == "numpy" and (network.first.takes != "floats" or str(data.x.dtype) == dtype)
+
+
+def is_mapped(a: Array) -> bool:
+    """Whether ``a`` is memory-mapped from a file."""
+    while a is not None and not isinstance(a, np.memmap):
+        a = getattr(a, "base", None)
+    return a is not None
 
 
 def send(backend: Backend, network: Chain, data: Batch, dtype: str) -> Batch:
@@ -149,24 +160,6 @@ def _device_bytes(network: Chain, data: Batch, dtype: str) -> int:
 def row_bytes(data: Batch) -> int:
     """Bytes of a row on the host."""
     return sum(leaf.nbytes // len(leaf) for leaf in leaves(data))
-
-
-def bounds_of_chunks(rows: int, batch_size: int, most: int, start: int) -> list[int]:
-    """Where chunks begin and end, in steps: at multiples of one length as far as possible, and before a smaller batch.
-
-    Some backends compile for every length.
-    """
-    full, steps = rows // batch_size, -(-rows // batch_size)
-    most = min(most, max(full, 1))
-    length = next((n for n in range(most, most // 2, -1) if full % n == 0), most)
-    return sorted({start, *(step for step in (*range(0, full, length), full, steps) if step > start)})
-
-
-def _steps(order: HostArray, batch_size: int, start: int, end: int) -> HostArray:
-    """The rows of the steps ``start`` to ``end - 1``, (steps, [models,] rows)."""
-    rows = order[..., start * batch_size : end * batch_size]
-    rows = rows.reshape(*order.shape[:-1], end - start, -1)
-    return np.ascontiguousarray(np.moveaxis(rows, -2, 0))
 
 
 def _ahead(f: Any, items: Iterator[Any]) -> Iterator[Any]:

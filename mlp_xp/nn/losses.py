@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from mlp_xp._checks import POSITIVE, Number, OneOf, conform
 from mlp_xp.nn.metrics import Metric, accuracy, binary_accuracy
+from mlp_xp.nn.parts import part_of
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import Array, Namespace, Tree
 
@@ -60,7 +61,10 @@ class Loss(Protocol):
         ...
 
     def forward(self, xp: Namespace, z: Array, y: Array, w: Array) -> tuple[Array, Tree]:
-        """The reduced cost, one number per model, and the cache of `backward`."""
+        """The reduced cost, one number per model, and the cache of `backward`.
+
+        On a part of a batch (`mlp_xp.nn.parts`) it is the weighted sum, whatever the reduction: the step divides.
+        """
         cost, cache = self.rows(xp, z, y)
         share = _shares(xp, self.reduction, cost, w)
         return xp.sum(cost * share, axis=-1), (cache, share)
@@ -74,6 +78,8 @@ class Loss(Protocol):
 
 def _shares(xp: Namespace, reduction: Reduction, cost: Array, w: Array) -> Any:
     """The factor of each row in the reduced cost: ``w`` or ``w / sum(w)``; one number without weights."""
+    if part_of(xp) is not None:
+        reduction = "sum"
     if w is ABSENT:
         return 1.0 / cost.shape[-1] if reduction == "mean" else 1.0
     w = xp.astype(w, cost.dtype, copy=False)
@@ -81,6 +87,13 @@ def _shares(xp: Namespace, reduction: Reduction, cost: Array, w: Array) -> Any:
         return w
     total = xp.sum(w, axis=-1, keepdims=True)
     return w / xp.where(total > 0.0, total, 1.0)  # a batch whose weights are all zero costs nothing
+
+
+def weight_of_rows(xp: Namespace, cost: Array, rows: int, w: Array) -> Array:
+    """The sum of the weights ``w`` of ``rows`` rows, (1,), in the dtype of ``cost``; without weights their number."""
+    if w is ABSENT:
+        return xp.full((1,), float(rows), dtype=cost.dtype)
+    return xp.sum(xp.astype(w, cost.dtype, copy=False), axis=-1, keepdims=True)
 
 
 @dataclass(frozen=True, kw_only=True)

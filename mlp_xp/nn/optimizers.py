@@ -19,7 +19,11 @@ from mlp_xp_backends.typing import Array, Namespace, Tree
 
 
 class Rates(NamedTuple):
-    """The numbers of one step."""
+    """The numbers of one step.
+
+    >>> SGD(0.1).rates(0.1, 1)
+    Rates(scaled=(0.1,), fixed=())
+    """
 
     scaled: tuple[Any, ...]
     """Those proportional to the learning rate, which `LossRatio` scales."""

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from mlp_xp._checks import NOT_NEGATIVE, POSITIVE, Count, Like, Maybe, conform
 from mlp_xp.nn.layers.base import Layer, StatefulLayer
 from mlp_xp.nn.layers.chain import Chain
-from mlp_xp.nn.losses import Loss
+from mlp_xp.nn.losses import Loss, weight_of_rows
 from mlp_xp.nn.optimizers import Optimizer, Rates
+from mlp_xp.nn.parts import Part, PartNamespace, reduced
 from mlp_xp.nn.schedules import LossRatio
 from mlp_xp_backends.trees import ABSENT, leaves, named_leaves, tree_map, unflatten
 from mlp_xp_backends.typing import Array, Namespace, Tree
@@ -20,14 +21,21 @@ OPTIMIZER = Like("Adam(0.001)", ("init", "rates", "update"))
 
 
 class TrainState(NamedTuple):
-    """Everything that changes from step to step."""
+    """Everything that changes from step to step.
+
+    >>> rng = np.random.default_rng(0)
+    >>> step = TrainStep(mlp(2, 1), SquaredError(), SGD(0.1, momentum=0.9))
+    >>> state = step.init(xp, step.network.init(rng), step.network.init_state(rng))
+    >>> state.params[0].W.shape, len(state.slots)  # a velocity for W and one for b
+    ((2, 1), 2)
+    """
 
     params: Tree
     """Parameters, one entry per layer."""
     layers: Tree
     """State of the stateful layers, one entry per layer."""
     slots: Tree
-    """State of the optimizer, one entry per trainable parameter in the order of `leaves`."""
+    """State of the optimizer, one entry per trainable parameter in the order of ``leaves``."""
     ratio: Tree
     """State of a `LossRatio` schedule, otherwise ``ABSENT``."""
 
@@ -50,6 +58,8 @@ class TrainStep:
         Positions of layers in the network whose parameters and state stay as they are. They compute as in prediction,
         and no gradient, penalty or optimizer state exists for them.
 
+    Examples
+    --------
     >>> rng = np.random.default_rng(0)
     >>> step = TrainStep(mlp(2, 1), SquaredError(), SGD(0.1))
     >>> state = step.init(xp, step.network.init(rng), step.network.init_state(rng))
@@ -100,6 +110,7 @@ class TrainStep:
         w: Array,
         rates: Rates,
         l2: Array = ABSENT,
+        part: Part = ABSENT,
     ) -> tuple[TrainState, Array]:
         """The state after a step on the batch and the loss before it; consumes ``state``.
 
@@ -107,10 +118,18 @@ class TrainStep:
         ``l2``, 0-d or (models, 1, 1), replaces the factor of the penalty in this step: divided by the sum of the
         weights of the batch it makes scikit-learn's penalty. The loss is 0-d, or (models,) if the parameters have an
         axis of models in front.
+
+        With ``part`` the rows are those of this rank, possibly none, of a batch that a group of processes divides, and
+        ``xp`` has ``all_sum``. Every rank then computes the loss and the update of the whole batch, for one model.
         """
+        if part is not ABSENT:
+            xp = PartNamespace(xp, part)
         z, caches, layers = self.network.forward(xp, state.params, state.layers, x, True, self.frozen)
         loss, cache = self.loss.forward(xp, z, y, w)
         grads = self.network.gradient(xp, state.params, caches, self.loss.backward(xp, cache), self.frozen)
+        if part is not ABSENT:
+            weight = weight_of_rows(xp, loss, x.shape[-2], w)
+            loss, grads = reduced(xp, loss, weight, grads, self.loss.reduction == "mean")
         if l2 is not ABSENT:
             loss, grads = self._penalized(xp, state.params, loss, grads, l2, xp.reshape(l2, loss.shape))
         elif self.l2:

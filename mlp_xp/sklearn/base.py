@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,12 +21,14 @@ from mlp_xp.forward import predictions
 from mlp_xp.model import Model, as_backend
 from mlp_xp.nn.layers import Chain
 from mlp_xp.sklearn.arrays import as_rows, home, to_host
+from mlp_xp.sklearn.exchange import adopt, export
 from mlp_xp.sklearn.lbfgs import fit_lbfgs
 from mlp_xp.sklearn.network import build_network, draw, draw_state, no_state, tree
 from mlp_xp.sklearn.stochastic import fit_stochastic
 from mlp_xp.sklearn.tasks import CallbackSupportMixin, Tasks
 from mlp_xp.sklearn.validation import Held, Setting, Validation
 from mlp_xp.sklearn.weights import row_weights
+from mlp_xp.training.ranks import Ranks
 from mlp_xp_backends import Backend
 from mlp_xp_backends.trees import ABSENT, tree_map
 from mlp_xp_backends.typing import HostArray
@@ -76,6 +80,29 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
         params, state = tree_map(backend.asarray, (params, state))
         return Model(network, self._portable_loss(), params, state, backend, self._extra())
 
+    def to_onnx(self, path: str | Path) -> None:
+        """Write the fitted network to ``path`` as an ONNX file of opset 20; needs the extra ``onnx``.
+
+        The input ``X`` is (rows, features) in the dtype of the weights. A classifier has the outputs ``label`` and
+        ``probabilities``, a regressor ``values``, (rows, outputs).
+        """
+        from mlp_xp.interop.onnx_files import write_onnx
+
+        model = replace(self.to_model("cpu"), loss=self._loss())
+        write_onnx(path, [model], classes=getattr(self, "classes_", None))
+
+    @classmethod
+    def from_sklearn(cls, estimator: Any) -> Any:
+        """The fitted estimator with the parameters, weights and labels of one of `sklearn.neural_network`."""
+        return adopt(cls, estimator)
+
+    def to_sklearn(self) -> Any:
+        """A fitted estimator of `sklearn.neural_network` with the same parameters, weights and labels.
+
+        Raises `ValueError` naming an activation or a loss that scikit-learn does not have.
+        """
+        return export(self)
+
     def _adopt(self, coefs: list[HostArray], intercepts: list[HostArray]) -> Any:
         """Set all attributes as after a fit that ended with these weights."""
         self._validate_params()
@@ -94,18 +121,22 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
         if incremental and self.early_stopping and self._has_stopped(validation_data):
             return self
         given, labels = to_host(X), to_host(y)
-        setting, data = self._prepare(X, given, labels, sample_weight, incremental)
-        with Tasks(self, given, labels, sample_weight, on=not incremental) as tasks:
+        setting, data, ranks = self._prepare(X, given, labels, sample_weight, incremental)
+        with Tasks(self, given, labels, sample_weight, on=not incremental and ranks.rank == 0) as tasks:
             if self.solver == "lbfgs":
                 self._refuse_what_needs_epochs(validation_data)
+                if ranks.size > 1:
+                    raise ValueError("solver='lbfgs' runs in one process: group needs 'sgd', 'adam' or 'adamw'")
                 fit_lbfgs(self, setting, data._replace(x=as_rows(data.x)), tasks)
             else:
                 data, held = self._split(given, data, validation_data)
                 validation = None if held is None else self._validation(setting, held)
-                self.stopped_ = fit_stochastic(self, setting, data, validation, tasks, incremental)
+                self.stopped_ = fit_stochastic(self, setting, data, validation, tasks, incremental, ranks)
         return self._checked()
 
-    def _prepare(self, X: Any, given: Any, labels: Any, sample_weight: Any, incremental: bool) -> tuple[Setting, Batch]:
+    def _prepare(
+        self, X: Any, given: Any, labels: Any, sample_weight: Any, incremental: bool
+    ) -> tuple[Setting, Batch, Ranks]:
         """Check the data and set the attributes that training starts from."""
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         x, y = self._check(given, labels, reset=first)
@@ -113,7 +144,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
         data = Batch(x, self._encode(y), self._weights(sample_weight, y, x, incremental))
         units = [x.shape[1], *self._hidden(), data.y.shape[1]]
         network = build_network(units, self.activation, self.dropout)
-        self._random_state = check_random_state(self.random_state)
+        ranks = Ranks(self.group)
+        self._random_state = ranks.random_state(check_random_state(self.random_state))
         if first:
             self._initialize(*draw(network, self._random_state, self.dtype or str(x.dtype)))
         elif units != self._units():
@@ -121,7 +153,9 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
                 f"this estimator was fitted with layers of {self._units()} units, and now has {units}: to go on with "
                 "warm_start or partial_fit keep hidden_layer_sizes and the outputs; to start anew, fit a clone"
             )
-        return Setting(self._backend(X), network, self._loss(), str(self.coefs_[0].dtype)), data
+        ranks.check_equal(parameters=(*self.coefs_, *self.intercepts_), data=(x.shape, data.y.shape))
+        setting = Setting(ranks.backend(self._backend(X)), network, self._loss(), str(self.coefs_[0].dtype))
+        return setting, data, ranks
 
     def _checked(self) -> Any:
         """The estimator after its training; `ValueError` if it has diverged."""

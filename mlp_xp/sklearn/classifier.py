@@ -23,6 +23,7 @@ from mlp_xp.sklearn.network import Activation, read
 from mlp_xp.sklearn.parameters import CLASSIFIER, assign, described
 from mlp_xp.sklearn.weights import class_factors, row_weights
 from mlp_xp_backends import Backend
+from mlp_xp_backends.groups import Group
 from mlp_xp_backends.typing import Array, HostArray
 
 
@@ -35,21 +36,17 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
 
     Parameters
     ----------
-    (parameters)
     class_weight : dict, list of dict, 'balanced' or None, default=None
         Factors of ``sample_weight``: ``{label: weight}``, for several outputs a list of these, or ``balanced``.
 
     Attributes
     ----------
-    classes_ : ndarray
-        The class labels.
-    (attributes)
 
     Examples
     --------
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
-    >>> classifier = MLPClassifier((16,), learning_rate_init=0.01, random_state=0).fit(X, y)
+    >>> classifier = MLPClassifier((16,), learning_rate_init=0.01, max_iter=500, random_state=0).fit(X, y)
     >>> classifier.predict(X[:3])
     array([0, 0, 0])
     >>> classifier.score(X, y) > 0.95
@@ -92,6 +89,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
         class_weight: Any = None,
         scoring: Any = None,
         l2_mode: str = "batch",
+        group: str | Group | None = None,
     ) -> None:
         assign(self, locals())
 

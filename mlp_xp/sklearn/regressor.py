@@ -20,6 +20,7 @@ from mlp_xp.sklearn.losses import REGRESSION, HalfSquaredError, PoissonDeviance
 from mlp_xp.sklearn.network import Activation, read
 from mlp_xp.sklearn.parameters import REGRESSOR, assign, described
 from mlp_xp_backends import Backend
+from mlp_xp_backends.groups import Group
 from mlp_xp_backends.typing import Array, HostArray
 
 
@@ -35,17 +36,15 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
     loss : str or loss, default='squared_error'
         ``squared_error``, ``poisson``, ``absolute_error``, ``huber``, ``quantile`` (the median), or a loss of `mlp_xp`
         such as ``Quantile(q=0.9)`` or ``Huber(delta=2.0)``.
-    (parameters)
 
     Attributes
     ----------
-    (attributes)
 
     Examples
     --------
     >>> from sklearn.datasets import make_regression
     >>> X, y = make_regression(200, 5, random_state=0)
-    >>> regressor = MLPRegressor(solver="lbfgs", random_state=0).fit(X, y)
+    >>> regressor = MLPRegressor(solver="lbfgs", tol=0.01, max_iter=1000, random_state=0).fit(X, y)
     >>> regressor.predict(X[:3]).shape
     (3,)
     >>> regressor.score(X, y) > 0.99
@@ -87,6 +86,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
         dropout: float = 0.0,
         scoring: Any = None,
         l2_mode: str = "batch",
+        group: str | Group | None = None,
     ) -> None:
         assign(self, locals())
 

@@ -75,6 +75,7 @@ def is_stackable(job: Job) -> bool:
         isinstance(e, BaseMLP)
         and not (isinstance(e.solver, str) and e.solver == "lbfgs")
         and not e.warm_start
+        and e.group is None
         and set(job.fit_params) <= {"sample_weight"}
         and not getattr(e, "_callbacks", None)
     )
@@ -109,7 +110,7 @@ class Fit:
         e._validate_params()
         given = to_host(job.x)
         weight = job.fit_params.get("sample_weight")
-        setting, data = e._prepare(job.x, given, to_host(job.y), weight, False)
+        setting, data, _ = e._prepare(job.x, given, to_host(job.y), weight, False)
         data, held = e._split(given, data, None)
         if isinstance(data.x, SparseRows):
             raise ValueError("sparse rows that do not fit in memory as dense ones cannot train in a stack")

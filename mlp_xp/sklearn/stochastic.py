@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from mlp_xp.data.feed import Batch, Feed, make_feed
+from mlp_xp.data.feed import Batch, Feed
 from mlp_xp.nn.optimizers import Rates
 from mlp_xp.nn.schedules import Moment
 from mlp_xp.nn.step import TrainState, TrainStep
@@ -21,6 +21,7 @@ from mlp_xp.sklearn.validation import Setting, Validation, note_loss, note_score
 from mlp_xp.sklearn.weights import scaled
 from mlp_xp.training._interrupts import Interrupt
 from mlp_xp.training.epoch import batch_weights, epoch_loop, losses_on_host, mean_loss, run_epoch, step_count
+from mlp_xp.training.ranks import Division, Ranks
 from mlp_xp_backends import get_backend
 from mlp_xp_backends.protocol import Loop
 from mlp_xp_backends.trees import ABSENT, tree_map
@@ -33,7 +34,13 @@ PLAIN_WORK = 10**7
 
 
 def fit_stochastic(
-    e: Any, setting: Setting, data: Batch, validation: Validation | None, tasks: Tasks, incremental: bool
+    e: Any,
+    setting: Setting,
+    data: Batch,
+    validation: Validation | None,
+    tasks: Tasks,
+    incremental: bool,
+    ranks: Ranks,
 ) -> bool:
     """Fit the estimator ``e`` to ``data``, for one epoch if ``incremental``; return whether training has ended."""
     if not incremental or not hasattr(e, "_optimizer"):
@@ -41,7 +48,7 @@ def fit_stochastic(
     weights = sum(W.size for W in e.coefs_)
     if incremental and setting.backend.name == "numpy" and weights * len(data.x) < PLAIN_WORK:
         setting = setting._replace(backend=get_backend("numpy:plain"))
-    epochs = Epochs(e, setting, data)
+    epochs = Epochs(e, setting, data, ranks)
     e.n_iter_, stopped = 0, False
     with Interrupt() as interrupt:
         for order in orders(e, epochs.rows, 1 if incremental else e.max_iter):
@@ -50,11 +57,14 @@ def fit_stochastic(
             if loss is None:
                 warnings.warn("Training interrupted by user.", stacklevel=4)
                 break
-            scored = None if validation is None else validation(epochs.state.params, epochs.state.layers)
-            if note(e, epochs, loss, scored):
+            scored = None
+            if validation is not None:
+                score, cost = validation(epochs.state.params, epochs.state.layers)
+                scored = ranks.first(score), ranks.first(cost)
+            if note(e, epochs, loss, scored, ranks.rank == 0):
                 e._best_coefs, e._best_intercepts = epochs.fitted().values()
-            wants_stop = tasks.end(epochs.fitted)
-            stopped = is_over(e) or wants_stop
+            wants_stop = ranks.any(tasks.end(epochs.fitted))
+            stopped = is_over(e, ranks.rank == 0) or wants_stop
             if stopped:
                 break
         else:
@@ -107,15 +117,16 @@ class Course:
 class Epochs(Course):
     """A data set on its device, and the state of training that epochs change."""
 
-    def __init__(self, e: Any, setting: Setting, data: Batch) -> None:
+    def __init__(self, e: Any, setting: Setting, data: Batch, ranks: Ranks) -> None:
         super().__init__(e, len(data.x), data.w)
         self.setting = setting
         backend, network, loss, dtype = setting
         step = TrainStep(network, loss, e._optimizer.optimizer)
         compiled = epoch_loop if data.x.nbytes <= SMALL else epoch_loop.__wrapped__
-        self.loop: Loop = compiled(backend, step)
+        self.loop: Loop = compiled(ranks.bound(backend), step)
+        self.ranks, self.cut = ranks, Division.of(ranks, self.rows, sharded=False).cut
         resident = False if isinstance(data.x, SparseRows) else None
-        self.feed: Feed = make_feed(backend, network, data._replace(w=scaled(data.w)), dtype, resident)
+        self.feed: Feed = ranks.feed(backend, network, data._replace(w=scaled(data.w)), dtype, resident)
         state = first_state(e, setting, step)
         self.state = tree_map(lambda a: backend.asarray(a, dtype if a.dtype.kind == "f" else None), state)
 
@@ -123,10 +134,11 @@ class Epochs(Course):
         """Train on all rows in that order; return the mean loss of a row, or ``None`` after Ctrl-C."""
         losses = []
         rates, l2 = self.rates(), self.penalties(order)
-        for chunk in run_epoch(self.loop, self.feed, self.state, order, self.batch_size, rates, l2=l2):
+        chunks = run_epoch(self.loop, self.feed, self.state, order, self.batch_size, rates, l2=l2, cut=self.cut)
+        for chunk in chunks:
             self.state = chunk.state
             losses.append(chunk.losses)
-            if interrupt.requested:
+            if self.ranks.any(interrupt.requested):
                 return None
         sizes = batch_weights(order, self.batch_size)
         return float(mean_loss(losses_on_host(self.setting.backend, losses), sizes))
@@ -174,19 +186,20 @@ def adopt(e: Any, state: TrainState) -> None:
     e._optimizer.memory = tuple(memory)
 
 
-def note(e: Any, course: Course, loss: float, scored: tuple[float, float] | None) -> bool:
+def note(e: Any, course: Course, loss: float, scored: tuple[float, float] | None, prints: bool = True) -> bool:
     """Record the results of an epoch; return whether its weights are the best so far, for early stopping."""
     e.n_iter_ += 1
     e.loss_ = loss
     e.t_ += course.rows
     e.loss_curve_.append(loss)
-    if e.verbose:
+    verbose = e.verbose and prints
+    if verbose:
         print(f"Iteration {e.n_iter_}, loss = {loss:.8f}")
     is_best = False
     if scored is not None:
         score, valid_loss = scored
         e.validation_loss_curve_.append(valid_loss)
-        if e.verbose:
+        if verbose:
             print(f"Validation score: {score:f}")
         is_best = note_score(e, score) and e.early_stopping
     if not e.early_stopping:
@@ -198,13 +211,13 @@ def note(e: Any, course: Course, loss: float, scored: tuple[float, float] | None
     return is_best
 
 
-def is_over(e: Any) -> bool:
+def is_over(e: Any, prints: bool = True) -> bool:
     """Whether too many epochs have brought no improvement, and the solver does not lower its rate instead."""
     if e._no_improvement_count <= e.n_iter_no_change:
         return False
     what = "Validation score" if e.early_stopping else "Training loss"
     end = e._optimizer.stalls()
-    if e.verbose:
+    if e.verbose and prints:
         says = end or f"Setting learning rate to {e._optimizer.learning_rate:f}"
         print(f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs. {says}")
     if not end:

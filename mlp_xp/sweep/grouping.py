@@ -70,7 +70,7 @@ class Fitting:
         first = part[0]
         step, rows = first.step, int(np.shape(x)[0])
         for rule in (self.rule, self.halving and EarlyStopping(monitor=self.halving.monitor, mode=self.halving.mode)):
-            FitOptions.checked(1, None, self._sets_to_check(x, y), self.shuffle, rule, self.resident, step.loss)
+            FitOptions.checked(1, None, self._sets_to_check(x, y), self.shuffle, rule, self.resident, False, step.loss)
         data = self._checked(step, x, y, w)
         train: dict[int | None, Any] = {None: None}
         held: dict[int | None, HostArray] = {}

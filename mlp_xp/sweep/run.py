@@ -15,9 +15,9 @@ from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.sweep.stack import EpochPlan
 from mlp_xp.training import epoch as epochs
 from mlp_xp.training.early_stopping import EarlyStopping
-from mlp_xp.training.history import Record
+from mlp_xp.training.history import Record, monitored
 from mlp_xp.training.options import generator, generator_in
-from mlp_xp.training.trainer import first_snapshot, monitored, row_order
+from mlp_xp.training.start import first_snapshot
 from mlp_xp_backends.trees import ABSENT, leaves
 from mlp_xp_backends.typing import HostArray
 
@@ -84,7 +84,7 @@ class Run:
     def plan(self, part: HostArray | None, known: dict[Any, Rates], own_l2: bool) -> EpochPlan:
         """The next epoch over the rows ``part`` of the data (``None`` for all); ``known`` shares tables of rates."""
         plan = self._plan
-        order = row_order(self._rng, plan)
+        order = epochs.row_order(self._rng, plan)
         steps, optimizer = epochs.step_count(plan.rows, plan.batch_size), self.candidate.step.optimizer
         at = self._moment(steps)
         lrs = epochs.learning_rates(as_schedule(optimizer.lr), at, steps)

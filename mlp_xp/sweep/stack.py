@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  orders, rates and losses are host arrays
 
+from mlp_xp.data.batches import Whole
 from mlp_xp.data.feed import Batch, Feed, gather
 from mlp_xp.forward import BATCH, OfBatch, OfOutput, logits, padded_rows
 from mlp_xp.nn.layers import Chain
@@ -52,7 +53,7 @@ def stack_loop(backend: Backend, step: TrainStep, paths: tuple[Path, ...]) -> Lo
     def body(xp: Namespace, state: TrainState, consts: Tree, item: Item) -> tuple[TrainState, Array]:
         data, numbers = consts
         own: TrainStep = bound(step, paths, numbers)
-        return own(xp, state, *gather(xp, data, item.rows), item.rates, item.l2)
+        return own(xp, state, *gather(xp, data, item.rows), item.rates, item.l2, item.part)
 
     return backend.compile(body)
 
@@ -133,7 +134,7 @@ class Stack:
         found = []
         batch_size = min(BATCH, rows.shape[-1])
         models = rows.size // rows.shape[-1]
-        for data, items, _ in feed.windows(rows, batch_size, max(1, 2**18 // (batch_size * models))):
+        for data, items, _ in feed.windows(Whole(rows, batch_size), max(1, 2**18 // (batch_size * models))):
             _, outs = loop((), (data, self.state.params, self.state.layers), items)
             found.append(self.backend.to_numpy(outs))
         return found

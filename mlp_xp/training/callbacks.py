@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO, runtime_checkable
 import numpy as np  # noqa: TID251  snapshots are host arrays
 
 from mlp_xp._checks import shown
+from mlp_xp.files.atomic import remove_stale
 from mlp_xp.files.checkpoints import check_savable, write_snapshot
 from mlp_xp.files.paths import check_folder
 from mlp_xp.training.history import Record
@@ -28,6 +29,13 @@ class Callback(Protocol):
     """Called by `Trainer.fit`; each method does nothing unless it is overridden.
 
     ``chunk`` and ``epoch`` end the training by returning True. Any other value has no meaning.
+
+    >>> class Enough(Callback):
+    ...     def epoch(self, trainer, record):
+    ...         return trainer.epoch == 2
+    >>> trainer = Trainer(mlp(2, 2), device="cpu")
+    >>> len(trainer.fit(np.ones((4, 2)), np.zeros(4, int), max_epochs=10, callbacks=[Enough()]))
+    2
     """
 
     def start(self, trainer: Trainer) -> None:
@@ -77,7 +85,13 @@ def ends_training(answers: list[Any]) -> bool:
 
 
 class Progress(Callback):
-    """A tqdm bar on stderr if that is a terminal and tqdm is installed; otherwise one line an epoch."""
+    """A tqdm bar on stderr if that is a terminal and tqdm is installed; otherwise one line an epoch.
+
+    >>> import sys
+    >>> trainer, data = Trainer(mlp(2, 2), device="cpu"), (np.zeros((4, 2)), np.zeros(4, int))
+    >>> history = trainer.fit(*data, max_epochs=1, callbacks=[Progress(sys.stdout)])
+    epoch 1/1  loss 0.6931  lr 0.001  seconds ...
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stderr if stream is None else stream
@@ -134,6 +148,12 @@ class CSVLog(Callback):
     """A file of comma-separated values with a header and one row per epoch; a resumed run continues it.
 
     When an epoch brings new columns, the file is written anew, with empty fields in the earlier rows.
+
+    >>> trainer, data = Trainer(mlp(2, 2), device="cpu"), (np.zeros((4, 2)), np.zeros(4, int))
+    >>> history = trainer.fit(*data, max_epochs=3, callbacks=[CSVLog("log.csv")])
+    >>> from pathlib import Path
+    >>> Path("log.csv").read_text().splitlines()[0]
+    'epoch,loss,lr,seconds'
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -170,6 +190,11 @@ class Checkpoint(Callback):
 
     ``Trainer.resume`` continues from it. Parameters with infinities or NaN are never written, and if writing fails, for
     instance on a full disk, a warning names the path and training continues: the last good file stays.
+
+    >>> trainer, data = Trainer(mlp(2, 2), device="cpu"), (np.zeros((4, 2)), np.zeros(4, int))
+    >>> history = trainer.fit(*data, max_epochs=3, callbacks=[Checkpoint("run.safetensors")])
+    >>> Trainer.resume("run.safetensors", device="cpu").epoch
+    3
     """
 
     def __init__(self, path: str | Path, *, seconds: float = math.inf) -> None:
@@ -182,6 +207,7 @@ class Checkpoint(Callback):
     def start(self, trainer: Trainer) -> None:
         """Raise an error before the first step if the file could not be written or the run not be saved."""
         check_folder(self.path)
+        remove_stale(self.path)
         check_savable(trainer.snapshot())
 
     def chunk(self, trainer: Trainer) -> None:

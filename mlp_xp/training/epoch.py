@@ -14,9 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  orders, rates and losses are host arrays
 
+from mlp_xp.data.batches import Cut, Place, Whole
 from mlp_xp.data.feed import Batch, Feed, gather
+from mlp_xp.data.stream import Stream
+from mlp_xp.files.snapshot import Plan
 from mlp_xp.forward import over_steps
 from mlp_xp.nn.optimizers import Optimizer, Rates
+from mlp_xp.nn.parts import Part
 from mlp_xp.nn.schedules import Moment, Schedule
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp_backends import Backend
@@ -40,6 +44,8 @@ class Item(NamedTuple):
     rates: Rates
     l2: Array
     """The penalty of this step, or `ABSENT` for that of the `TrainStep`."""
+    part: Part = ABSENT
+    """The place of the rows in the batch, or `ABSENT` if they are all of it."""
 
 
 class Chunk(NamedTuple):
@@ -63,14 +69,14 @@ def epoch_loop(backend: Backend, step: TrainStep) -> Loop:
     """
 
     def body(xp: Namespace, state: TrainState, data: Batch, item: Item) -> tuple[TrainState, Array]:
-        return step(xp, state, *gather(xp, data, item.rows), item.rates, item.l2)
+        return step(xp, state, *gather(xp, data, item.rows), item.rates, item.l2, item.part)
 
     return backend.compile(body)
 
 
 def run_epoch(
     loop: Loop,
-    feed: Feed,
+    feed: Feed | Stream,
     state: TrainState,
     order: HostArray,
     batch_size: int,
@@ -78,6 +84,7 @@ def run_epoch(
     *,
     l2: Any = ABSENT,
     start: int = 0,
+    cut: Cut = Whole,
 ) -> Iterator[Chunk]:
     """Train on the rows in ``order``, from step ``start`` on; yield after each chunk of steps.
 
@@ -93,15 +100,23 @@ def run_epoch(
     rates, l2
         For all steps of the epoch, from `rate_table`: leaves of shape ``(steps,)`` or ``(steps, models, 1, 1)``, on
         the host in float64.
+    cut
+        How each batch is divided among processes; the loop must then be one for a backend with a group.
     """
-    backend = feed.backend
+    backend, batches = feed.backend, cut(order, batch_size)
     table = tree_map(lambda column: backend.asarray(column, feed.dtype), (rates, l2))
     most = chunk_steps(backend, state.params, batch_size)
-    for window, rows, end in feed.windows(order, batch_size, most, start):
-        part = tree_map(lambda column, a=start, b=end: column[a:b], table)
-        state, losses = loop(state, window, Item(rows, *part))
+    for window, rows, end in feed.windows(batches, most, start):
+        now, penalty = tree_map(lambda column, a=start, b=end: column[a:b], table)
+        part = _part(backend, batches.place(start, end), feed.dtype)
+        state, losses = loop(state, window, Item(rows, now, penalty, part))
         yield Chunk(state, losses, start, end)
         start = end
+
+
+def _part(backend: Backend, place: Place, dtype: str) -> Any:
+    """``place`` on the device."""
+    return ABSENT if place is ABSENT else Part(backend.asarray(place.first), backend.asarray(place.rows, dtype))
 
 
 def chunk_steps(backend: Backend, params: Tree, batch_size: int) -> int:
@@ -140,6 +155,14 @@ def stacked_rates(tables: list[Rates]) -> Rates:
     """One table for many models, leaves of shape (steps, models, 1, 1), from the tables of each."""
     stacked: Rates = tree_map(lambda *columns: np.stack(columns, axis=1)[..., None, None], *tables)
     return stacked
+
+
+def row_order(rng: np.random.Generator, plan: Plan) -> HostArray:
+    """The order of the rows in an epoch; 32-bit row numbers where they suffice."""
+    order = np.arange(plan.rows, dtype=np.int32 if plan.rows <= 2**31 else np.int64)
+    if plan.shuffle:
+        rng.shuffle(order)
+    return order
 
 
 def batch_weights(order: HostArray, batch_size: int, w: Any = ABSENT) -> HostArray:

@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Callable, Hashable
 from typing import Protocol
 
+from mlp_xp_backends.compiler.compare import alike
 from mlp_xp_backends.compiler.program import Program, Unrecordable
-from mlp_xp_backends.compiler.recorder import alike, record
+from mlp_xp_backends.compiler.recorder import AllSum, record
 from mlp_xp_backends.compiler.tape import layout_of
 from mlp_xp_backends.loop import length
 from mlp_xp_backends.protocol import Body, Loop
@@ -31,11 +32,14 @@ class Compiled(Protocol):
 class CompiledLoop:
     """A loop over ``body`` that ``target`` makes ready for each set of shapes; ``plain`` is the loop step by step.
 
-    ``plain`` runs whatever cannot be recorded, so that everything means what it means there, errors included.
+    ``plain`` runs whatever cannot be recorded, and what ``target`` has no program for, so that everything means what it
+    means there, errors included. ``all_sum`` is the ``xp.all_sum`` of a backend with a group.
     """
 
-    def __init__(self, body: Body, plain: Loop, target: Callable[[Program], Compiled]) -> None:
-        self.body, self.plain, self.target = body, plain, target
+    def __init__(
+        self, body: Body, plain: Loop, target: Callable[[Program], Compiled | None], all_sum: AllSum | None = None
+    ) -> None:
+        self.body, self.plain, self.target, self.all_sum = body, plain, target, all_sum
         self.ready: dict[Hashable, Compiled | None] = {}
 
     def __call__(self, carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
@@ -64,7 +68,7 @@ class CompiledLoop:
 
     def _compile(self, carry: Tree, consts: Tree, items: Tree) -> Compiled | None:
         try:
-            program, again = (record(self.body, carry, consts, items) for _ in range(2))
+            program, again = (record(self.body, carry, consts, items, self.all_sum) for _ in range(2))
         except (Unrecordable, Exception):  # the plain loop says what is wrong, if anything is
             return None
         if alike(program, again):

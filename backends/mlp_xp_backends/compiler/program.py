@@ -42,6 +42,7 @@ class Kind(Enum):
     ONE_HOT = auto()
     SEGMENT_SUM = auto()
     CALL = auto()
+    ALL_SUM = auto()
     # made by passes alone
     PACK = auto()
     GEMM = auto()
@@ -76,6 +77,9 @@ RULES: dict[Kind, Rule] = {
     Kind.ONE_HOT: Rule(("ids",), ("n",), NONE, "1 at [..., id], else 0; ids are 0, ..., n - 1"),
     Kind.SEGMENT_SUM: Rule(("values", "ids"), ("n",), NONE, "[..., i, :] is the sum of the rows with id i, in order"),
     Kind.CALL: Rule(("*x",), ("f", "args", "keywords"), NONE, "NumPy's function f of args, where None is the next x"),
+    Kind.ALL_SUM: Rule(
+        ("x",), ("f", "number"), NONE, "the sum of x over all ranks, f(x, out): never left out or moved"
+    ),
     Kind.PACK: Rule(("*x",), (), NONE, "the elements of all x one behind the other, in 1-D"),
     Kind.GEMM: Rule(("a", "b", "alpha", "beta", "c"), (), slice(4, 5), "alpha a b + beta c; alpha a b without c"),
     Kind.LESSEN: Rule(("x", "places"), (), slice(0, 1), "x, less by 1 at the places of its flat elements"),
@@ -231,10 +235,13 @@ class Program:
         return root.source if root.source is not None and root.source[0] in ("item", "const") else None
 
     def with_ops(self, ops: Iterable[Op]) -> Program:
-        """The same with other operations, without those whose results nobody needs (dead-code elimination)."""
+        """The same with other operations, without those whose results nobody needs (dead-code elimination).
+
+        Sums over ranks stay, because other ranks wait for them.
+        """
         needed, kept = set(self.kept), []
         for op in reversed(list(ops)):
-            if op.out in needed:
+            if op.out in needed or op.kind is Kind.ALL_SUM:
                 kept.append(op)
                 needed.update(op.inputs)
         return replace(self, ops=tuple(kept[::-1]))

@@ -22,13 +22,19 @@ VIEWS = {"transpose", "matrix_transpose", "swapaxes", "moveaxis", "expand_dims",
 DATA_DEPENDENT = {"nonzero", "argwhere", "flatnonzero", "repeat", "extract", "compress", "searchsorted"}
 ABOUT_DTYPES = {"finfo", "iinfo", "isdtype", "can_cast", "result_type"}
 OTHER_NAMES = {"permute_dims": "transpose", "amax": "max", "amin": "min", "concatenate": "concat"}
+OTHER_NAMES |= {"empty": "zeros", "empty_like": "zeros_like"}  # the same at every recording
 
 
-def record(body: Body, carry: Tree, consts: Tree, items: Tree) -> Program:
+AllSum = Callable[[Array, Array], Any]
+"""``f(x, out)``: write the sum of ``x`` over all ranks to ``out``."""
+
+
+def record(body: Body, carry: Tree, consts: Tree, items: Tree, all_sum: AllSum | None = None) -> Program:
     """The program of ``body`` for arrays like these, of the host or of a device; `Unrecordable` if it has none.
 
-    Only the shapes and dtypes of the arrays count, and the strides of ``consts``. Whatever else the body raises on
-    stand-ins is raised.
+    Only the shapes and dtypes of the arrays count, and the strides of ``consts``. ``all_sum``, not called here,
+    is recorded where the body calls ``xp.all_sum``; without it, such a body cannot be recorded. Whatever else the body
+    raises on stand-ins is raised.
     """
     tape = Tape()
 
@@ -40,7 +46,7 @@ def record(body: Body, carry: Tree, consts: Tree, items: Tree) -> Program:
     const_tree, const_in = stand_ins(consts, "const", lambda a, source: Value(*layout_of(a), source=source))
     item_tree, item_in = stand_ins(items, "item", lambda a, source: new_value(a.shape[1:], layout_of(a)[1], source))
     carried = leaves(carry_tree)
-    trees = body(Recorder(tape), carry_tree, const_tree, item_tree)
+    trees = body(Recorder(tape, all_sum), carry_tree, const_tree, item_tree)
     if tape.refused is not None:
         raise tape.refused
     carry_out, outs = ([value_of(tape, x) for x in leaves(tree)] for tree in trees)
@@ -67,8 +73,8 @@ def _aliased(before: list[Value], after: list[Value]) -> bool:
 class Recorder:
     """NumPy's namespace for stand-ins. What it has no rule for is recorded as a call, if it returns one new array."""
 
-    def __init__(self, tape: Tape) -> None:
-        self._tape = tape
+    def __init__(self, tape: Tape, all_sum: AllSum | None = None) -> None:
+        self._tape, self._sum_of_ranks = tape, all_sum
 
     def __getattr__(self, name: str) -> Any:
         name = OTHER_NAMES.get(name, name)
@@ -83,7 +89,7 @@ class Recorder:
         if name in VIEWS:
             return partial(self._view, name, f)
         if name in CREATION or name.endswith("_like"):
-            return partial(self._create, f)
+            return partial(self._create, f, name.endswith("_like"))
         if not callable(f) or isinstance(f, type):
             return f
         return partial(self._call, name, f)
@@ -99,9 +105,13 @@ class Recorder:
             return x
         return StandIn(self._tape, self._tape.constant(x), writable=False)
 
-    def _create(self, f: Callable[..., HostArray], *args: Any, device: Any = None, **options: Any) -> StandIn:
-        like = (np.broadcast_to(np.zeros((), x.dtype), x.shape) if isinstance(x, StandIn) else x for x in args)
-        return self._new(self._tape.constant(f(*like, **options)))
+    def _create(self, f: Callable[..., HostArray], like: bool, *args: Any, **options: Any) -> StandIn:
+        given = [*args[like:], *options.values()]
+        if any(isinstance(x, StandIn) for x in given):
+            raise self._tape.refuse("an array made from numbers of others")
+        options.pop("device", None)
+        first = (np.broadcast_to(np.zeros((), x.dtype), x.shape) if isinstance(x, StandIn) else x for x in args[:like])
+        return self._new(self._tape.constant(f(*first, *args[like:], **options)))
 
     def _call(self, name: str, f: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """``f`` as it is on what is no stand-in, else a recorded call."""
@@ -127,7 +137,7 @@ class Recorder:
     def _mean(self, x: Any, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> StandIn:
         x = self._stand_in(x)
         kind = np.dtype(x.dtype if dtype is None else dtype)
-        if x.size == 0 or kind == np.float16:
+        if x.size == 0 or kind == np.float16 or (dtype is not None and kind.kind not in "fc"):
             raise self._tape.refuse(f"a mean of {x.size} numbers in {kind}")
         total = self._reduce("sum", x, axis, np.float64 if kind.kind in "biu" and dtype is None else kind, keepdims)
         return elementwise(self._tape, "true_divide", (total, float(x.size // total.size)))
@@ -194,6 +204,12 @@ class Recorder:
         shape = (*v.shape[:-2], n, v.shape[-1])
         return self._new(self._tape.emit(Kind.SEGMENT_SUM, "", (v, i), shape, v.dtype, n=n))
 
+    def _all_sum(self, x: Any) -> StandIn:
+        if self._sum_of_ranks is None:
+            raise self._tape.refuse("all_sum")
+        v, number = self._value(x), sum(op.kind is Kind.ALL_SUM for op in self._tape.ops)
+        return self._new(self._tape.emit(Kind.ALL_SUM, "", (v,), v.shape, v.dtype, f=self._sum_of_ranks, number=number))
+
     def _integers(self, ids: Any) -> Value:
         v = self._value(ids)
         if v.dtype.kind not in "iu":
@@ -249,38 +265,3 @@ def _with_keywords(f: Callable[..., HostArray], keywords: tuple[str, ...], x: Ho
 def reshape(x: HostArray, shape: tuple[int, ...]) -> HostArray:
     """``x`` in another shape without copying; ValueError where that cannot be."""
     return np.reshape(x, shape, copy=False)
-
-
-def alike(one: Program, two: Program) -> bool:
-    """Whether two recordings of a body say the same, the numbers of its own arrays included."""
-    numbers: tuple[dict[Value, int], dict[Value, int]] = ({}, {})
-
-    def same_value(v: Value, w: Value) -> bool:
-        if v.constant is not None or w.constant is not None:
-            return _same_numbers(v.constant, w.constant)
-        known = [n.setdefault(x, len(n)) for n, x in zip(numbers, (v, w), strict=True)]
-        return known[0] == known[1] and v.source == w.source and (v.shape, v.dtype) == (w.shape, w.dtype)
-
-    def same_values(vs: tuple[Value, ...], ws: tuple[Value, ...]) -> bool:
-        return len(vs) == len(ws) and all(map(same_value, vs, ws))
-
-    if len(one.ops) != len(two.ops):
-        return False
-    for a, b in zip(one.ops, two.ops, strict=True):
-        if (a.kind, a.name) != (b.kind, b.name) or not same_values((*a.inputs, a.out), (*b.inputs, b.out)):
-            return False
-        if not all(_same_option(a[key], b[key]) for key in a.options):
-            return False
-    return same_values((*one.carry_out, *one.outs), (*two.carry_out, *two.outs))
-
-
-def _same_numbers(a: Array, b: Array) -> bool:
-    if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if a is b or not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
-        return a is b or bool((a == b).all())
-    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind in "fc"))
-
-
-def _same_option(x: Any, y: Any) -> bool:
-    return x is y or x == y

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from importlib import import_module
 
 from mlp_xp_backends.compiler.program import Kind, Program
 from mlp_xp_backends.compiler.recorder import record
@@ -37,8 +38,6 @@ def _on_cpu(program: Program) -> str:
 
 
 def _on_cuda(program: Program) -> str:
-    from mlp_xp_backends.compiler.targets.cuda.emit import emit
-
-    emitted = emit(program)
+    emitted = import_module("mlp_xp_backends.compiler.targets.cuda.emit").emit(program)
     counts = f"{emitted.launches} launches, of which {emitted.products} products"
     return f"{show(emitted.program)}\n{emitted.source}\n{len(program.ops)} operations recorded; {counts}"

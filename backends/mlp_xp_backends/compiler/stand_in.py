@@ -97,6 +97,8 @@ class StandIn:
         raise self._tape.refuse(f"attribute {name}")
 
     def __array_ufunc__(self, f: np.ufunc, method: str, *inputs: Any, out: Any = (), **options: Any) -> Any:
+        if f is np.matmul and method == "__call__" and not out and not options:
+            return self.new(self._tape.matmul(*(value_of(self._tape, x) for x in inputs)))
         if method != "__call__" or f.signature is not None or f.nout != 1 or options:
             raise self._tape.refuse(f"{f.__name__} {method} with {sorted(options)}")
         return elementwise(self._tape, f.__name__, inputs, out[0] if out else None)

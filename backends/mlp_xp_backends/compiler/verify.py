@@ -208,5 +208,6 @@ RESULTS: dict[Kind, Callable[[Op], tuple[Shape, Any]]] = {
     Kind.PACK: _pack,
     Kind.GEMM: _product,
     Kind.LESSEN: _same,
+    Kind.ALL_SUM: _same,
 }
 """Shape and dtype (``None``: any) of the result, from the operands."""

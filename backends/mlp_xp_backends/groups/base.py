@@ -26,8 +26,11 @@ class Group(Protocol):
     native: frozenset[str]
     """Names of the backends whose arrays the group communicates without a copy to the host."""
 
-    def sum(self, x: Array) -> Array:
-        """Return the sum of ``x`` over all ranks: a new array, with the same bits on every rank."""
+    def sum(self, x: Array, out: Array | None = None) -> Array:
+        """Return the sum of ``x`` over all ranks, with the same bits on every rank: a new array, or ``out`` if given.
+
+        ``out`` is a contiguous array of the shape and dtype of ``x`` in other memory.
+        """
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
         """Return the ``x`` of rank ``root``, as a new array."""
@@ -50,9 +53,9 @@ class Solo:
     rank, size, local_rank = 0, 1, 0
     native = frozenset({"numpy", "cupy", "torch", "array_api_strict"})
 
-    def sum(self, x: Array) -> Array:
-        """``x`` itself."""
-        return x
+    def sum(self, x: Array, out: Array | None = None) -> Array:
+        """``x`` itself, or ``out`` with the numbers of ``x``."""
+        return stored(x, out)
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
         """``x`` itself."""
@@ -93,6 +96,14 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
         if rank in environment and size in environment:
             return Place(int(environment[rank]), int(environment[size]), int(environment.get(local, environment[rank])))
     return Place(0, 1, 0)
+
+
+def stored(x: Array, out: Array | None) -> Array:
+    """``x``, or ``out`` with the numbers of ``x`` if there is one."""
+    if out is None:
+        return x
+    out[...] = x
+    return out
 
 
 def report(rank: int, message: str) -> None:

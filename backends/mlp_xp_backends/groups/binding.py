@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from functools import partial
 from typing import Any
 
-from mlp_xp_backends.errors import memory_guard
-from mlp_xp_backends.groups.base import Group
-from mlp_xp_backends.host import host_memory
-from mlp_xp_backends.loop import plain_loop
-from mlp_xp_backends.protocol import Backend, BackendError, Body, Loop
-from mlp_xp_backends.typing import Array, Namespace, Tree
+from mlp_xp_backends.groups.base import Group, stored
+from mlp_xp_backends.protocol import Backend, BackendError
+from mlp_xp_backends.typing import Array
 
 
 def with_group(backend: Backend, group: Group) -> Backend:
@@ -32,28 +28,15 @@ def with_group(backend: Backend, group: Group) -> Backend:
     namespace = backend.xp
     bound.xp = type(namespace)(**{**vars(namespace), "all_sum": _all_sum(backend, group)})
     bound.group = group
-    if backend.name == "numpy":
-        bound.compile = partial(_step_by_step, bound.xp)
     result: Backend = bound
     return result
 
 
-def _step_by_step(xp: Namespace, body: Body) -> Loop:
-    """A loop that calls the functions of ``xp`` in every step, which a recording does not."""
-    plain = plain_loop(xp, body, xp.stack)
-
-    def loop(carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
-        with memory_guard("cpu", host_memory):
-            return plain(carry, consts, items)
-
-    return loop
-
-
-def _all_sum(backend: Backend, group: Group) -> Callable[[Array], Array]:
+def _all_sum(backend: Backend, group: Group) -> Callable[..., Array]:
     if backend.name in group.native:
         return group.sum
 
-    def all_sum(x: Array) -> Array:
-        return backend.asarray(group.sum(backend.to_numpy(x)))
+    def all_sum(x: Array, out: Array | None = None) -> Array:
+        return stored(backend.asarray(group.sum(backend.to_numpy(x))), out)
 
     return all_sum

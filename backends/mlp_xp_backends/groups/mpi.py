@@ -41,11 +41,11 @@ class MpiGroup:
         if self.size > 1:
             sys.excepthook = self._ended
 
-    def sum(self, x: Array) -> Array:
-        """Return the sum of ``x`` over all ranks: a new array, with the same bits on every rank."""
-        x, total = _buffers(x)
-        self._comm.Allreduce(x, total)
-        return total
+    def sum(self, x: Array, out: Array | None = None) -> Array:
+        """See `Group`."""
+        x, out = _buffers(x, out)
+        self._comm.Allreduce(x, out)
+        return out
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
         """Return the ``x`` of rank ``root``, as a new array."""
@@ -79,17 +79,17 @@ def is_cuda_aware(environment: Mapping[str, str]) -> bool:
     return any(environment.get(name, "").lower() in ("1", "true") for name in CUDA_AWARE)
 
 
-def _buffers(x: Array) -> tuple[Array, Array]:
-    """``x``, contiguous, and an array like it, in memory that MPI may read from and write to now."""
+def _buffers(x: Array, out: Array | None = None) -> tuple[Array, Array]:
+    """``x``, contiguous, and ``out`` or an array like ``x``, in memory that MPI may read from and write to now."""
     if type(x).__module__.partition(".")[0] == "cupy":
         import cupy
 
         x = cupy.ascontiguousarray(x)
-        out = cupy.empty_like(x)
+        out = cupy.empty_like(x) if out is None else out
         _synchronize(x)
         return x, out
     host = np.asarray(as_host(x), order="C")
-    return host, np.empty_like(host)
+    return host, np.empty_like(host) if out is None else out
 
 
 def _synchronize(x: Array) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from mlp_xp_backends.groups.base import place, report
+from mlp_xp_backends.groups.base import place, report, stored
 from mlp_xp_backends.protocol import BackendError
 from mlp_xp_backends.typing import Array
 
@@ -31,12 +31,13 @@ class NcclGroup:
         self._comm = distributed.init_process_group(self.size, self.rank)
         atexit.register(self._comm.stop)
 
-    def sum(self, x: Array) -> Array:
-        """Return the sum of ``x`` over all ranks: a new array, with the same bits on every rank."""
+    def sum(self, x: Array, out: Array | None = None) -> Array:
+        """See `Group`."""
         on_device = self._cupy.ascontiguousarray(self._cupy.asarray(x))
-        total = self._cupy.empty_like(on_device)
+        direct = isinstance(out, self._cupy.ndarray)
+        total = out if direct else self._cupy.empty_like(on_device)
         self._comm.all_reduce(on_device, total)
-        return self._like(x, total)
+        return total if direct else stored(self._like(x, total), out)
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
         """Return the ``x`` of rank ``root``, as a new array."""

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from mlp_xp_backends.groups.base import place, report
+from mlp_xp_backends.groups.base import place, report, stored
 from mlp_xp_backends.protocol import BackendError
 from mlp_xp_backends.typing import Array
 
@@ -33,11 +33,11 @@ class TorchGroup:
             self._dist.init_process_group(kind, rank=self.rank, world_size=self.size)
             atexit.register(self._dist.destroy_process_group)
 
-    def sum(self, x: Array) -> Array:
-        """Return the sum of ``x`` over all ranks: a new array, with the same bits on every rank."""
+    def sum(self, x: Array, out: Array | None = None) -> Array:
+        """See `Group`."""
         total = self._tensor(x)
         self._dist.all_reduce(total)
-        return total.numpy() if isinstance(x, np.ndarray) else total
+        return stored(total.numpy() if isinstance(x, np.ndarray) else total, out)
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
         """Return the ``x`` of rank ``root``, as a new array."""

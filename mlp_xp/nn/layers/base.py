@@ -17,7 +17,11 @@ Input = Literal["floats", "ids", "numbers"]
 
 @dataclass(frozen=True)
 class Spec:
-    """Shape and dtype of one array of parameters or state, without axes for several models."""
+    """Shape and dtype of one array of parameters or state, without axes for several models.
+
+    >>> Dense(3, 2).specs().W
+    Spec(rows=3, columns=2, dtype='float')
+    """
 
     rows: int
     columns: int
@@ -25,7 +29,12 @@ class Spec:
 
 
 class Affine(NamedTuple):
-    """The parameters of a dense layer and, leaf for leaf, their gradient."""
+    """The parameters of a dense layer and, leaf for leaf, their gradient.
+
+    >>> params = Dense(3, 2).init(np.random.default_rng(0))
+    >>> params.W.shape, params.b.shape
+    ((3, 2), (1, 2))
+    """
 
     W: Array
     """(..., n_in, n_out)"""

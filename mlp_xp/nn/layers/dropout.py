@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from mlp_xp._checks import SHARE, conform
 from mlp_xp.nn.layers.base import Generator, Spec, StatefulLayer
+from mlp_xp.nn.parts import row_numbers
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import Array, Namespace, Tree
 
@@ -37,7 +38,7 @@ class Dropout(StatefulLayer):
     """``y = x m / (1 - rate)`` with ``m`` 0 or 1, P(m = 0) = rate, in training; ``y = x`` in prediction.
 
     Inverted dropout (Srivastava et al. 2014, sec. 10). The mask of an entry is a hash of the layer's key, the
-    step and the position, so the same seed drops the same units on every device.
+    step and the position in the batch, so the same seed drops the same units on every device and any number of ranks.
 
     >>> layer = Dropout(0.5)
     >>> state = layer.init_state(np.random.default_rng(0))
@@ -85,7 +86,7 @@ class Dropout(StatefulLayer):
     def keep(self, xp: Namespace, state: Counter, shape: tuple[int, int]) -> Array:
         """The entries that are kept: bool (..., rows, features)."""
         rows, features = shape
-        row = xp.reshape(xp.arange(rows, dtype=xp.int32), (rows, 1))
+        row = xp.reshape(row_numbers(xp, rows), (rows, 1))
         column = xp.arange(features, dtype=xp.int32)
         stream = hash32(state.key ^ hash32(state.step))  # (..., 1, 1)
         bits = hash32(hash32(row ^ stream) ^ column)

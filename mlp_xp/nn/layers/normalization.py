@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from mlp_xp._checks import FINITE, SHARE, Count, conform
 from mlp_xp.nn.initializers import Constant
 from mlp_xp.nn.layers.base import Generator, Input, Layer, Spec, StatefulLayer, check_width
+from mlp_xp.nn.parts import batch_means, batch_rows
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import Array, Namespace, Tree
 
@@ -43,9 +44,14 @@ def _normalize(xp: Namespace, x: Array, mean: Array, var: Array, eps: float) -> 
     return (x - mean) * r, r
 
 
-def _normalize_backward(xp: Namespace, z: Array, r: Array, dz: Array, axis: int) -> Array:
-    """``dx = r (dz - mean(dz) - z mean(dz z))``, means along ``axis`` (Ioffe and Szegedy 2015, sec. 3, collected)."""
-    return r * (dz - xp.mean(dz, axis=axis, keepdims=True) - z * xp.mean(dz * z, axis=axis, keepdims=True))
+def _normalize_backward(z: Array, r: Array, dz: Array, mean_dz: Array, mean_dz_z: Array) -> Array:
+    """``dx = r (dz - mean(dz) - z mean(dz z))`` (Ioffe and Szegedy 2015, sec. 3, collected)."""
+    return r * (dz - mean_dz - z * mean_dz_z)
+
+
+def _bessel(xp: Namespace, rows: Any) -> Any:
+    """``rows / (rows - 1)``, for a number or an array; 1 for a single row."""
+    return rows / (max(rows - 1, 1) if isinstance(rows, int) else xp.maximum(rows - 1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,9 @@ class LayerNorm(Layer):
 
     def input_gradient(self, xp: Namespace, params: Scale, cache: tuple[Array, Array], dy: Array) -> Array:
         """``dx`` from ``dz = dy gamma``."""
-        z, r = cache
-        return _normalize_backward(xp, z, r, dy * params.gamma, axis=-1)
+        (z, r), dz = cache, dy * params.gamma
+        means = xp.mean(dz, axis=-1, keepdims=True), xp.mean(dz * z, axis=-1, keepdims=True)
+        return _normalize_backward(z, r, dz, *means)
 
     def gradient(self, xp: Namespace, params: Scale, cache: tuple[Array, Array], dy: Array) -> Scale:
         """``dgamma``, the sum of ``dy z``, and ``dbeta``, that of ``dy``."""
@@ -103,8 +110,9 @@ class LayerNorm(Layer):
 class BatchNorm(StatefulLayer):
     """``y = gamma z + beta`` with ``z = (x - mean) / sqrt(var + eps)`` (Ioffe and Szegedy 2015, algorithm 1).
 
-    In training the moments are those of the batch, and ``running += momentum (batch - running)``, where the running
-    variance is the unbiased one, as in PyTorch; in prediction they are the running ones.
+    In training the moments are those of the whole batch, whichever processes have its rows, and ``running += momentum
+    (batch - running)``, where the running variance is the unbiased one, as in PyTorch; in prediction they are the
+    running ones.
 
     >>> rng, layer = np.random.default_rng(0), BatchNorm(8)
     >>> x = rng.normal(5.0, 3.0, (100, 8))
@@ -148,12 +156,11 @@ class BatchNorm(StatefulLayer):
     ) -> tuple[Array, tuple[Array, Array], Moments]:
         """The output; the cache is ``z`` and ``1 / sqrt(var + eps)``."""
         if train:
-            rows = x.shape[-2]
-            mean = xp.mean(x, axis=-2, keepdims=True)
+            (mean,) = batch_means(xp, x)
             d = x - mean
-            var = xp.mean(d * d, axis=-2, keepdims=True)
+            (var,) = batch_means(xp, d * d)
             z, r = _normalize(xp, d, 0.0, var, self.eps)
-            unbiased = var * (rows / max(rows - 1, 1))
+            unbiased = var * _bessel(xp, batch_rows(xp, x))
             state = Moments(
                 state.mean + self.momentum * (mean - state.mean),
                 state.var + self.momentum * (unbiased - state.var),
@@ -168,8 +175,8 @@ class BatchNorm(StatefulLayer):
 
     def input_gradient(self, xp: Namespace, params: Scale, cache: tuple[Array, Array], dy: Array) -> Array:
         """``dx`` from ``dz = dy gamma``."""
-        z, r = cache
-        return _normalize_backward(xp, z, r, dy * params.gamma, axis=-2)
+        (z, r), dz = cache, dy * params.gamma
+        return _normalize_backward(z, r, dz, *batch_means(xp, dz, dz * z))
 
     def gradient(self, xp: Namespace, params: Scale, cache: tuple[Array, Array], dy: Array) -> Scale:
         """``dgamma``, the sum of ``dy z``, and ``dbeta``, that of ``dy``."""

@@ -178,6 +178,10 @@ def _lessen(op: Op, m: Machine) -> list[Call]:
     return [*_begun(op, x, m), (np.subtract.at, (flat, m.at(places), one))]
 
 
+def _all_sum(op: Op, m: Machine) -> list[Call]:
+    return [(op["f"], (m.at(op.inputs[0]), m.at(op.out)))]
+
+
 def _call(op: Op, m: Machine) -> list[Call]:
     return [(_assign, (m.at(op.out), op["f"], op["args"], dict(op["keywords"]), list(map(m.at, op.inputs))))]
 
@@ -211,5 +215,6 @@ CALLS: dict[Kind, Callable[[Op, Machine], list[Call]]] = {
     Kind.SEGMENT_SUM: _segment_sum,
     Kind.LESSEN: _lessen,
     Kind.CALL: _call,
+    Kind.ALL_SUM: _all_sum,
     Kind.VIEW: lambda op, m: [],
 }

@@ -42,5 +42,8 @@ def flushed() -> Iterator[None]:
 def _library() -> Any:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return None
-    library = ctypes.CDLL("libm.so.6")
-    return library if hasattr(library, "fesetenv") else None
+    try:
+        library = ctypes.CDLL("libm.so.6")  # of glibc: musl's layout of ``fenv_t`` may be another one
+    except OSError:
+        return None
+    return library if hasattr(library, "fegetenv") and hasattr(library, "fesetenv") else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from itertools import combinations
 from threading import Lock
 from typing import Any
 from weakref import WeakSet
@@ -20,6 +19,7 @@ from mlp_xp_backends.compiler.passes import (
     sums_as_products,
 )
 from mlp_xp_backends.compiler.program import Kind, Program, Value
+from mlp_xp_backends.compiler.targets.cpu.adopt import adopted
 from mlp_xp_backends.compiler.targets.cpu.blas import Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.calls import Machine, calls, copied
 from mlp_xp_backends.compiler.targets.cpu.denormals import flushed
@@ -117,8 +117,8 @@ class Runner:
 
     def _bind(self, carried: list[HostArray], given: list[HostArray]) -> list[HostArray]:
         """Prepare the calls for these arrays; returns the leaves of the carry to go on with."""
-        returned, adopted = _adopted(self.program, carried, given)
-        roots = {**dict(zip(self.program.carry, adopted, strict=True)), **self.cells}
+        returned, held = adopted(self.program, carried, given)
+        roots = {**dict(zip(self.program.carry, held, strict=True)), **self.cells}
         roots |= dict(zip(self.program.consts, given, strict=True))
         known: dict[Value, HostArray] = {}
 
@@ -128,7 +128,7 @@ class Runner:
             if v.constant is not None:
                 return int(v.constant.ctypes.data)
             place = self.plan.places[v]
-            base = adopted[place.number] if place.kind == "carry" else self.buffers[place.number]
+            base = held[place.number] if place.kind == "carry" else self.buffers[place.number]
             return int(base.ctypes.data) + place.offset
 
         def at(v: Value) -> HostArray:
@@ -191,49 +191,3 @@ def _aligned(size: int) -> HostArray:
     raw = np.empty(size + CACHE_LINE, np.uint8)
     start = -raw.ctypes.data % CACHE_LINE
     return raw[start : start + size]
-
-
-def _adopted(
-    program: Program, carried: list[HostArray], given: list[HostArray]
-) -> tuple[list[HostArray], list[HostArray]]:
-    """The leaves to go on with, and the program's carried arrays that hold them.
-
-    Leaves are themselves where they can be written to, else copies; packed ones are parts of one array.
-    """
-    crowded = _overlapping(carried, given)
-    returned, adopted = list(carried), []
-    for v, after, members in zip(program.carry, program.carry_out, program.members, strict=True):
-        arrays = [carried[k] for k in members]
-        if len(members) == 1:
-            (a,), (k,) = arrays, members
-            usable = a.flags.carray and k not in crowded
-            returned[k] = a if usable or (after is v and a.flags.c_contiguous and a.flags.aligned) else a.copy("C")
-            adopted.append(returned[k])
-            continue
-        long = _packed(arrays, v)
-        if long is None or crowded.intersection(members):
-            long = np.concatenate([a.reshape(-1) for a in arrays])
-            stops = np.cumsum([a.size for a in arrays]).tolist()
-            for k, a, stop in zip(members, arrays, stops, strict=True):
-                returned[k] = long[stop - a.size : stop].reshape(a.shape)
-        adopted.append(long)
-    return returned, adopted
-
-
-def _overlapping(carried: list[HostArray], given: list[HostArray]) -> set[int]:
-    """The carried arrays that share memory with another array."""
-    crowded = {j for (_, a), (j, b) in combinations(enumerate(carried), 2) if np.may_share_memory(a, b)}
-    return crowded | {j for j, a in enumerate(carried) if any(np.may_share_memory(a, b) for b in given)}
-
-
-def _packed(arrays: list[HostArray], like: Value) -> HostArray | None:
-    """The array that has these, one behind the other, if there is one."""
-    long, start = arrays[0].base, 0
-    alike = isinstance(long, np.ndarray) and long.shape == like.shape and long.dtype == like.dtype
-    if not isinstance(long, np.ndarray) or not alike or not long.flags.carray:
-        return None
-    for a in arrays:
-        if a.base is not long or not a.flags.carray or a.ctypes.data != long.ctypes.data + start:
-            return None
-        start += a.nbytes
-    return long

@@ -44,7 +44,7 @@ class Worker:
         self.go, self.done = Lock(), Lock()
         self.go.acquire()
         self.done.acquire()
-        Thread(target=self._work, name="mlp_xp products", daemon=True).start()
+        Thread(target=self._work, name="products of compiled loops", daemon=True).start()
 
     def _work(self) -> None:
         with flushed():

@@ -1,0 +1,60 @@
+"""Every rank runs this under mpiexec: a run with checkpoints that one rank ends.
+
+It is ``killed`` after some seconds, or it ``dies`` or ``raises`` an error at some call of the group.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+import numpy as np
+from rank_cases import CASES, result
+
+from mlp_xp import Trainer
+from mlp_xp.training import epoch
+from mlp_xp.training.callbacks import Checkpoint
+from mlp_xp_backends.groups import get_group
+
+
+class Ending:
+    """The group, of which this rank ends at a call."""
+
+    def __init__(self, group: Any, how: str, calls: int) -> None:
+        self.rank, self.size, self.local_rank, self.native = group.rank, group.size, group.local_rank, group.native
+        self.broadcast, self.barrier, self.abort = group.broadcast, group.barrier, group.abort
+        self.group, self.how, self.calls = group, how, calls
+
+    def sum(self, x: Any, out: Any = None) -> Any:
+        self.calls -= 1
+        if self.calls == 0 and self.how == "raises":
+            raise ValueError("row 7 is bad")
+        if self.calls == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.group.sum(x, out)
+
+
+def main(folder: Path, max_epochs: int, how: str, victim: int, when: float) -> None:
+    epoch.CHUNK_WORK = 0  # every step is a chunk, and a checkpoint is written after each
+    group, path = get_group("mpi"), folder / "run.ckpt"
+    if group.rank == victim % group.size:
+        if how == "killed":
+            timer = Timer(when, os.kill, (os.getpid(), signal.SIGKILL))
+            timer.daemon = True
+            timer.start()
+        elif how != "goes on":
+            group = Ending(group, how, int(when))
+    trainer, fit = CASES["dropout"](group=group)
+    if path.exists():
+        trainer = Trainer.resume(path, device="cpu", group=group)
+    history = trainer.fit(**fit | {"max_epochs": max_epochs}, callbacks=[Checkpoint(path, seconds=0)])
+    if group.rank == 0:
+        np.savez(folder / "found.npz", **result(trainer, history))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), float(sys.argv[5]))

@@ -1,0 +1,162 @@
+"""Laws of the passes, of the memory plan and of `verify`."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlp_xp_backends.compiler.passes import fused_products, horizontal_fusion, picks, sums_as_products
+from mlp_xp_backends.compiler.program import Kind, Op, Program, new_value
+from mlp_xp_backends.compiler.recorder import record
+from mlp_xp_backends.compiler.show import show
+from mlp_xp_backends.compiler.targets.cpu.memory import Place, plan_memory, separate
+from mlp_xp_backends.compiler.targets.cpu.run import PASSES, rewritten
+from mlp_xp_backends.compiler.verify import InvalidProgram, verify, verify_memory
+from mlp_xp_backends.trees import leaves
+from tests.compiler_cases import NETWORKS, OPTIMIZERS, assert_same, compiled, copied, f, training, verified
+
+
+@pytest.mark.parametrize("network", ["relu", "classes", "vocabulary"])
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+@pytest.mark.parametrize(
+    ("rewrite", "rounded"),
+    [(picks, False), (horizontal_fusion, False), (sums_as_products, True), (fused_products, True)],
+)
+def test_a_pass_changes_no_bit_or_rounds_differently(network: str, optimizer: str, rewrite: Any, rounded: bool) -> None:
+    case = training(network, OPTIMIZERS[optimizer])
+    verified(record(*case), [rewrite, separate])
+    with_it = compiled(case[0], passes=[rewrite, separate])(copied(case[1]), *case[2:])
+    without = compiled(case[0], passes=[separate])(copied(case[1]), *case[2:])
+    assert_same(with_it, without, amplified=1000)
+    for a, b in zip(leaves(with_it), leaves(without), strict=True):
+        assert rounded or np.array_equal(a, b)
+
+
+def kinds(body: Any, *arrays: Any, passes: Any = PASSES) -> list[str]:
+    program, _ = verified(record(body, *arrays), passes)
+    return [op.kind.name + ":" * bool(op.name) + op.name for op in program.ops if op.kind is not Kind.VIEW]
+
+
+X, K, W = f((2, 20, 30)), f((30, 30)), (f((30, 30)),)
+FORMULAS: dict[str, tuple[Any, list[str]]] = {
+    "w - lr x'y": (
+        lambda xp, c, k, x: ((c[0] - 0.1 * xp.matmul(x.mT, x),), ()),
+        ["GEMM"],
+    ),
+    "mu v - lr x'y": (
+        lambda xp, c, k, x: ((0.9 * c[0] - 0.1 * xp.matmul(x.mT, x),), ()),
+        ["GEMM"],
+    ),
+    "x w + b": (lambda xp, c, k, x: (c, xp.matmul(x, k) + k[0]), ["GEMM"]),
+    "s (x w)": (lambda xp, c, k, x: (c, xp.matmul(x, k) * 2.0), ["GEMM"]),
+    "a product that two read": (
+        lambda xp, c, k, x: (c, (xp.matmul(x, k) + k[0], xp.matmul(x, k))),
+        ["MATMUL:matmul", "ELEMENTWISE:add"],
+    ),
+    "a sum over rows": (lambda xp, c, k, x: (c, xp.sum(x, axis=-2, keepdims=True)), ["MATMUL:matmul"]),
+    "a sum of short rows": (lambda xp, c, k, x: (c, xp.sum(x, axis=-1, keepdims=True)), ["MATMUL:matmul"]),
+    "a sum of vectors": (lambda xp, c, k, x: (c, xp.sum(x, axis=-1)), ["REDUCE:sum"]),
+    "work for nothing": (lambda xp, c, k, x: (c, (xp.tanh(x), x)[1]), []),
+    "the same twice": (lambda xp, c, k, x: (c, xp.tanh(x) + xp.tanh(x)), ["ELEMENTWISE:tanh", "ELEMENTWISE:add"]),
+}
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_what_becomes_of(formula: str) -> None:
+    body, expected = FORMULAS[formula]
+    assert kinds(body, W, K, X) == expected
+
+
+def test_losses_by_id_have_no_one_hot_rows() -> None:
+    case = training("classes", OPTIMIZERS["sgd"])
+    found = kinds(*case)
+    assert "ONE_HOT" not in found and "LESSEN" in found
+    assert rewritten(record(*case)).bounds == {("const", 1, 300)}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_memory_of_a_step_holds_what_lives_at_one_time(network: str, optimizer: str) -> None:
+    """At least the largest operation, at most what all results together need."""
+    program, plan = verified(record(*training(network, OPTIMIZERS[optimizer])))
+    made = [op for op in program.ops if op.kind is not Kind.VIEW]
+    assert sum(plan.buffers) <= sum(op.out.nbytes for op in made) / 2
+    changed = [k for k, (a, b) in enumerate(zip(program.carry, program.carry_out, strict=True)) if a is not b]
+    assert all(plan.places[program.carry_out[k]] == Place("carry", k) for k in changed) and not plan.copies
+
+
+def test_swapped_places_are_found() -> None:
+    """Whatever two results of a plan change places, or take one, `verify_memory` accepts only what is right."""
+
+    def body(xp: Any, c: Any, k: Any, x: Any) -> Any:
+        a, b = xp.tanh(x), xp.exp(x)
+        return (c[0] + xp.matmul(a, b),), xp.sum(a * 2.0) + xp.sum(b)
+
+    program, plan = verified(record(body, (f((5, 5)),), (), f((3, 5, 5))), [separate])
+    refused = 0
+    results = [v for v in plan.places if v.nbytes == 100]
+    for v, w in itertools.permutations(results, 2):
+        wrong = replace(plan, places={**plan.places, v: plan.places[w]})
+        try:
+            verify_memory(program, wrong)
+        except InvalidProgram:
+            refused += 1
+    assert refused >= 8
+
+
+def broken(program: Program) -> dict[str, Program]:
+    """Programs that are none."""
+    first, second, *rest = program.ops
+    wrong = new_value((9, 9), "float32")
+    longer = replace(second.out, shape=(7, 7), strides=(28, 4))
+    return {
+        "read before it is made": replace(program, ops=(second, first, *rest)),
+        "made twice": replace(program, ops=(first, first, second, *rest)),
+        "the shape is": replace(program, ops=(first, replace(second, out=longer), *rest)),
+        "operands, but": replace(program, ops=(replace(first, inputs=()), second, *rest)),
+        "options": replace(program, ops=(replace(first, options={"axis": 1}), second, *rest)),
+        "is not made": replace(program, outs=(wrong,)),
+        "changes shape": replace(program, carry_out=program.items),
+        "a view and only": replace(program, ops=(replace(first, out=replace(first.out, base=wrong)), second, *rest)),
+        "has no loop": replace(program, ops=(replace(first, options={"loop": (np.dtype("int8"),)}), second, *rest)),
+    }
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["read before it is made", "made twice", "the shape is", "operands, but", "options", "is not made", "changes shape",
+     "a view and only", "has no loop"],
+)  # fmt: skip
+def test_what_is_no_program_is_refused(message: str) -> None:
+    def body(xp: Any, c: Any, k: Any, x: Any) -> Any:
+        return (xp.exp(xp.tanh(c[0])),), x
+
+    program = verify(record(body, (f((5, 5)),), (), f((3, 5))))
+    with pytest.raises(InvalidProgram, match=message):
+        verify(broken(program)[message])
+
+
+def test_a_view_beyond_its_memory_is_refused() -> None:
+    program = record(lambda xp, c, k, x: (c, xp.exp(c.mT)), f((3, 4)), (), f((2, 1)))
+    view, rest = program.ops
+    beyond = replace(view.out, offset=8)
+    wrong = Op(view.kind, view.name, view.inputs, beyond, view.options)
+    with pytest.raises(InvalidProgram, match="beyond the memory"):
+        verify(replace(program, ops=(wrong, replace(rest, inputs=(beyond,)))))
+
+
+def test_show_has_a_line_for_every_operation() -> None:
+    program, plan = verified(record(*training("relu", OPTIMIZERS["adam"])))
+    text = show(program, plan.places).splitlines()
+    assert len(text) == len(program.carry + program.consts + program.items + program.ops) + 2
+    assert sum(" @ " in line for line in text) == len(plan.places)
+    assert any("gemm" in line and "float64[16, 40]" in line for line in text)
+
+
+def test_plans_are_pure() -> None:
+    program, plan = verified(record(*training("dropout", OPTIMIZERS["adamw"])))
+    assert (plan_memory(program).places, plan_memory(program).buffers) == (plan.places, plan.buffers)

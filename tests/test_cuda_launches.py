@@ -1,0 +1,165 @@
+"""A training step on CUDA takes few launches and never waits for the device."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.launches import arguments, recorded, steps
+from mlp_xp.nn.losses import SquaredError
+from mlp_xp.nn.networks import mlp
+from mlp_xp.nn.optimizers import Adam
+from mlp_xp.nn.step import TrainStep
+from mlp_xp_backends import BackendError, get_backend
+from mlp_xp_backends.compiler.program import Unrecordable
+from mlp_xp_backends.compiler.recorder import record
+from mlp_xp_backends.compiler.targets.cuda.emit import Emitted, emit
+from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.trees import leaves, tree_map
+from tests.programs import draw
+
+STEPS = dict(steps())
+MOST = 20
+WITHOUT_NORMS = 16
+NORMS = ("layer norm", "dropout", "batch norm", "clip_norm")
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_few_launches_for_every_layer_loss_and_optimizer(name: str) -> None:
+    emitted = emit(recorded(STEPS[name]))
+    assert emitted.launches <= (MOST if any(word in name for word in NORMS) else WITHOUT_NORMS)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_an_adam_step_with_one_hidden_layer(weighted: bool) -> None:
+    emitted = emit(recorded(STEPS["Adam"], weighted))
+    assert emitted.products == 5
+    assert emitted.launches <= 11
+
+
+def test_deeper_networks_add_two_kernels_and_three_products_a_layer() -> None:
+    shallow, deep = (emit(recorded(STEPS[name])) for name in ("Adam", "784-256-128-10, Adam"))
+    assert (deep.products, deep.launches) == (shallow.products + 3, shallow.launches + 5)
+
+
+def test_all_matrices_are_updated_by_one_launch() -> None:
+    """With Adam's means of them; a bias is updated where its gradient is summed up."""
+    emitted = emit(recorded(STEPS["Adam"]))
+    written = [v for v in emitted.kernels[len(emitted.order) - 1].arrays if v.source and v.source[0] == "carry"]
+    assert sum(v.shape in ((784, 128), (128, 10)) for v in written) == 6
+
+
+def test_what_is_needed_at_once_does_not_share_memory() -> None:
+    for name in ("Adam", "layer norm and dropout, Adam", "784-256-128-10, Adam"):
+        check_places(emit(recorded(STEPS[name])))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_places_of_programs_drawn_at_random(seed: int) -> None:
+    body, carry, consts, items = draw(seed)
+    try:
+        emitted = emit(record(body, carry, consts, items))
+    except (Unrecordable, Exception):
+        return
+    check_places(emitted)
+    assert emitted.source == emit(record(body, carry, consts, items)).source  # which is what CuPy's cache goes by
+
+
+def test_many_layers_stay_within_the_parameters_of_a_kernel() -> None:
+    step = TrainStep(mlp(8, *[8] * 90, 8), SquaredError(), Adam())
+    emitted = emit(recorded(step, inputs=8, outputs=8))
+    assert max(len(k.arrays) for k in emitted.kernels.values()) <= 500
+
+
+def check_places(emitted: Emitted) -> None:
+    """Between its launch and the last one that reads it, nobody else writes to the memory of a result."""
+    makers = {op.out: k for k, launch in enumerate(emitted.order) for nest in launch for op in nest.at}
+    spans = {v: (offset, offset + v.nbytes) for v, offset in emitted.offsets.items()}
+    reads: dict[Any, int] = {}
+    for k, launch in enumerate(emitted.order):
+        for root in _pointers(emitted, k, launch):
+            reads[root] = k
+    for v, (start, end) in spans.items():
+        assert 0 <= start < end <= emitted.size
+        for w, (first, last) in spans.items():
+            if v is not w and start < last and first < end:
+                assert reads[v] < makers[w] or reads[w] < makers[v]
+
+
+def _pointers(emitted: Emitted, k: int, launch: Any) -> list[Any]:
+    op = launch[0].product
+    return [v.root for v in (*op.inputs, op.out)] if op else list(emitted.kernels[k].arrays)
+
+
+# On a device
+
+
+@pytest.fixture(scope="module")
+def cupy_backend() -> Any:
+    try:
+        return get_backend("cupy")
+    except BackendError as error:
+        pytest.skip(str(error).partition("\n")[0])
+
+
+def on_device(backend: Any, tree: Any) -> Any:
+    return tree_map(lambda a: backend.asarray(np.array(a)), tree)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [name for name in STEPS if "words" not in name])
+def test_the_fused_step_is_the_plain_step(cupy_backend: Any, name: str) -> None:
+    """Three steps of every layer, loss and optimizer beside NumPy, in float64."""
+    body, *trees = arguments(STEPS[name], weighted=True, batch=16)
+    carry, consts, items = (tree_map(lambda a: a.astype(float) if a.dtype.kind == "f" else a, tree) for tree in trees)
+    got = cupy_backend.compile(body)(*(on_device(cupy_backend, tree) for tree in (carry, consts, items)))
+    numpy = get_backend("numpy:plain").xp
+    expected = plain_loop(numpy, body, np.stack)(tree_map(np.array, carry), consts, items)
+    for a, b in zip(leaves(tree_map(cupy_backend.to_numpy, got)), leaves(expected), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-9 * float(np.max(np.abs(b), initial=1.0)))
+
+
+EVENTS = ("launches", "kernel step*", "cublas*", "cudaGraphLaunch", "cuda*Synchronize", "cudaMemcpy*", "cudaMalloc")
+
+
+def counted(backend: Any, n: int) -> dict[str, int]:
+    """What the emulated device is asked for by a second call of ``n`` steps."""
+    if "EMU_HOME" not in os.environ:
+        pytest.skip("counts need the emulated device")
+    counter = ctypes.CDLL(os.environ["EMU_HOME"] + "/lib/libcuda.so.1").emu_count
+    body, carry, consts, items = arguments(STEPS["Adam"], batch=16, n=n)
+    loop = backend.compile(body)
+    carry, consts, items = (on_device(backend, tree) for tree in (carry, consts, items))
+    carry, _ = loop(carry, consts, items)
+    before = [counter(event.encode()) for event in EVENTS]
+    loop(carry, consts, items)
+    return {event: counter(event.encode()) - was for event, was in zip(EVENTS, before, strict=True)}
+
+
+@pytest.mark.gpu
+def test_launches_are_what_was_counted_and_nothing_waits(cupy_backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlp_xp_backends.compiler.targets.cuda import launch
+
+    monkeypatch.setattr(launch, "WORTH", 10**9)
+    found, emitted = counted(cupy_backend, 20), emit(recorded(STEPS["Adam"], batch=16))
+    assert found["kernel step*"] == 20 * (emitted.launches - emitted.products)
+    assert found["cublas*"] == 20 * emitted.products
+    assert found["launches"] == 20 * (emitted.launches - emitted.products) + 1  # and what fills in the table
+    assert found["cuda*Synchronize"] == found["cudaMemcpy*"] == found["cudaMalloc"] == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(find_spec("nvmath") is None, reason="nvmath-python is not installed")
+def test_graphs_take_eight_steps_at_once(cupy_backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlp_xp_backends.compiler.targets.cuda import launch
+
+    monkeypatch.setattr(launch, "WORTH", 0)
+    found = counted(cupy_backend, 20)
+    assert found["cudaGraphLaunch"] == 20 // 8 + 20 % 8
+    assert found["cuda*Synchronize"] == found["cudaMemcpy*"] == found["cudaMalloc"] == 0

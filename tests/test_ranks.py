@@ -1,0 +1,240 @@
+"""Training on several processes: the run does not depend on their number."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rank_cases
+from rank_cases import CASES, ROWS, SHARDS, result, sharded
+from test_groups import LIMIT, MPIEXEC, environment, needs_mpi
+
+from mlp_xp import Trainer, mlp
+from mlp_xp.data.batches import Shards, Slices, Whole, share
+from mlp_xp_backends import BackendError
+from mlp_xp_backends.groups import Solo
+from mlp_xp_backends.trees import ABSENT
+
+TESTS = Path(__file__).parent
+START = 20.0
+"""Seconds that the processes of a job may take to start."""
+SIZES = [1, 2, 3, pytest.param(4, marks=pytest.mark.slow)]
+
+
+def mpi_run(program: Path, ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(MPIEXEC), "-n", str(ranks), sys.executable, "-m", "mpi4py", str(program), *arguments]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, np.ndarray]]]:
+    """Every case without a group, and a checkpoint in the middle of one of them."""
+    folder, found = tmp_path_factory.mktemp("ranks"), {}
+    for name, make in CASES.items():
+        trainer, fit = make()
+        found[name] = result(trainer, trainer.fit(**fit))
+    trainer, fit = CASES["dropout"]()
+    trainer.fit(**fit | {"max_epochs": 1})
+    trainer.save_checkpoint(folder / "by-none.ckpt")
+    return folder, found
+
+
+@pytest.fixture(scope="module", params=SIZES, ids=lambda size: f"{size}-ranks")
+def ranks(request: pytest.FixtureRequest, alone: Any) -> tuple[int, dict[str, np.ndarray]]:
+    """What rank 0 computed in each case; the program checks that the others have the same bits after every step."""
+    folder, _ = alone
+    ran = mpi_run(TESTS / "rank_program.py", request.param, str(folder), *CASES)
+    assert ran.returncode == 0, ran.stderr
+    return request.param, dict(np.load(folder / f"found-{request.param}-0.npz"))
+
+
+@needs_mpi
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_does_not_depend_on_the_number_of_ranks(alone: Any, ranks: Any, name: str) -> None:
+    size, found = ranks
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if name == "float32" else {"rtol": 1e-12, "atol": 1e-12}
+    for key, expected in alone[1][name].items():
+        actual = found[f"{name} {key}"]
+        if size == 1:
+            np.testing.assert_array_equal(actual, expected)
+        np.testing.assert_allclose(actual, expected, **tolerance)
+
+
+@needs_mpi
+def test_an_interrupted_run_goes_on(alone: Any, ranks: Any) -> None:
+    size, found = ranks
+    if size > 1:
+        for key in ("state", "history"):
+            np.testing.assert_array_equal(found[f"interrupted {key}"], found[f"dropout {key}"])
+
+
+@needs_mpi
+def test_a_run_resumes_on_another_number_of_ranks(alone: Any, ranks: Any) -> None:
+    (folder, without), (size, found) = alone, ranks
+    _, fit = CASES["dropout"]()
+    resumed = Trainer.resume(folder / f"by-{size}.ckpt", device="cpu")
+    back = result(resumed, resumed.fit(**fit))
+    for key, expected in without["dropout"].items():
+        np.testing.assert_allclose(found[f"resumed {key}"], expected, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(back[key], expected, rtol=1e-12, atol=1e-12)
+
+
+@needs_mpi
+def test_shards_are_one_data_set(ranks: Any) -> None:
+    size, found = ranks
+    _, order = sharded(size)
+    x, labels = rank_cases.x[order], rank_cases.labels[order]
+    trainer = Trainer(mlp(7, 8, 3), device="cpu", dtype="float64", class_weight="balanced")
+    history = trainer.fit(x, labels, max_epochs=3, batch_size=10, shuffle=False, validation_data=(x, labels))
+    for key, expected in result(trainer, history).items():
+        np.testing.assert_allclose(found[f"shards {key}"], expected, rtol=1e-12, atol=1e-12)
+
+
+# A rank that ends
+
+
+def run_ended(folder: Path, ranks: int, max_epochs: int, how: str, victim: int = 0, when: float = 0.0) -> Any:
+    """Run until the victim ends it, or to the end; the error output and the exit code."""
+    began = time.monotonic()
+    arguments = (str(folder), str(max_epochs), how, str(victim), str(when))
+    ran = mpi_run(TESTS / "rank_ended.py", ranks, *arguments)
+    assert how == "goes on" or time.monotonic() - began < 10 + START
+    return ran
+
+
+def found_in(folder: Path) -> dict[str, np.ndarray]:
+    return dict(np.load(folder / "found.npz"))
+
+
+def undisturbed(max_epochs: int) -> dict[str, np.ndarray]:
+    trainer, fit = CASES["dropout"]()
+    return result(trainer, trainer.fit(**fit | {"max_epochs": max_epochs}))
+
+
+@needs_mpi
+@pytest.mark.parametrize("how", ["dies", "raises"])
+def test_a_rank_that_ends_ends_the_job_which_then_resumes(tmp_path: Path, how: str) -> None:
+    ended = run_ended(tmp_path, 2, 5, how, victim=1, when=int(np.random.default_rng().integers(8, 50)))
+    assert ended.returncode != 0
+    assert ("row 7 is bad" if how == "raises" else "signal 9") in ended.stderr + ended.stdout
+    goes_on = run_ended(tmp_path, 3, 5, "goes on")
+    assert goes_on.returncode == 0, goes_on.stderr
+    for key, expected in undisturbed(5).items():
+        np.testing.assert_allclose(found_in(tmp_path)[key], expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.slow
+@needs_mpi
+@pytest.mark.parametrize("sizes", [(2,), (1, 2, 3, 4)], ids=["2-ranks", "1-to-4-ranks"])
+def test_25_kills_at_random_moments_do_not_change_the_run(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    rng, kills, runs, max_epochs = np.random.default_rng(), 0, 0, 12
+    folder = tmp_path / "undisturbed"
+    folder.mkdir()
+    assert run_ended(folder, sizes[-1], max_epochs, "goes on").returncode == 0
+    expected = found_in(folder)
+    while kills < 25:
+        folder, runs = tmp_path / str(runs), runs + 1
+        folder.mkdir()
+        while not (folder / "found.npz").exists():
+            how, victim, when = (
+                "killed" if kills < 25 else "goes on",
+                int(rng.integers(4)),
+                float(rng.uniform(0.0, 0.5)),
+            )
+            ended = run_ended(folder, int(rng.choice(sizes)), max_epochs, how, victim, when)
+            kills += ended.returncode != 0
+        tolerance = 0.0 if len(sizes) == 1 else 1e-10
+        for key, found in found_in(folder).items():
+            np.testing.assert_allclose(found, expected[key], rtol=tolerance, atol=tolerance)
+
+
+# One process
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_slices_make_up_each_batch(size: int) -> None:
+    order = np.random.default_rng(1).permutation(ROWS)
+    whole, parts = Whole(order, 17), [Slices(order, 17, rank, size) for rank in range(size)]
+    bounds = whole.bounds(2, 1)
+    assert all(part.bounds(2, 1) == bounds for part in parts)
+    for a, b in pairwise(bounds):
+        rows = whole.rows(a, b)
+        np.testing.assert_array_equal(np.concatenate([part.rows(a, b) for part in parts], axis=1), rows)
+        places = [part.place(a, b) for part in parts]
+        widths = [part.rows(a, b).shape[1] for part in parts]
+        assert [int(place.first[0]) for place in places] == [sum(widths[:rank]) for rank in range(size)]
+        assert {float(n) for place in places for n in place.rows} == {float(rows.shape[1])}
+
+
+@pytest.mark.parametrize("counts", [(50, 30), (7, 0, 94), (1, 1, 1), *SHARDS.values()])
+@pytest.mark.parametrize("most", [1, 3, 100])
+def test_shards_use_every_row_once_in_steps_that_agree(counts: tuple[int, ...], most: int) -> None:
+    parts = [Shards(np.arange(n), 7, rank, counts) for rank, n in enumerate(counts)]
+    steps = -(-sum(counts) // 7)
+    bounds = parts[0].bounds(most, 0)
+    assert all(part.bounds(most, 0) == bounds for part in parts)
+    assert bounds[0] == 0
+    assert bounds[-1] == steps
+    assert max(np.diff(bounds)) <= max(most, 1)
+    for part, n in zip(parts, counts, strict=True):
+        rows = [part.rows(a, b) for a, b in pairwise(bounds)]
+        np.testing.assert_array_equal(np.concatenate([chunk.ravel() for chunk in rows]), np.arange(n))
+    for a, b in pairwise(bounds):
+        widths, places = [part.rows(a, b).shape[1] for part in parts], [part.place(a, b) for part in parts]
+        assert [int(place.first[-1]) for place in places] == [sum(widths[:rank]) for rank in range(len(counts))]
+        assert all((place.rows == sum(widths)).all() for place in places)
+        assert 1 <= sum(widths) <= 7 + len(counts)
+
+
+def test_shares_are_contiguous_and_nearly_equal() -> None:
+    for n in range(12):
+        for size in range(1, 6):
+            cuts = [share(n, rank, size) for rank in range(size)]
+            assert [a for a, _ in cuts] == [0, *(b for _, b in cuts[:-1])]
+            assert cuts[-1][1] == n
+            assert {b - a for a, b in cuts} <= {n // size, n // size + 1}
+
+
+class Two(Solo):
+    """Rank 1 of 2, while nobody is there to be rank 0."""
+
+    rank, size, local_rank = 1, 2, 1
+
+
+class Mapped(np.memmap):  # type: ignore[type-arg]
+    """A memory-mapped array that remembers which of its rows were taken."""
+
+    def __getitem__(self, key: Any) -> Any:
+        self.taken.append(np.asarray(key))
+        return np.asarray(super().__getitem__(key))
+
+
+def test_mapped_data_are_read_for_the_rows_of_the_rank(tmp_path: Path) -> None:
+    x = np.memmap(tmp_path / "x", np.float64, "w+", shape=(40, 3)).view(Mapped)
+    x.taken = []
+    y = np.zeros(40, np.int32)
+    Trainer(mlp(3, 2), device="cpu", group=Two()).fit(x, y, max_epochs=1, batch_size=10, shuffle=False)
+    taken = np.concatenate([np.ravel(rows) for rows in x.taken])
+    np.testing.assert_array_equal(np.sort(taken), [10 * batch + i for batch in range(4) for i in range(5, 10)])
+
+
+def test_jax_names_the_alternative() -> None:
+    pytest.importorskip("jax")
+    with pytest.raises(BackendError, match=r"jax cannot run with a group(.|\n)*group=\"mpi\""):
+        Trainer(mlp(3, 2), device="jax:cpu", group=Two())
+
+
+@pytest.mark.parametrize("group", [3, "mpi4py", np])
+def test_a_group_is_a_name_or_a_group(group: Any) -> None:
+    with pytest.raises((TypeError, BackendError), match="group"):
+        Trainer(mlp(3, 2), group=group)
+
+
+def test_whole_batches_have_no_place() -> None:
+    assert Whole(np.arange(5), 2).place(0, 1) is ABSENT
