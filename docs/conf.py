@@ -28,7 +28,7 @@ copyright = "the authors of mlp_xp"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.linkcode", "sphinx_copybutton"]
 root_doc = "docs/index"
 include_patterns = ["docs/**.md", "examples/README.md", "benchmarks/**.md", "CONTRIBUTING.md", "CHANGELOG.md"]
-exclude_patterns = [".*", "build", "dist", "benchmarks/results/passes*"]
+exclude_patterns = [".*", "build", "dist", "benchmarks/results/passes*", "benchmarks/results/ranks*"]
 
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_fence_as_directive = ["math"]
