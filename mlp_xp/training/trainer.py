@@ -10,7 +10,6 @@ from typing import Any, Self
 import numpy as np  # noqa: TID251  initial weights and batch orders are drawn on the host
 
 from mlp_xp._checks import check_count
-from mlp_xp.data.feed import make_feed
 from mlp_xp.data.sources import is_source
 from mlp_xp.files.checkpoints import read_snapshot, write_snapshot
 from mlp_xp.files.snapshot import Plan, Snapshot
@@ -391,7 +390,7 @@ class Trainer:
         rates = rate_ramp(low, high, steps)
         data = inputs.checked_data(self._run, x, y, sample_weight, False)
         size = min(check_count("batch_size", batch_size), int(data.x.shape[0]))
-        feed = make_feed(self.backend, self.step.network, data, self.dtype, None)
+        feed = self._run.ranks.feed(self.backend, self.step.network, data, self.dtype, None)
         run = self._run
         state, rng = run.copy(self.state), copy.deepcopy(run.rng)
         return search(feed, self.step, state, size, rates, rng, run.updates)
