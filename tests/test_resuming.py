@@ -253,6 +253,13 @@ def test_a_checkpoint_written_after_the_last_chunk_of_an_epoch_is_resumed(tmp_pa
     assert everything(fit(resumed, kind, resident=False)) == everything(fit(make(device="cpu"), kind))
 
 
+def test_a_checkpoint_holds_the_steps_of_an_interrupted_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps_per_chunk(monkeypatch, 2)
+    stopped = fit(KINDS["momentum"][0](device="cpu"), "momentum", callbacks=[Checkpoint(tmp_path / "c"), Stop(1)])
+    assert everything(Trainer.resume(tmp_path / "c", device="cpu")) == everything(stopped)
+    assert stopped.progress.step == 2
+
+
 def test_the_end_of_early_stopping_is_part_of_a_checkpoint(tmp_path: Path) -> None:
     kind = "early stopping"
     trainer = fit(KINDS[kind][0](device="cpu"), kind, max_epochs=50, callbacks=[Checkpoint(tmp_path / "c")])
