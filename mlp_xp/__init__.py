@@ -74,6 +74,9 @@ if TYPE_CHECKING:
     from mlp_xp.nn.schedules import StepDecay as StepDecay
     from mlp_xp.nn.step import TrainState as TrainState
     from mlp_xp.nn.step import TrainStep as TrainStep
+    from mlp_xp.sweep.halving import Halving as Halving
+    from mlp_xp.sweep.result import SweepResult as SweepResult
+    from mlp_xp.sweep.sweep import Sweep as Sweep
     from mlp_xp.training.callbacks import Callback as Callback
     from mlp_xp.training.callbacks import Checkpoint as Checkpoint
     from mlp_xp.training.callbacks import CSVLog as CSVLog
@@ -164,6 +167,9 @@ _HOMES = {
         "TrainState",
         "TrainStep",
     ),
+    "sweep.halving": ("Halving",),
+    "sweep.result": ("SweepResult",),
+    "sweep.sweep": ("Sweep",),
     "training.callbacks": (
         "CSVLog",
         "Callback",
