@@ -13,7 +13,9 @@ COMMANDS = {
     "memory": "peak memory beside PyTorch's, and a data set larger than memory",
     "launches": "kernels and products of a step on CUDA, counted without a device",
     "passes": "what each pass of the compiler is worth on this CPU",
+    "precision": "products in bfloat16 and float16 on the CPU, beside float32",
     "steadiness": "what callbacks cost, and whether epochs slow down",
+    "ranks": "training on several processes beside PyTorch's DistributedDataParallel",
 }
 
 

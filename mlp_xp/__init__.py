@@ -14,6 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlp_xp.data.sources import BatchSource as BatchSource
+    from mlp_xp.data.sources import arrow_batches as arrow_batches
     from mlp_xp.files.paths import FileError as FileError
     from mlp_xp.model import Model as Model
     from mlp_xp.model import load as load
@@ -78,6 +80,9 @@ if TYPE_CHECKING:
     from mlp_xp.training.callbacks import Progress as Progress
     from mlp_xp.training.early_stopping import EarlyStopping as EarlyStopping
     from mlp_xp.training.history import History as History
+    from mlp_xp.training.loggers import JSONLines as JSONLines
+    from mlp_xp.training.loggers import TensorBoard as TensorBoard
+    from mlp_xp.training.lr_finder import RateSearch as RateSearch
     from mlp_xp.training.trainer import Trainer as Trainer
     from mlp_xp.training.trainer import TrainingDivergedError as TrainingDivergedError
     from mlp_xp_backends import BackendError as BackendError
@@ -85,6 +90,10 @@ if TYPE_CHECKING:
     from mlp_xp_backends import get_backend as get_backend
 
 _HOMES = {
+    "data.sources": (
+        "BatchSource",
+        "arrow_batches",
+    ),
     "files.paths": ("FileError",),
     "model": (
         "Model",
@@ -163,6 +172,11 @@ _HOMES = {
     ),
     "training.early_stopping": ("EarlyStopping",),
     "training.history": ("History",),
+    "training.loggers": (
+        "JSONLines",
+        "TensorBoard",
+    ),
+    "training.lr_finder": ("RateSearch",),
     "training.trainer": (
         "Trainer",
         "TrainingDivergedError",

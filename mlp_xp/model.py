@@ -14,6 +14,8 @@ import numpy as np  # noqa: TID251  predictions are host arrays
 from mlp_xp._checks import check_count, check_kind
 from mlp_xp.data.checks import check_inputs, check_targets, check_weights
 from mlp_xp.data.feed import Batch, fits
+from mlp_xp.data.sources import as_source, is_source
+from mlp_xp.data.stream import Stream
 from mlp_xp.files.models import SavedModel, read_model, write_model
 from mlp_xp.forward import BATCH, blocks, forward, predictions
 from mlp_xp.nn.layers import Chain
@@ -65,6 +67,75 @@ class Model:
         """
         params, state = to_host(self.backend, (self.params, self.state))
         write_model(path, SavedModel(self.network, self.loss, params, state, self.extra, self.dtype))
+
+    def to_onnx(self, path: str | Path, *, input_dtype: str | None = None) -> None:
+        """Write the model to ``path`` as an ONNX file of opset 20, which runs without Python; needs the extra ``onnx``.
+
+        The input ``X`` is (rows, n_in). A classifier has the outputs ``label`` and ``probabilities``, equal to
+        `predict` and `predict_proba`; a regression has ``values``. Rows without a class, because of NaN, get any.
+        ``input_dtype`` is the dtype of ``X``: by default that of the network, int64 for ids; ``uint8`` for pixels.
+        Raises `ValueError` naming a layer that ONNX cannot express, and `FileError` if writing fails.
+        """
+        from mlp_xp.interop.onnx_files import write_onnx
+
+        write_onnx(path, [self], input_dtype=input_dtype)
+
+    def to_torch(self) -> Any:
+        """A ``torch.nn.Sequential`` with copies of the weights, in evaluation mode; its outputs are `outputs`.
+
+        Its ``state_dict()`` has PyTorch's names and layouts. A `Rescale` in front of a `Dense` layer is multiplied into
+        its weights. Raises `ValueError` naming a layer that PyTorch does not have.
+        """
+        from mlp_xp.interop.torch_modules import to_torch
+
+        return to_torch(self)
+
+    @classmethod
+    def from_torch(
+        cls,
+        source: Any,
+        loss: Loss | None = None,
+        *,
+        network: Chain | None = None,
+        ids_per_row: int | None = None,
+        device: str | Backend | None = None,
+    ) -> Model:
+        """The model of a ``torch.nn.Sequential``, or of ``network`` with the weights of a state dict.
+
+        Parameters
+        ----------
+        source
+            An ``nn.Sequential``, or a state dict, whose arrays must have the order and the shapes of ``network``.
+        loss
+            By default the one that belongs to a softmax or sigmoid at the end, which is then left out.
+        ids_per_row
+            For an embedding, if the layer after it does not imply the number.
+
+        Raises `ValueError` naming a module that has no counterpart.
+        """
+        from mlp_xp.interop.torch_modules import from_torch
+
+        return from_torch(source, loss, network=network, ids_per_row=ids_per_row, device=device)
+
+    def to_keras(self) -> Any:
+        """A ``keras.Sequential`` with copies of the weights; its outputs are `outputs`. Needs the extra ``keras``.
+
+        ``model.to_keras().save("model.keras")`` writes a file. Raises `ValueError` naming a layer that Keras does not
+        have: `GELU`, an `Embedding` that sums, and layers of your own.
+        """
+        from mlp_xp.interop.keras_models import to_keras
+
+        return to_keras(self)
+
+    @classmethod
+    def from_keras(cls, source: Any, loss: Loss | None = None, *, device: str | Backend | None = None) -> Model:
+        """The model of a ``keras.Sequential`` or of a ``.keras`` file; ``loss`` as in `from_torch`.
+
+        Raises `ValueError` naming a layer or an activation that has no counterpart.
+        """
+        from mlp_xp.interop.keras_models import from_keras
+
+        return from_keras(source, loss, device=device)
 
     @property
     def dtype(self) -> str:
@@ -126,13 +197,22 @@ class Evaluation:
         backend: Backend,
         dtype: str,
         x: Array,
-        y: Array,
+        y: Array | None = None,
         sample_weight: Array | None = None,
         batch_size: int = BATCH,
         own: Callable[[int], slice] = slice,
         total: Callable[[HostArray], HostArray] = np.asarray,
     ) -> None:
         batch_size = check_count("batch_size", batch_size)
+        self.loss, self.backend, self.network = loss, backend, network
+        self.batches: Callable[[], Iterator[Batch]]
+        self.weight: Callable[[], float]
+        self.total: Callable[[HostArray], HostArray]
+        if is_source(x):
+            stream = Stream(backend, network, loss, as_source(x), dtype)
+            self.batches, self.total = stream.blocks, np.asarray  # every process measures all of it
+            self.weight = lambda: float(stream.weights.sum())
+            return
         x = check_inputs(backend, network, x)
         rows = x.shape[0]
         y = check_targets(backend, loss, network.width(x.shape[1]), y, rows)
@@ -140,11 +220,9 @@ class Evaluation:
         data: Batch = tree_map(lambda a: a[own(rows)], Batch(x, y, w))
         rows = data.x.shape[0]
         weight = float(rows) if w is ABSENT else np.sum(data.w, dtype=np.float64)
-        self.weight, self.total = float(total(np.asarray(weight))), total
-        self.loss, self.backend, self.network = loss, backend, network
-        self.batches: Callable[[], Iterator[Batch]] = partial(
-            blocks, backend, network, data, dtype, min(batch_size, max(rows, 1))
-        )
+        whole = float(total(np.asarray(weight)))
+        self.weight, self.total = lambda: whole, total
+        self.batches = partial(blocks, backend, network, data, dtype, min(batch_size, max(rows, 1)))
         if rows == 0:
             self.batches = lambda: iter(())
         elif fits(backend, network, data, dtype):
@@ -159,7 +237,7 @@ class Evaluation:
         ]
         names = ("loss", *(metric.__name__ for metric in self.loss.metrics))
         values = self.total(sum(sums, start=np.zeros(len(names))))
-        return {name: float(value) / self.weight for name, value in zip(names, values, strict=True)}
+        return {name: float(value) / self.weight() for name, value in zip(names, values, strict=True)}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import ranks
 from benchmarks.__main__ import COMMANDS
 from benchmarks.harness import deviations, measure, rotated
 from benchmarks.networks import NETS, Net, Task, Words
@@ -190,3 +191,12 @@ def test_networks_are_as_large_as_they_say() -> None:
 def test_commands_exist() -> None:
     assert all(find_spec(f"benchmarks.{name}") for name in COMMANDS)
     assert set(OURS) == {"cpu", "cuda"}
+
+
+def test_the_cost_model_finds_the_network_that_it_was_made_of() -> None:
+    latency, per_byte = 5e-6, 2e-10
+    measured = {size: ranks.reduction(2, size, latency, per_byte) for size in (4, 4_000, 32_000_000)}
+    assert ranks.fitted(measured, 2) == pytest.approx((latency, per_byte), rel=1e-3)
+    assert ranks.reduction(64, 4, latency, per_byte) == pytest.approx(6 * latency, rel=1e-2)  # log2(64) messages
+    ring = ranks.reduction(8, 10**9, latency, per_byte)
+    assert ring == pytest.approx(2 * 7 / 8 * 10**9 * per_byte, rel=1e-3)  # all ranks send at the same time

@@ -12,6 +12,7 @@ from mlp_xp_backends import BackendError, get_backend
 from mlp_xp_backends.compiler.loop import CompiledLoop
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.trees import leaves, tree_map
+from tests.programs import draw
 
 pytestmark = pytest.mark.gpu
 
@@ -149,6 +150,53 @@ def arrays(dtype: str, width: int) -> tuple[Any, Any, Any]:
 @pytest.mark.parametrize("seed", range(12))
 def test_programs_drawn_at_random(cupy_backend: Any, seed: int, dtype: str) -> None:
     check(cupy_backend, random_body(seed), *arrays(dtype, (7, 12, 1)[seed % 3]), dtype=dtype)
+
+
+def laid_out_there(a: np.ndarray) -> Any:
+    """``a`` on the device in the layout that it has on the host."""
+    import cupy
+
+    sent = cupy.asarray(np.array(a, order="C"))
+    if not a.ndim or a.flags.c_contiguous:
+        return sent
+    if 0 in a.strides:
+        return cupy.broadcast_to(sent[..., :1], a.shape)
+    if min(a.strides) < 0:
+        return cupy.flip(cupy.ascontiguousarray(cupy.flip(sent)))
+    if a.flags.f_contiguous:
+        return cupy.asfortranarray(sent)
+    wide = cupy.zeros([2 * n for n in a.shape], a.dtype)
+    wide[tuple(slice(1, n + 1) for n in a.shape)] = sent
+    return wide[tuple(slice(1, n + 1) for n in a.shape)]
+
+
+def agrees(backend: Any, seed: int) -> bool:
+    """Whether program ``seed`` of the compiler's own tests runs fused; if so it gives the bits that NumPy gives."""
+    body, carry, consts, items = draw(seed)
+    plain = plain_loop(get_backend("numpy:plain").xp, body, np.stack)
+    with np.errstate(all="ignore"):
+        try:
+            first = tree_map(np.array, plain(tree_map(np.array, carry), consts, items))
+            second = plain(tree_map(np.array, first[0]), consts, items)
+        except Exception:
+            return False
+    loop = compiled(body)
+    carry, items = (tree_map(lambda a: backend.asarray(np.array(a)), tree) for tree in (carry, items))
+    consts = tree_map(lambda a: laid_out_there(np.asarray(a)), consts)
+    if loop.compiled(carry, consts, items) is None:
+        return False
+    mine = loop(carry, consts, items)
+    home = tree_map(backend.to_numpy, mine)
+    again = tree_map(backend.to_numpy, loop(mine[0], consts, items))
+    for a, b in zip(leaves((home, again)), leaves((first, second)), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        np.testing.assert_array_equal(a, b, err_msg=f"program {seed}")
+    return True
+
+
+@pytest.mark.parametrize("block", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, 10))])
+def test_programs_of_the_compilers_tests(cupy_backend: Any, block: int) -> None:
+    assert sum(agrees(cupy_backend, seed) for seed in range(20 * block, 20 * (block + 1))) > 10
 
 
 FUNCTIONS = (

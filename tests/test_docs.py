@@ -32,6 +32,8 @@ OPTIONAL = {
     "mpi4py",
     "onnx",
     "onnxruntime",
+    "keras",
+    "tensorboardX",
     "polars",
     "pyarrow",
     "dask",
@@ -143,15 +145,17 @@ def commands(page: Path) -> list[list[str]]:
 
 
 COMMANDS = [pytest.param(words, id=f"{name(page)}: {shlex.join(words)}") for page in PAGES for words in commands(page)]
-KNOWN = {"git", "cd", "ruff", "mypy", ".", "source"}
+KNOWN = {"git", "cd", "ruff", "mypy", ".", "source", "export"}
 TOOLS = {"pytest", "venv", "sphinx", "build"}
 
 
 class TestCommands:
     @pytest.mark.parametrize("words", COMMANDS)
     def test_a_command_exists_and_has_its_options(self, words, capsys):
-        if words[0] == "mpiexec":
-            words = words[words.index("python") :]
+        if words[0] in ("mpiexec", "srun"):
+            words = [word for word in words[words.index("python") :] if word not in ("-m", "mpi4py")]
+        if words[0] == "torchrun":
+            words = ["python", *words[[word.endswith(".py") for word in words].index(True) :]]
         if words[:2] == ["pip", "install"]:
             self.check_extras(words)
         elif words[0] == "python" and words[1] == "-m":

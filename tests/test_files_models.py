@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from surgery import parts, with_header
 from test_files_golden import same
 
-from mlp_xp.files import safetensors
+from mlp_xp.files import container
 from mlp_xp.files.config import Decoder, encode, encode_checked
 from mlp_xp.files.models import SavedModel, read_model, write_model
 from mlp_xp.files.paths import FileError
@@ -65,14 +65,14 @@ def test_the_container_is_safetensors(tmp_path: Path) -> None:
     assert same(read_model(tmp_path / "n"), saved)
 
 
-@pytest.mark.parametrize("dtype", sorted(safetensors.CODES))
+@pytest.mark.parametrize("dtype", sorted(container.DTYPES.values()))
 @pytest.mark.parametrize("shape", [(), (0,), (2, 3), (2, 0, 1)])
 def test_arrays_of_every_dtype_and_shape_survive(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
     a = (np.arange(math.prod(shape)) % 2).astype(dtype).reshape(shape)
     arrays = {"a": a, "swapped": a.astype(a.dtype.newbyteorder(">")), "fortran": a.copy(order="F")}
-    safetensors.write(tmp_path / "f", "model", arrays, {})
-    with safetensors.opened(tmp_path / "f") as content:
-        again = content.arrays(safetensors.entries(arrays))
+    container.write(tmp_path / "f", "model", arrays, {})
+    with container.opened(tmp_path / "f") as content:
+        again = content.arrays(container.entries(arrays))
     for name in arrays:
         assert (again[name].shape, again[name].dtype.name) == (a.shape, dtype)
         np.testing.assert_array_equal(again[name], a)
@@ -246,3 +246,18 @@ def test_a_configuration_that_could_not_be_read_is_not_written() -> None:
         encode(deep)
     with pytest.raises(ValueError, match="values"):
         encode(Chain(*[ReLU()] * 100_000))
+
+
+def test_fields_that_are_tuples_are_checked_entry_by_entry() -> None:
+    @dataclass(frozen=True)
+    class Own(Layer):
+        any: tuple = ()
+        sizes: tuple[int, ...] = ()
+        pair: tuple[int, str] = (0, "")
+
+    decode = Decoder((Own,))
+    for value in (Own((1, "a"), (1, 2, 3), (1, "b")), Own()):
+        assert decode(encode(value)) == value
+    for name, wrong in (("any", 3), ("sizes", ["a"]), ("sizes", [1, 2.5]), ("pair", [1]), ("pair", ["b", 1])):
+        with pytest.raises(ValueError, match=f"Own.{name} cannot be"):
+            decode(encode(Own()) | {name: wrong})

@@ -14,7 +14,7 @@ import pytest
 from golden import make
 from surgery import assembled, parts, raw, with_entry, with_header, without_array
 
-from mlp_xp.files import safetensors
+from mlp_xp.files import container
 from mlp_xp.files.checkpoints import read_snapshot
 from mlp_xp.files.config import encode
 from mlp_xp.files.models import read_model
@@ -88,20 +88,20 @@ def test_a_file_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.
         ((2**64 - 1).to_bytes(8, "little") + b"{}", "cut short"),
         (raw(b"{" + b" " * 5_000_000 + b"}"), "its index has 5000002 bytes"),
         (raw(b"{}"), "another program"),
-        (raw(b"[]"), "not a JSON object"),
-        (raw(b"3"), "not a JSON object"),
+        (raw(b"[]"), "it is damaged"),
+        (raw(b"3"), "it is damaged"),
         (raw(b"\xff\xfe{}"), "utf-8"),
         (raw('{"a":1}'.encode("utf-16")), "utf-8"),
         (raw(b"[" * DEEP + b"]" * DEEP), "nested too deeply"),
         (raw(b'{"a":' * DEEP + b"1" + b"}" * DEEP), "nested too deeply"),
         (raw(b'{"__metadata__":{},"__metadata__":{}}'), "a key occurs twice"),
-        (raw(b'{"__metadata__":[1]}'), "metadata"),
+        (raw(b'{"__metadata__":[1]}'), "it is damaged"),
         (raw(b'{"a":' + b"9" * 100_000 + b"}"), "limit"),
-        (raw(json.dumps({str(i): 0 for i in range(200_000)}).encode()), "malformed"),
-        (raw(b'{"a":[' + b"{}," * 1_200_000 + b"{}]}"), "malformed"),
+        (raw(json.dumps({str(i): 0 for i in range(200_000)}).encode()), "it is damaged"),
+        (raw(b'{"a":[' + b"{}," * 1_200_000 + b"{}]}"), "it is damaged"),
         (pickle.dumps([1] * 99), "cut short"),
-        (MODEL[:-1], "follow the index"),
-        (MODEL + b"\0", "follow the index"),
+        (MODEL[:-1], "it is damaged"),
+        (MODEL + b"\0", "it is damaged"),
     ],
 )
 def test_a_damaged_index_gets_one_clear_error(tmp_path: Path, content: bytes, message: str) -> None:
@@ -112,24 +112,23 @@ def test_a_damaged_index_gets_one_clear_error(tmp_path: Path, content: bytes, me
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dtype": "F8"}, "unknown dtype"),
-        ({"dtype": []}, "unknown dtype"),
-        ({"shape": [3, -2]}, "malformed"),
-        ({"shape": [3.0, 2]}, "malformed"),
-        ({"shape": [True, 2]}, "malformed"),
-        ({"shape": "32"}, "malformed"),
-        ({"shape": [1] * 65 + [3, 2]}, "malformed"),
-        ({"shape": [10**400, 2]}, "malformed"),
-        ({"shape": [2**62, 2**62]}, "has 48 bytes instead of"),
+        ({"dtype": "F8"}, "it is damaged"),
+        ({"dtype": []}, "it is damaged"),
+        ({"shape": [3, -2]}, "it is damaged"),
+        ({"shape": [3.0, 2]}, "it is damaged"),
+        ({"shape": [True, 2]}, "it is damaged"),
+        ({"shape": "32"}, "it is damaged"),
+        ({"shape": [1] * 65 + [3, 2]}, "must be float64 of shape"),
+        ({"shape": [10**400, 2]}, "it is damaged"),
+        ({"shape": [2**62, 2**62]}, "it is damaged"),
         ({"shape": [2, 3]}, r"must be float64 of shape \(3, 2\), not float64 of shape \(2, 3\)"),
         ({"dtype": "I64"}, "must be float64 of shape .* not int64"),
-        ({"data_offsets": [0, 8]}, "has 8 bytes instead of 48"),
-        ({"data_offsets": [48, 0]}, "has -48 bytes"),
-        ({"data_offsets": [1000, 1048]}, "overlaps another array or leaves a gap"),
-        ({"data_offsets": [8, 56]}, "overlaps another array or leaves a gap"),
-        ({"data_offsets": [0]}, "malformed"),
-        ({"data_offsets": None}, "malformed"),
-        ({"color": "red"}, "malformed"),
+        ({"data_offsets": [0, 8]}, "it is damaged"),
+        ({"data_offsets": [48, 0]}, "it is damaged"),
+        ({"data_offsets": [1000, 1048]}, "it is damaged"),
+        ({"data_offsets": [8, 56]}, "it is damaged"),
+        ({"data_offsets": [0]}, "it is damaged"),
+        ({"data_offsets": None}, "it is damaged"),
     ],
 )
 def test_a_damaged_entry_gets_one_clear_error(tmp_path: Path, changes: dict, message: str) -> None:
@@ -151,9 +150,9 @@ def test_missing_and_unknown_arrays_are_named(tmp_path: Path) -> None:
         ({"mlp_xp": "2"}, "has format '2', and this mlp_xp reads format 1: update mlp_xp"),
         ({"mlp_xp": "1" * 10_000}, "format"),
         ({"kind": "recipe"}, "is a recipe, not a model or checkpoint"),
-        ({"kind": ["model"]}, "not a model"),
+        ({"kind": ["model"]}, "it is damaged"),
         ({"header": "{"}, "damaged"),
-        ({"header": 3}, "its header is missing"),
+        ({"header": 3}, "it is damaged"),
         ({"header": "[" * DEEP}, "nested too deeply"),
         ({"header": '{"dtype": "float64", "dtype": "float32"}'}, "a key occurs twice"),
         ({"header": "[]"}, "not a JSON object"),
@@ -205,9 +204,9 @@ def layer(**fields: object) -> dict:
         ({"loss": {"type": "SoftmaxCrossEntropy", "reduction": "max"}}, "cannot be"),
         ({"loss": encode(Dense(4, 3))}, "its loss is"),
         ({"loss": None}, "its loss is None"),
-        ({"dtype": "float16"}, "dtype must be float32 or float64"),
+        ({"dtype": "float16"}, "dtype must be 'float32' or 'float64'"),
         ({"dtype": "float32"}, "must be float32"),
-        ({"dtype": 3}, "dtype must be a string"),
+        ({"dtype": 3}, "dtype must be 'float32' or"),
         ({"models": [2]}, r"of shape \(2,"),
         ({"models": [0]}, "must be an integer from 1"),
         ({"models": [-1]}, "must be an integer from 1"),
@@ -254,11 +253,11 @@ BEST = {"epoch": 2, "score": 0.5, "monitor": "valid_loss", "mode": "min"}
         ({"plan": {**PLAN, "rows": 0}}, "rows must be an integer from 1"),
         ({"plan": {**PLAN, "batch_size": 0}}, "batch_size must be an integer from 1"),
         ({"plan": {**PLAN, "max_epochs": -1}}, "max_epochs must be an integer from 1"),
-        ({"plan": {**PLAN, "shuffle": "no"}}, "shuffle must be true or false"),
+        ({"plan": {**PLAN, "shuffle": "no"}}, "shuffle must be True or False"),
         ({"plan": {"max_epochs": 5}}, "the field batch_size of plan is missing"),
         ({"best": {**BEST, "score": "high"}}, "score must be a number"),
         ({"best": {**BEST, "epoch": -1}}, "epoch must be"),
-        ({"best": {**BEST, "mode": "median"}}, "mode must be min or max"),
+        ({"best": {**BEST, "mode": "median"}}, "mode must be 'min' or 'max'"),
         ({"best": {**BEST, "monitor": 3}}, "monitor must be a string"),
         ({"best": {**BEST, "color": 3}}, "best has no field 'color'"),
         ({"best": None}, "unknown array 'best"),
@@ -268,13 +267,13 @@ BEST = {"epoch": 2, "score": 0.5, "monitor": "valid_loss", "mode": "min"}
         ({"class_weight": {"pairs": [[0, float("nan")]]}}, "finite numbers above 0"),
         ({"class_weight": {"pairs": [[-1, 1]]}}, "class_weight must be an integer from 0"),
         ({"class_weight": {"pairs": [[1]]}}, "pairs of class and weight"),
-        ({"stopped": 1}, "stopped must be true or false"),
+        ({"stopped": 1}, "stopped must be True or False"),
         ({"history": [{}]}, "history must be a JSON object"),
         ({"history": {}}, "unknown array 'history'"),
         ({"history": {"epoch": "int"}}, r"history(\.present)? must be"),
         ({"history": dict.fromkeys("abcde", "float")}, "lacks 'epoch'"),
         ({"history": dict.fromkeys(["epoch", "lr", "loss", "seconds", "valid_loss"], "int")}, "integers"),
-        ({"history": {"epoch": "str"}}, "epoch must be int or float"),
+        ({"history": {"epoch": "str"}}, "epoch must be 'int' or 'float'"),
     ],
 )
 def test_a_hostile_header_of_a_checkpoint_gets_one_clear_error(tmp_path: Path, changes: dict, message: str) -> None:
@@ -367,9 +366,9 @@ def test_the_largest_network_is_read_in_time(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_read_from_one_version(tmp_path: Path) -> None:
-    """The index and the arrays come from the same open file."""
+    """The header, the entries and the arrays come from the same open file."""
     (tmp_path / "m").write_bytes(MODEL)
-    with safetensors.opened(tmp_path / "m") as content:
+    with container.opened(tmp_path / "m") as content:
         (tmp_path / "n").write_bytes(CHECKPOINT)
         (tmp_path / "n").replace(tmp_path / "m")
         arrays = content.arrays(content.entries)

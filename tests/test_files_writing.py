@@ -20,7 +20,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX")
 
 
 def write(path: Path | str, content: bytes = b"new") -> None:
-    atomic.write(path, lambda file: file.write(content))
+    atomic.write(path, lambda file: file.write_bytes(content))
 
 
 def names(folder: Path) -> list[str]:
@@ -49,7 +49,7 @@ def test_an_error_of_the_system_names_the_path_and_keeps_the_file(
         with pytest.raises(
             FileError, match=r"cannot write .*f: No space left on device; an existing file is unchanged"
         ) as caught:
-            atomic.write(tmp_path / "f", full if function == "write" else lambda file: file.write(b"new"))
+            atomic.write(tmp_path / "f", full if function == "write" else lambda file: file.write_bytes(b"new"))
     assert caught.value.errno == errno.ENOSPC
     assert (tmp_path / "f").read_bytes() == b"old"
     assert names(tmp_path) == ["f"]
@@ -63,10 +63,31 @@ def test_a_full_disk_keeps_the_file() -> None:
         write("/dev/full")
 
 
+FULL = """
+import resource, sys
+import numpy as np
+from mlp_xp.files import container
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+container.write(sys.argv[1], "model", {"a": np.zeros(100_000)}, {})
+"""
+
+
+@posix
+def test_a_file_that_cannot_grow_gets_the_error_of_the_system(tmp_path: Path) -> None:
+    """The safetensors package reports it in words of its own."""
+    write(tmp_path / "f", b"old")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", FULL, str(tmp_path / "f")]
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    assert f"FileError: cannot write {tmp_path / 'f'}: {os.strerror(errno.EFBIG)}" in done.stderr
+    assert (names(tmp_path), (tmp_path / "f").read_bytes()) == (["f"], b"old")
+
+
 def test_an_exception_while_writing_keeps_the_file(tmp_path: Path) -> None:
     write(tmp_path / "f", b"old")
 
-    def interrupted(file: object) -> None:
+    def interrupted(file: Path) -> None:
+        file.write_bytes(b"half")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -95,8 +116,8 @@ def test_a_secret_is_never_readable_for_others(tmp_path: Path) -> None:
     write(tmp_path / "f")
     (tmp_path / "f").chmod(0o600)
     modes = []
-    atomic.write(tmp_path / "f", lambda file: modes.append(stat.S_IMODE(os.fstat(file.fileno()).st_mode)))
-    assert modes == [0o600]
+    atomic.write(tmp_path / "f", lambda file: modes.append(stat.S_IMODE(file.parent.stat().st_mode)))
+    assert modes == [0o700]
 
 
 @posix
@@ -131,7 +152,7 @@ def test_a_name_of_the_greatest_length_is_possible(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from mlp_xp.files import atomic
-atomic.write(sys.argv[1], lambda file: (file.write(b"half"), file.flush(), os.kill(os.getpid(), signal.SIGKILL)))
+atomic.write(sys.argv[1], lambda file: (file.write_bytes(b"half"), os.kill(os.getpid(), signal.SIGKILL)))
 """
 
 
@@ -156,7 +177,8 @@ def test_temporary_files_of_others_stay(tmp_path: Path) -> None:
     stay += [f"{prefix}{pid}.{'0' * 15}.tmp", f"{prefix}{pid}.{'0' * 16}.tmp2", f"{prefix}x.{'0' * 16}.tmp"]
     go = [f"{prefix}{pid}.{'0' * 16}.tmp", f"{prefix}{os.getpid()}.{'1' * 16}.tmp", f"{prefix}999999999.{'2' * 16}.tmp"]
     for name in stay + go:
-        (tmp_path / name).touch()
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "new").touch()
     write(tmp_path / "f")
     assert names(tmp_path) == sorted(["f", *stay])
 

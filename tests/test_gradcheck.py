@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from mlp_xp.nn.layers import (
     Dropout,
     Embedding,
     Identity,
+    Layer,
     LayerNorm,
     LeakyReLU,
     ReLU,
@@ -22,6 +25,7 @@ from mlp_xp.nn.layers import (
     Softplus,
     Tanh,
 )
+from mlp_xp.nn.layers.base import Spec
 from mlp_xp.nn.losses import (
     AbsoluteError,
     BinaryCrossEntropy,
@@ -179,3 +183,28 @@ def test_data_that_do_not_fit_are_refused(x, classes):
         check_gradients(mlp(5, N_OUT), SoftmaxCrossEntropy(), x, classes)
     with pytest.raises(ValueError, match="classes"):
         check_gradients(mlp(N_IN, N_OUT), SoftmaxCrossEntropy(), x, classes + N_OUT)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_layer_of_ones_own_needs_forward_and_backward_alone(place, x, classes):
+    """First in a network, between others and last: what the base class derives from ``backward`` is right."""
+
+    @dataclass(frozen=True)
+    class Scaled(Layer):
+        n: int
+
+        def specs(self):
+            return Spec(1, self.n)
+
+        def init(self, rng):
+            return np.ones((1, self.n))
+
+        def forward(self, xp, params, x):
+            return x * params, x
+
+        def backward(self, xp, params, x, dy):
+            return dy * params, xp.sum(dy * x, axis=-2, keepdims=True)
+
+    layers = [Dense(N_IN, 5), Dense(5, N_OUT)]
+    layers.insert(place, Scaled([N_IN, 5, N_OUT][place]))
+    assert check_gradients(Chain(*layers), SoftmaxCrossEntropy(), x, classes).ok

@@ -18,7 +18,10 @@ import mlp_xp_backends
 
 PACKAGE = Path(mlp_xp.__file__).parent
 LIBRARIES = {"numpy", "cupy", "cupyx", "torch", "jax", "array_api_compat", "array_api_strict", "scipy", "sklearn"}
-HEAVY = sorted(LIBRARIES - {"numpy"} | {"matplotlib", "tqdm", "pooch", "safetensors", "pandas"})
+HEAVY = sorted(
+    LIBRARIES - {"numpy"}
+    | {"matplotlib", "tqdm", "pooch", "safetensors", "pandas", "polars", "pyarrow", "onnx", "keras", "tensorboardX"}
+)
 HOST_SIDE = {"initializers.py", "gradient_check.py"}  # which draw numbers with NumPy
 # Lowest first: what stands in a line imports from lines above it and from its own.
 FLOORS = [

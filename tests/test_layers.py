@@ -231,6 +231,8 @@ def test_gradient_is_what_backward_gives_without_dx(chain):
     ("make", "words"),
     [
         (lambda: Chain(Dense(7, 4), Dense(5, 3)), "takes 5 features but 4 arrive"),
+        (lambda: Chain(Dense(7, 4), LayerNorm(5)), "takes 5 features but 4 arrive"),
+        (lambda: Chain(Dense(7, 4), BatchNorm(5)), "takes 5 features but 4 arrive"),
         (lambda: Chain(), "at least one layer"),
     ],
 )

@@ -205,6 +205,11 @@ def test_accuracy_counts_the_largest_output():
     np.testing.assert_array_equal(accuracy(XP, z, np.eye(3)[[1, 0, 0]]), [1.0, 1.0, 0.0])
 
 
+def test_an_output_of_zero_and_a_probability_of_one_half_are_not_positive():
+    z, y = np.array([[0.0], [0.0], [1.0], [1.0]]), np.array([[0.0], [1.0], [0.5], [0.6]])
+    np.testing.assert_array_equal(binary_accuracy(XP, z, y), [1.0, 0.0, 0.0, 1.0])
+
+
 def test_binary_accuracy_is_the_share_of_right_signs():
     z = np.array([[1.0, -2.0, 3.0, -4.0]])
     np.testing.assert_array_equal(binary_accuracy(XP, z, np.array([[1, 0, 0, 0]])), [0.75])

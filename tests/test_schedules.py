@@ -12,6 +12,7 @@ from mlp_xp.nn.schedules import (
     Cosine,
     ExponentialDecay,
     InverseScaling,
+    Losses,
     LossRatio,
     Moment,
     OneCycle,
@@ -84,6 +85,26 @@ def test_step_is_that_of_torch():
 def test_exponential_is_that_of_torch():
     theirs = torch_rates(lambda s, o: s.ExponentialLR(o, 0.9), 12)
     np.testing.assert_allclose(epoch_rates(ExponentialDecay(0.1, decay=0.9), 12), theirs, rtol=1e-12)
+
+
+def test_reduce_on_plateau_reads_each_loss_once():
+    """An epoch takes no longer in a long run, and the rates are those of a plain list."""
+
+    class Counted(Losses):
+        read = 0
+
+        def __getitem__(self, key):
+            part = super().__getitem__(key)
+            self.read += len(part)
+            return part
+
+    rule, losses, seen = ReduceOnPlateau(0.1, factor=0.5, patience=1), Counted(), []
+    for epoch in range(200):
+        at = Moment(0, 0, epoch, 0, losses)
+        assert rule.rate(at) == rule.rate(at) == rule.rate(at._replace(losses=seen))
+        seen.append(math.sin(epoch) / (epoch + 1))
+        losses.append(seen[-1])
+    assert losses.read == 199 and rule.rate(at) < 0.1
 
 
 def test_reduce_on_plateau_is_that_of_torch():

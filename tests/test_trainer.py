@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import mlp_xp.training.trainer
+import mlp_xp.training.ranks
 from mlp_xp import (
     SGD,
     Adam,
@@ -47,9 +47,9 @@ def blobs(rows: int = 210, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return (centres[y] + rng.standard_normal((rows, 4))).astype(np.float32), y
 
 
-@pytest.fixture(params=["cpu", "torch:cpu", "jax:cpu"])
+@pytest.fixture(params=["cpu", "torch:cpu", pytest.param("jax:cpu", marks=pytest.mark.slow)])
 def device(request: pytest.FixtureRequest) -> str:
-    """Engines that train."""
+    """Engines that train; JAX compiles for seconds, and `test_resuming` has one of its runs in the default suite."""
     pytest.importorskip({"cpu": "numpy"}.get(request.param, request.param.partition(":")[0]))
     return str(request.param)
 
@@ -411,8 +411,8 @@ def test_arrays_of_the_engine_are_trained_on_without_a_copy(library: str, monkey
     xp = pytest.importorskip({"jax": "jax.numpy"}.get(library, library))
     x, y = blobs()
     feeds = []
-    make = mlp_xp.training.trainer.make_feed
-    monkeypatch.setattr("mlp_xp.training.trainer.make_feed", lambda *args: feeds.append(make(*args)) or feeds[-1])
+    make = mlp_xp.training.ranks.make_feed
+    monkeypatch.setattr("mlp_xp.training.ranks.make_feed", lambda *args: feeds.append(make(*args)) or feeds[-1])
     given = xp.asarray(x)
     runs = []
     for data in ((given, xp.asarray(y)), (x, y)):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np  # noqa: TID251  data enter on the host
 
 from mlp_xp._checks import shown
+from mlp_xp.data.frames import frame_to_numpy, is_frame
 from mlp_xp.nn.layers import Chain, Embedding
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend
@@ -15,10 +16,12 @@ from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import Array, HostArray
 
 
-def on_host(backend: Backend, a: Any) -> HostArray:
+def on_host(backend: Backend, a: Any, name: str = "x") -> HostArray:
     """``a``, an array of any library and device, a list or a data frame, on the host."""
     if isinstance(a, np.ma.MaskedArray):
         raise ValueError("masked arrays are not supported: fill them in with a.filled(value), or drop the masked rows")
+    if is_frame(a):
+        return frame_to_numpy(a, name)
     if hasattr(a, "__dlpack__") and not isinstance(a, np.ndarray):
         return backend.to_numpy(backend.asarray(a))
     return np.asarray(a)
@@ -29,7 +32,7 @@ def check_inputs(backend: Backend, network: Chain, x: Any, name: str = "x") -> A
     if isinstance(x, Iterator) or callable(x):
         raise TypeError(f"{name} must be an array of shape (rows, features), not {shown(x)}: stack its rows first")
     if isinstance(x, np.ma.MaskedArray) or not hasattr(x, "shape") or not hasattr(x, "dtype"):
-        x = on_host(backend, x)
+        x = on_host(backend, x, name)
     if hasattr(x, "toarray"):
         raise ValueError(f"{name} is a sparse matrix, and dense rows are needed: {name}.toarray() makes them")
     if len(x.shape) != 2:
@@ -56,7 +59,7 @@ def check_targets(
     backend: Backend, loss: Loss, n_out: int | None, targets: Any, rows: int, name: str = "y"
 ) -> HostArray:
     """``targets`` on the host as ``loss`` takes them; `ValueError` if they are something else."""
-    y = on_host(backend, targets)
+    y = on_host(backend, targets, name)
     if y.shape[:1] != (rows,):
         raise ValueError(f"{name} has shape {y.shape} but x has {rows} rows: give one target per row")
     if y.dtype.kind not in "buif":

@@ -7,67 +7,67 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from mlp_xp.files.paths import as_path, check_folder, failed
 
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # O_BINARY exists on Windows
-_written: set[Path] = set()  # temporary files that this process is writing
+_written: set[Path] = set()  # temporary folders that this process is using
 
 
-def write(path: str | Path, fill: Callable[[BinaryIO], Any]) -> None:
-    """Call ``fill`` with a temporary file in the folder of ``path``, flush it to the disk and rename it to ``path``.
+def write(path: str | Path, fill: Callable[[Path], Any]) -> None:
+    """Call ``fill`` with the path of a temporary file, flush that file to the disk and rename it to ``path``.
 
-    If ``path`` is a symbolic link, its target is replaced. An existing file keeps its mode. Temporary files that killed
-    processes left behind are removed. Raises `FileError` if the operating system reports an error; an existing file at
-    ``path`` is then unchanged.
+    The file lies in a private temporary folder beside ``path``, so that whatever a killed process leaves there can be
+    found: the next call removes it. If ``path`` is a symbolic link, its target is replaced. An existing file keeps its
+    mode. Raises `FileError` if the operating system reports an error; an existing file at ``path`` is then unchanged.
     """
     path = as_path(path)
     check_folder(path)
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f"{_prefix(target)}{os.getpid()}.{secrets.token_hex(8)}.tmp")
-    _written.add(temporary)
+    folder = target.with_name(f"{_prefix(target)}{os.getpid()}.{secrets.token_hex(8)}.tmp")
+    _written.add(folder)
     try:
-        _remove_stale(target)
-        mode = target.stat().st_mode & 0o7777 if target.exists() else None
-        descriptor = os.open(temporary, _CREATE, 0o666 if mode is None else 0o600)
-        with open(descriptor, "wb") as file:  # noqa: PTH123  a descriptor
-            if mode is not None:
-                temporary.chmod(mode)
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        remove_stale(target)
+        folder.mkdir(mode=0o700)
+        file = folder / "new"
+        file.touch()  # has the mode of any new file
+        mode = (target if target.exists() else file).stat().st_mode & 0o7777
+        fill(file)
+        file.chmod(mode)
+        _flush(file)
+        file.replace(target)
     except OSError as error:
         raise failed("write", path, error, "; an existing file is unchanged") from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()  # gone already if it was renamed
-        _written.discard(temporary)
-    _flush_folder(target.parent)
+        shutil.rmtree(folder, ignore_errors=True)
+        _written.discard(folder)
+    with contextlib.suppress(OSError):  # some systems cannot flush a folder
+        _flush(target.parent)
 
 
 def _prefix(target: Path) -> str:
-    """The first part of the names of temporary files for ``target``: short, whatever the length of its own name."""
+    """The first part of the names of temporary folders for ``target``: short, whatever the length of its own name."""
     return f".mlp_xp-{hashlib.sha256(target.name.encode(errors='surrogateescape')).hexdigest()[:16]}."
 
 
-def _remove_stale(target: Path) -> None:
-    """Remove temporary files for ``target`` of processes that have ended."""
+def remove_stale(path: str | Path) -> None:
+    """Remove temporary folders for ``path`` of processes that have ended."""
     if os.name == "nt":
         return  # on Windows, os.kill(pid, 0) ends the process
+    target = Path(os.path.realpath(path))
     name = re.compile(re.escape(_prefix(target)) + r"([0-9]{1,9})\.[0-9a-f]{16}\.tmp")
-    for path in target.parent.iterdir():
-        match = name.fullmatch(path.name)
-        if match and path not in _written and not _is_running(int(match[1])):
-            with contextlib.suppress(OSError):
-                path.unlink()
+    with contextlib.suppress(OSError):  # a folder that cannot be listed can be written to
+        for folder in target.parent.iterdir():
+            match = name.fullmatch(folder.name)
+            if match and folder not in _written and not _is_running(int(match[1])):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_running(pid: int) -> bool:
-    """Whether another process with this id is running; a file with our own id that we are not writing is stale."""
+    """Whether another process with this id is running; a folder with our own id that we do not use is stale."""
     if pid == os.getpid():
         return False
     try:
@@ -79,11 +79,10 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-def _flush_folder(folder: Path) -> None:
-    """Flush the renaming to the disk, where the system supports it."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _flush(path: Path) -> None:
+    """Flush a file or the entries of a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,19 +8,18 @@ from typing import Any
 
 import numpy as np  # noqa: TID251  files hold host arrays
 
-from mlp_xp.files import config, entries, fields, generators, history, safetensors
+from mlp_xp.files import config, container, fields, generators, history
 from mlp_xp.files.config import Decoder, check_known
+from mlp_xp.files.container import Content, Entry
 from mlp_xp.files.networks import (
     check_network,
     fill,
     fill_network,
     initial_state,
     named,
-    of_arrays,
     of_network,
     stack_of,
 )
-from mlp_xp.files.safetensors import Content, Entry
 from mlp_xp.files.snapshot import Snapshot
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp_backends.typing import HostArray
@@ -34,33 +33,32 @@ def write_snapshot(path: str | Path, snapshot: Snapshot) -> None:
     `TypeError` or `ValueError` if it cannot be saved, before anything is written; `FileError` if writing fails.
     """
     header, arrays = pack(snapshot)
-    safetensors.write(path, "checkpoint", arrays, header)
+    container.write(path, "checkpoint", arrays, header)
 
 
 def read_snapshot(path: str | Path, known: Iterable[type] = ()) -> Snapshot:
     """The snapshot in ``path``; ``known`` and the errors are those of `mlp_xp.files.models.read_model`."""
     known = check_known(known)
-    with safetensors.opened(path) as content:
+    with container.opened(path) as content:
         return unpack(content, content.header(("checkpoint",))[1], Decoder(known))
 
 
 def check_savable(snapshot: Snapshot) -> None:
     """Raise `TypeError` or `ValueError` unless ``snapshot`` can be written and read again. Writes nothing."""
     header, arrays = pack(snapshot)
-    found = safetensors.entries(arrays)
-    safetensors.index("checkpoint", found, header)
+    container.metadata("checkpoint", arrays, header)
     step = snapshot.step
     config.encode_checked(step)
     check_network(step.network, step.loss)
     state = initial_state(step, stack_of(snapshot.state.params), snapshot.dtype)
-    expected = of_arrays(named(**state._asdict()))
-    safetensors.check_entries({name: found[name] for name in named(**snapshot.state._asdict())}, expected)
+    expected = container.entries(named(**state._asdict()))
+    container.check_entries(container.entries(named(**snapshot.state._asdict())), expected)
 
 
 def pack(snapshot: Snapshot) -> tuple[Json, dict[str, HostArray]]:
     """The header and the arrays of a file."""
     best = snapshot.best
-    entries.check_position(snapshot.plan, snapshot.position, snapshot.updates)
+    fields.check_position(snapshot.plan, snapshot.position, snapshot.updates)
     columns, arrays = history.encode(snapshot.history)
     arrays |= named(**snapshot.state._asdict())
     if snapshot.position:
@@ -79,7 +77,7 @@ def pack(snapshot: Snapshot) -> tuple[Json, dict[str, HostArray]]:
         "samples": snapshot.samples,
         "best": None if best is None else {key: getattr(best, key) for key in ("epoch", "score", "monitor", "mode")},
         "stopped": snapshot.stopped,
-        "class_weight": entries.class_weight_to_json(snapshot.class_weight),
+        "class_weight": fields.class_weight_to_json(snapshot.class_weight),
     }
     return header, arrays
 
@@ -93,24 +91,24 @@ def unpack(content: Content, header: Json, decode: Decoder) -> Snapshot:
             step=(fields.anything, fields.REQUIRED),
             dtype=(fields.DTYPE, "float32"),
             models=(fields.axes, ()),
-            history=(entries.columns, {}),
+            history=(fields.columns, {}),
             generator=(fields.anything, fields.REQUIRED),
-            plan=(entries.plan, None),
-            position=(fields.COUNT, 0),
-            updates=(fields.COUNT, 0),
-            samples=(fields.COUNT, 0),
-            best=(entries.best, None),
-            stopped=(fields.flag, False),
-            class_weight=(entries.class_weight, None),
+            plan=(fields.plan, None),
+            position=(fields.count, 0),
+            updates=(fields.count, 0),
+            samples=(fields.count, 0),
+            best=(fields.best, None),
+            stopped=(fields.FLAG, False),
+            class_weight=(fields.class_weight, None),
         )
     )
     step, generator = decode(step), generators.decode(generator)
     if not isinstance(step, TrainStep):
         raise ValueError("its step is not a TrainStep")
     check_network(step.network, step.loss)
-    entries.check_position(plan, position, updates)
+    fields.check_position(plan, position, updates)
     like = initial_state(step, models, dtype)
-    expected = of_network(step.network, models, dtype) | of_arrays(named(slots=like.slots, ratio=like.ratio))
+    expected = of_network(step.network, models, dtype) | container.entries(named(slots=like.slots, ratio=like.ratio))
     expected |= _of_history(content, columns)
     if position:
         expected["losses"] = Entry(dtype, (position, *models))

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np  # noqa: TID251  files hold host arrays
 
 from mlp_xp._checks import shown
-from mlp_xp.files import checkpoints, fields, safetensors
+from mlp_xp.files import checkpoints, container, fields
 from mlp_xp.files.config import Decoder, check_known, encode_checked
+from mlp_xp.files.container import Content, Entry, check_entries, entries
 from mlp_xp.files.networks import check_network, fill_network, named, of_network, stack_of
-from mlp_xp.files.safetensors import Content, Entry, check_entries, entries
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends.typing import HostArray, Tree
@@ -56,7 +56,7 @@ def write_model(path: str | Path, model: SavedModel) -> None:
     if model.extra:
         text = json.dumps(plain("extra", model.extra), separators=(",", ":"))
         arrays["extra"] = np.frombuffer(text.encode(), np.uint8)
-    safetensors.write(path, "model", arrays, header)
+    container.write(path, "model", arrays, header)
 
 
 def read_model(path: str | Path, known: Iterable[type] = ()) -> SavedModel:
@@ -66,7 +66,7 @@ def read_model(path: str | Path, known: Iterable[type] = ()) -> SavedModel:
     `FileError` if the file is damaged, of another program or version, or its arrays do not fit its network.
     """
     known = check_known(known)
-    with safetensors.opened(path) as content:
+    with container.opened(path) as content:
         kind, header = content.header(("model", "checkpoint"))
         if kind == "model":
             return _model(content, header, Decoder(known))
@@ -95,7 +95,7 @@ def _model(content: Content, header: Any, decode: Decoder) -> SavedModel:
 def _extra(arrays: dict[str, HostArray]) -> dict[str, Any]:
     if "extra" not in arrays:
         return {}
-    extra = safetensors.parse(arrays["extra"].tobytes().decode())
+    extra = container.parse(arrays["extra"].tobytes().decode())
     if not isinstance(extra, dict):
         raise ValueError("its extra is not a JSON object")
     return extra

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np  # noqa: TID251  files hold host arrays
 
-from mlp_xp.files.safetensors import Entry
+from mlp_xp.files.container import Entry
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.layers.base import Spec
 from mlp_xp.nn.step import TrainState, TrainStep
@@ -68,11 +68,6 @@ def initial_state(step: TrainStep, models: tuple[int, ...], dtype: str) -> Train
         return np.broadcast_to(np.zeros((), entry.dtype), entry.shape)
 
     return step.init(_Sizes(), *tree_map(zeros, (step.network.specs(), step.network.state_specs())))
-
-
-def of_arrays(arrays: dict[str, HostArray]) -> dict[str, Entry]:
-    """The entries of existing arrays."""
-    return {name: Entry(a.dtype.name, a.shape) for name, a in arrays.items()}
 
 
 def _entry(spec: Spec, models: tuple[int, ...], dtype: str) -> Entry:

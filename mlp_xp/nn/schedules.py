@@ -7,7 +7,7 @@ schedule adds nothing to a step. Only `LossRatio` depends on the losses within a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple, Protocol, cast
@@ -16,6 +16,17 @@ from mlp_xp._checks import FACTOR, NOT_NEGATIVE, POSITIVE, SHARE, Count, Number,
 from mlp_xp_backends.typing import Array, Namespace
 
 RATE = NOT_NEGATIVE
+
+
+class Losses(list[float]):
+    """The monitored losses of a run, one per epoch; nothing but appending changes it.
+
+    Schedules store in ``kept`` what they computed from the first losses, so that epochs do not slow down in a long run.
+    """
+
+    def __init__(self, losses: Iterable[float] = ()) -> None:
+        super().__init__(losses)
+        self.kept: dict[Schedule, tuple[int, Any]] = {}
 
 
 class Moment(NamedTuple):
@@ -32,7 +43,7 @@ class Moment(NamedTuple):
     samples: int
     """Rows seen before this epoch."""
     losses: Sequence[float] = ()
-    """The monitored loss of every epoch so far."""
+    """The monitored loss of every epoch so far; those of a trainer are `Losses`."""
 
 
 class Schedule(Protocol):
@@ -222,15 +233,17 @@ class ReduceOnPlateau(Schedule):
 
     def rate(self, at: Moment) -> float:
         """See `Schedule`."""
-        lr, best, bad = self.lr, math.inf, 0
-        for loss in at.losses:
+        kept = at.losses.kept if isinstance(at.losses, Losses) else {}
+        done, (lr, best, bad) = kept.get(self, (0, (self.lr, math.inf, 0)))
+        for loss in at.losses[done:]:
             if loss < best * (1.0 - self.threshold):
                 best, bad = loss, 0
             else:
                 bad += 1
             if bad > self.patience:
                 lr, bad = lr * self.factor, 0
-        return lr
+        kept[self] = len(at.losses), (lr, best, bad)
+        return float(lr)
 
 
 class Ratio(NamedTuple):

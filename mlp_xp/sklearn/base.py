@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +21,7 @@ from mlp_xp.forward import predictions
 from mlp_xp.model import Model, as_backend
 from mlp_xp.nn.layers import Chain
 from mlp_xp.sklearn.arrays import as_rows, home, to_host
+from mlp_xp.sklearn.exchange import adopt, export
 from mlp_xp.sklearn.lbfgs import fit_lbfgs
 from mlp_xp.sklearn.network import build_network, draw, draw_state, no_state, tree
 from mlp_xp.sklearn.stochastic import fit_stochastic
@@ -76,6 +79,29 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
         state = draw_state(network, np.random.RandomState(0))  # dropout's, which predictions do not use
         params, state = tree_map(backend.asarray, (params, state))
         return Model(network, self._portable_loss(), params, state, backend, self._extra())
+
+    def to_onnx(self, path: str | Path) -> None:
+        """Write the fitted network to ``path`` as an ONNX file of opset 20; needs the extra ``onnx``.
+
+        The input ``X`` is (rows, features) in the dtype of the weights. A classifier has the outputs ``label`` and
+        ``probabilities``, a regressor ``values``, (rows, outputs).
+        """
+        from mlp_xp.interop.onnx_files import write_onnx
+
+        model = replace(self.to_model("cpu"), loss=self._loss())
+        write_onnx(path, [model], classes=getattr(self, "classes_", None))
+
+    @classmethod
+    def from_sklearn(cls, estimator: Any) -> Any:
+        """The fitted estimator with the parameters, weights and labels of one of `sklearn.neural_network`."""
+        return adopt(cls, estimator)
+
+    def to_sklearn(self) -> Any:
+        """A fitted estimator of `sklearn.neural_network` with the same parameters, weights and labels.
+
+        Raises `ValueError` naming an activation or a loss that scikit-learn does not have.
+        """
+        return export(self)
 
     def _adopt(self, coefs: list[HostArray], intercepts: list[HostArray]) -> Any:
         """Set all attributes as after a fit that ended with these weights."""

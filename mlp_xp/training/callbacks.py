@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO, runtime_checkable
 import numpy as np  # noqa: TID251  snapshots are host arrays
 
 from mlp_xp._checks import shown
+from mlp_xp.files.atomic import remove_stale
 from mlp_xp.files.checkpoints import check_savable, write_snapshot
 from mlp_xp.files.paths import check_folder
 from mlp_xp.training.history import Record
@@ -206,6 +207,7 @@ class Checkpoint(Callback):
     def start(self, trainer: Trainer) -> None:
         """Raise an error before the first step if the file could not be written or the run not be saved."""
         check_folder(self.path)
+        remove_stale(self.path)
         check_savable(trainer.snapshot())
 
     def chunk(self, trainer: Trainer) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from mlp_xp._checks import check_count, shown
 from mlp_xp.files.snapshot import Best
+from mlp_xp.training.history import Record
+from mlp_xp_backends.typing import Tree
 
 MODES = {"loss": "min", "error": "min", "accuracy": "max"}
 """The mode of a monitored value by the last word of its name."""
@@ -71,6 +73,26 @@ class EarlyStopping:
         gain = best.score - score if self.mode == "min" else score - best.score
         return gain > self.min_delta
 
-    def matches(self, best: Best) -> bool:
-        """Whether ``best`` was chosen by the value that this rule monitors."""
-        return (best.monitor, best.mode) == (self.monitor, self.mode)
+
+class BestEpoch:
+    """The best epoch of a run so far and the network after it, and whether early stopping ended the run."""
+
+    def __init__(self, best: Best | None, stopped: bool) -> None:
+        self.best, self.stopped = best, stopped
+
+    def begin(self, rule: EarlyStopping | None, continues: bool) -> None:
+        """Keep the best epoch if a call of `fit` continues the run before it and monitors the same value."""
+        other = rule and self.best and (self.best.monitor, self.best.mode) != (rule.monitor, rule.mode)
+        if other or not continues:
+            self.best, self.stopped = None, False
+
+    def observe(self, rule: EarlyStopping, record: Record, copied: Callable[[], tuple[Tree, Tree]]) -> None:
+        """Take an epoch into account; ``copied`` returns copies of the parameters and the layers' state after it."""
+        epoch, score = int(record["epoch"]), record[rule.monitor]
+        if self.best is None or rule.improves(score, self.best):
+            self.best = Best(epoch, score, rule.monitor, rule.mode, *copied())
+        self.stopped = epoch - self.best.epoch >= rule.patience
+
+    def ends(self, rule: EarlyStopping | None, epoch: int) -> bool:
+        """Whether a run of that many epochs was stopped and ``rule``, maybe with a longer patience, agrees."""
+        return bool(rule and self.best and self.stopped and epoch - self.best.epoch >= rule.patience)

@@ -16,6 +16,7 @@ import numpy as np  # noqa: TID251  orders, rates and losses are host arrays
 
 from mlp_xp.data.batches import Cut, Place, Whole
 from mlp_xp.data.feed import Batch, Feed, gather
+from mlp_xp.data.stream import Stream
 from mlp_xp.files.snapshot import Plan
 from mlp_xp.nn.optimizers import Optimizer, Rates
 from mlp_xp.nn.parts import Part
@@ -74,7 +75,7 @@ def epoch_loop(backend: Backend, step: TrainStep) -> Loop:
 
 def run_epoch(
     loop: Loop,
-    feed: Feed,
+    feed: Feed | Stream,
     state: TrainState,
     order: HostArray,
     batch_size: int,

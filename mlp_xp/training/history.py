@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
+from mlp_xp.nn.schedules import Losses
+
 Record = dict[str, float]
 
 
@@ -95,3 +97,9 @@ class History(Sequence[Record]):
             axes.set_xlabel("epoch")
             axes.legend()
         return figure
+
+
+def monitored(records: list[Record]) -> tuple[str, Losses]:
+    """The loss that schedules monitor, and its values: that of the validation set if every epoch has one."""
+    name = "valid_loss" if records and all("valid_loss" in record for record in records) else "loss"
+    return name, Losses(record[name] for record in records)

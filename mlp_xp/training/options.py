@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np  # noqa: TID251  generators of the host
 
 from mlp_xp._checks import check_count, check_kind, check_set, shown
+from mlp_xp.data.sources import is_source
 from mlp_xp.files.generators import KINDS
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
@@ -95,9 +96,11 @@ def _named_sets(validation_data: Any) -> Mapping[str, tuple[Array, ...]]:
     """Validation sets by name; `TypeError` for anything else."""
     if validation_data is None:
         return {}
-    sets: Mapping[str, Any] = validation_data if isinstance(validation_data, Mapping) else {"valid": validation_data}
+    given: Mapping[str, Any] = validation_data if isinstance(validation_data, Mapping) else {"valid": validation_data}
+    sets = {name: (arrays,) if is_source(arrays) else arrays for name, arrays in given.items()}
     for name, arrays in sets.items():
         if not isinstance(name, str):
             raise TypeError(f"validation_data must name its sets by strings, not {shown(name)}")
-        check_set(arrays, "validation_data must be (x, y) or (x, y, sample_weight), or several of these by name")
+        if not is_source(given[name]):
+            check_set(arrays, "validation_data must be (x, y) or (x, y, sample_weight), or several of these by name")
     return sets

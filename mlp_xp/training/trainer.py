@@ -12,11 +12,14 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np  # noqa: TID251  initial weights and batch orders are drawn on the host
 
+from mlp_xp._checks import check_count, shown
 from mlp_xp.data.checks import check_inputs, check_targets, check_weights, first_not_finite
-from mlp_xp.data.class_weights import check_class_weight, weigh_classes
+from mlp_xp.data.class_weights import weigh_classes
 from mlp_xp.data.feed import Batch, Feed
+from mlp_xp.data.sources import as_source, is_source
+from mlp_xp.data.stream import Stream
 from mlp_xp.files.checkpoints import read_snapshot, write_snapshot
-from mlp_xp.files.snapshot import Best, Plan, Snapshot
+from mlp_xp.files.snapshot import Plan, Snapshot
 from mlp_xp.model import Evaluation, Model
 from mlp_xp.nn.layers import Chain, Layer, StatefulLayer
 from mlp_xp.nn.losses import Loss, SoftmaxCrossEntropy
@@ -26,13 +29,16 @@ from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.training import epoch as epochs
 from mlp_xp.training._interrupts import Interrupt
 from mlp_xp.training.callbacks import Callback, as_callbacks, ends_training
-from mlp_xp.training.early_stopping import EarlyStopping
-from mlp_xp.training.history import History, Record
+from mlp_xp.training.early_stopping import BestEpoch, EarlyStopping
+from mlp_xp.training.history import History, Record, monitored
+from mlp_xp.training.lr_finder import RateSearch, rate_ramp, search
 from mlp_xp.training.options import FitOptions, check_dtype, check_network, generator, generator_in
 from mlp_xp.training.ranks import Division, Ranks
+from mlp_xp.training.start import first_snapshot
 from mlp_xp_backends import Backend
 from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.groups import Group
+from mlp_xp_backends.protocol import Loop
 from mlp_xp_backends.transfer import to_device, to_host
 from mlp_xp_backends.trees import leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Tree
@@ -118,7 +124,7 @@ class Trainer:
         step = TrainStep(network, loss, optimizer, l2=l2, clip_norm=clip_norm, max_norm=max_norm)
         rng = generator(seed)
         drawn = network.init(rng), network.init_state(rng)
-        self._restore(_first_snapshot(step, check_dtype(dtype), *drawn, rng, class_weight), device, Ranks(group))
+        self._restore(first_snapshot(step, check_dtype(dtype), *drawn, rng, class_weight), device, Ranks(group))
 
     @classmethod
     def from_model(
@@ -167,7 +173,7 @@ class Trainer:
             params = (*params[:-1], network.init(rng)[-1])
             layers = (*layers[:-1], network.init_state(rng)[-1])
         trainer = cls.__new__(cls)
-        first = _first_snapshot(step, check_dtype(dtype or model.dtype), params, layers, rng, class_weight)
+        first = first_snapshot(step, check_dtype(dtype or model.dtype), params, layers, rng, class_weight)
         trainer._restore(first, model.backend if device is None else device, Ranks(group))
         return trainer
 
@@ -202,21 +208,26 @@ class Trainer:
             self.state: TrainState = to_device(backend, snapshot.state)
             best = snapshot.best
             trees = None if best is None else to_device(backend, (best.params, best.layers))
-        self._best = None if best is None or trees is None else best._replace(params=trees[0], layers=trees[1])
+        if best is not None and trees is not None:
+            best = best._replace(params=trees[0], layers=trees[1])
+        self._best = BestEpoch(best, snapshot.stopped)
         self.interrupted = False
         """Whether Ctrl-C or a callback ended the last `fit` early."""
         self._class_weight = snapshot.class_weight
         self._rng = generator_in(snapshot.generator)
         self._records = [dict(record) for record in snapshot.history]
-        self._monitor, self._monitored = _monitored(self._records)
+        self._monitor, self._monitored = monitored(self._records)
         self._plan, self._position = snapshot.plan, snapshot.position
         self._losses: list[Array] = [backend.asarray(np.array(snapshot.losses))] if snapshot.position else []
-        self._updates, self._samples, self._stopped = snapshot.updates, snapshot.samples, snapshot.stopped
+        self._updates, self._samples = snapshot.updates, snapshot.samples
         self._continues = True  # the next fit continues the run of the snapshot
+        self._is_partly_updated = False
 
     def snapshot(self) -> Snapshot:
         """Everything that the rest of the run depends on, copied to the host. Waits for the device."""
-        kept = () if self._best is None else (self._best.params, self._best.layers)
+        self._check_whole()
+        best = self._best.best
+        kept = () if best is None else (best.params, best.layers)
         state, kept, losses = to_host(self.backend, (self.state, kept, tuple(self._losses)))
         return Snapshot(
             step=self.step,
@@ -229,8 +240,8 @@ class Trainer:
             losses=np.concatenate(losses) if losses else np.empty(0, self.dtype),
             updates=self._updates,
             samples=self._samples,
-            best=None if self._best is None else self._best._replace(params=kept[0], layers=kept[1]),
-            stopped=self._stopped,
+            best=None if best is None else best._replace(params=kept[0], layers=kept[1]),
+            stopped=self._best.stopped,
             class_weight=self._class_weight,
         )
 
@@ -299,7 +310,7 @@ class Trainer:
     def fit(
         self,
         x: Array,
-        y: Array,
+        y: Array | None = None,
         *,
         max_epochs: int,
         batch_size: int | None = 128,
@@ -317,12 +328,14 @@ class Trainer:
         ----------
         x, y, sample_weight
             (rows, n_in) numbers or ids, targets as the loss takes them, and one weight per row. Arrays of the host,
-            memory-mapped ones too, or of the device's library.
+            memory-mapped ones too, of the device's library, or data frames. Without ``y``, ``x`` is a source of
+            batches: a function that returns an iterator, a PyTorch ``DataLoader``, a `BatchSource`. Its batches are
+            trained on as they come; ``batch_size``, ``shuffle`` and ``resident`` have no effect on them.
         batch_size
             Rows of a step; the last, smaller batch of an epoch is trained on too. ``None`` for all rows.
         validation_data
-            ``(x, y)`` or ``(x, y, sample_weight)``, measured after each epoch as ``valid_loss``, ``valid_accuracy``
-            ...; or several by name: ``{"valid": (xv, yv), "train": (x, y)}``.
+            ``(x, y)``, ``(x, y, sample_weight)`` or a source of batches, measured after each epoch as ``valid_loss``,
+            ``valid_accuracy`` ...; or several by name: ``{"valid": (xv, yv), "train": (x, y)}``.
         shuffle
             Whether each epoch has an order of its own.
         early_stopping
@@ -346,18 +359,26 @@ class Trainer:
             other options, or the ranks of a group differ in options or parameters.
         TrainingDivergedError
             If the loss of an epoch or the parameters at the end are not finite.
+        RuntimeError
+            If an exception inside a step, such as a second Ctrl-C or an exhausted memory, ended an earlier call.
         """
         options = FitOptions.checked(
             max_epochs, batch_size, validation_data, shuffle, early_stopping, resident, sharded, self.step.loss
         )
+        self._check_whole()
         ranks, hooks = self._ranks, as_callbacks(callbacks)
         if ranks.rank > 0:
             hooks = []
         sharded = options.sharded and ranks.size > 1
-        data = self._checked_data(x, y, sample_weight, sharded)
+        stream = self._stream(x, y, sample_weight) if is_source(x) else None
+        if stream is None and y is None:
+            raise TypeError("fit needs y, the targets of the rows of x; a source of batches yields both")
+        data = self._checked_data(x, y, sample_weight, sharded) if stream is None else stream.data
         division = Division.of(ranks, int(data.x.shape[0]), sharded)
         rows = division.rows
         plan = Plan(options.max_epochs, min(options.batch_size or rows, rows), options.shuffle, rows)
+        if stream is not None:
+            plan = plan._replace(batch_size=1, shuffle=False)
         self._check_plan(plan)
         ranks.check_equal(
             options=(plan, early_stopping, tuple(options.validation_sets)),
@@ -365,7 +386,7 @@ class Trainer:
             parameters=to_host(self.backend, self.state) if ranks.size > 1 else (),
         )
         sets = {name: self._evaluation(arrays, sharded) for name, arrays in options.validation_sets.items()}
-        feed = ranks.feed(self.backend, self.step.network, data, self.dtype, options.resident)
+        feed = stream or ranks.feed(self.backend, self.step.network, data, self.dtype, options.resident)
         self._begin(plan, early_stopping)
         with Interrupt() as interrupt:
             for hook in hooks:
@@ -379,7 +400,7 @@ class Trainer:
                 for name, evaluation in sets.items():
                     values = evaluation(self.state.params, self.state.layers)
                     record |= {f"{name}_{key}": value for key, value in values.items()}
-                self._finish_epoch(record, early_stopping)
+                self._finish_epoch(record, early_stopping, rows if stream is None else stream.rows)
                 asked = ranks.any(ends_training([hook.epoch(self, record) for hook in hooks]))
             self._end(early_stopping, ranks.any(interrupt.requested) or self._position > 0)
             for hook in hooks:
@@ -388,6 +409,57 @@ class Trainer:
         if not (self.interrupted or all(map(_is_finite, leaves(to_host(self.backend, self.state.params))))):
             raise self._diverged(f"the parameters after epoch {self.epoch} contain infinities or NaN")
         return self.history
+
+    def find_lr(
+        self,
+        x: Array,
+        y: Array,
+        *,
+        batch_size: int = 128,
+        sample_weight: Array | None = None,
+        low: float = 1e-6,
+        high: float = 10.0,
+        steps: int = 100,
+    ) -> RateSearch:
+        """Train a copy for some steps at rates that grow exponentially from ``low`` to ``high``; suggest a rate.
+
+        The learning-rate range test (Smith 2017, sec. 3.3). It ends early when the loss explodes. The trainer, its
+        random numbers included, stays as it is. See `RateSearch`.
+
+        >>> import numpy as np
+        >>> from mlp_xp import Trainer, mlp
+        >>> x = np.random.default_rng(0).standard_normal((500, 4))
+        >>> found = Trainer(mlp(4, 16, 2), device="cpu").find_lr(x, (x[:, 0] > 0.0).astype(int))
+        >>> 1e-4 < found.suggestion < 1.0
+        True
+        """
+        if self.group.size > 1:
+            raise ValueError("find_lr trains in one process: call it on a trainer without a group")
+        rates = rate_ramp(low, high, steps)
+        data = self._checked_data(x, y, sample_weight, False)
+        size = min(check_count("batch_size", batch_size), int(data.x.shape[0]))
+        feed = self._ranks.feed(self.backend, self.step.network, data, self.dtype, None)
+        state, rng = self._copy(self.state), copy.deepcopy(self._rng)
+        return search(feed, self.step, state, size, rates, rng, self._updates)
+
+    def _stream(self, source: Any, y: Any, sample_weight: Any) -> Stream:
+        """The batches of a source as a feed."""
+        if y is not None or sample_weight is not None:
+            raise TypeError(
+                f"x must be an array of shape (rows, features), not {shown(source)}: stack its rows first; or leave y "
+                "and sample_weight out, for a source of batches (x, y) or (x, y, sample_weight)"
+            )
+        if self.group.size > 1:
+            raise ValueError("a source of batches trains in one process: with a group pass arrays, or shards of them")
+        if self._class_weight == "balanced":
+            raise ValueError("class_weight='balanced' needs all labels at once: for a source pass a weight per class")
+        network = self.step.network
+
+        def weigh(y: HostArray, w: Any) -> Any:
+            n_out = network.width(None)
+            return weigh_classes(self._class_weight, y, n_out or 0, w)
+
+        return Stream(self.backend, network, self.step.loss, as_source(source), self.dtype, weigh)
 
     def _checked_data(self, x: Any, y: Any, sample_weight: Any, sharded: bool) -> Batch:
         """The data set, with the class weights folded into the sample weights."""
@@ -403,7 +475,7 @@ class Trainer:
 
     def _evaluation(self, arrays: Sequence[Array], sharded: bool) -> Evaluation:
         """A validation set, of which each rank measures its share."""
-        x, y, w = (*arrays, None)[:3]
+        x, y, w = (*arrays, None, None)[:3]
         own = slice if sharded else self._ranks.own
         step, total = self.step, self._ranks.total
         return Evaluation(step.network, step.loss, self.backend, self.dtype, x, y, w, own=own, total=total)
@@ -423,10 +495,7 @@ class Trainer:
 
     def _begin(self, plan: Plan, rule: EarlyStopping | None) -> None:
         """Set what belongs to a call of `fit`."""
-        if not self._continues:
-            self._best, self._stopped = None, False
-        if self._best is not None and rule is not None and not rule.matches(self._best):
-            self._best, self._stopped = None, False
+        self._best.begin(rule, self._continues)
         self._plan, self._continues, self.interrupted = plan, True, False
         if self._is_done(rule):
             if self.epoch >= plan.max_epochs:
@@ -439,13 +508,10 @@ class Trainer:
     def _is_done(self, rule: EarlyStopping | None) -> bool:
         """Whether nothing is left to train."""
         assert self._plan is not None
-        if rule is None or self._best is None:
-            return self.epoch >= self._plan.max_epochs
-        stopped = self._stopped and self.epoch - self._best.epoch >= rule.patience
-        return stopped or self.epoch >= self._plan.max_epochs
+        return self.epoch >= self._plan.max_epochs or self._best.ends(rule, self.epoch)
 
     def _run_epoch(
-        self, feed: Feed, data: Batch, division: Division, hooks: list[Callback], interrupt: Interrupt
+        self, feed: Feed | Stream, data: Batch, division: Division, hooks: list[Callback], interrupt: Interrupt
     ) -> Record | None:
         """One epoch, or the rest of it; its record, or ``None`` if it was interrupted."""
         assert self._plan is not None
@@ -456,7 +522,7 @@ class Trainer:
         steps = epochs.step_count(plan.rows, plan.batch_size)
         lrs = epochs.learning_rates(as_schedule(self.step.optimizer.lr), moment, steps)
         rates = epochs.rates_of(self.step.optimizer, lrs, moment.step)
-        loop = epochs.epoch_loop(self._ranks.bound(self.backend), self.step)
+        loop = self._marked(epochs.epoch_loop(self._ranks.bound(self.backend), self.step))
         chunks = epochs.run_epoch(
             loop, feed, self.state, order, plan.batch_size, rates, start=self._position, cut=division.cut
         )
@@ -465,6 +531,7 @@ class Trainer:
             self._losses.append(chunk.losses)
             self._updates += chunk.end - chunk.start
             self._position = chunk.end
+            self._is_partly_updated = False
             if self._ranks.any(ends_training([hook.chunk(self) for hook in hooks]) or interrupt.requested):
                 return None
         losses = epochs.losses_on_host(self.backend, self._losses)
@@ -479,6 +546,23 @@ class Trainer:
             "seconds": self._ranks.first(time.perf_counter() - began),
         }
 
+    def _marked(self, loop: Loop) -> Loop:
+        """``loop``; until its new state is stored, the state of the trainer counts as partly updated."""
+
+        def marked(state: Tree, data: Tree, items: Tree) -> tuple[Tree, Tree]:
+            self._is_partly_updated = True
+            return loop(state, data, items)
+
+        return marked
+
+    def _check_whole(self) -> None:
+        """Raise `RuntimeError` if an exception inside a step left parameters that are partly updated."""
+        if self._is_partly_updated:
+            raise RuntimeError(
+                "an exception inside a step left this trainer with parameters that are partly updated: continue from "
+                "a checkpoint with Trainer.resume(path), or train a new trainer"
+            )
+
     def _moment(self) -> Moment:
         """Where the run was at the start of the epoch under way."""
         assert self._plan is not None
@@ -487,30 +571,27 @@ class Trainer:
         total = before + steps * (self._plan.max_epochs - self.epoch)
         return Moment(before, total, self.epoch, self._samples, self._monitored)
 
-    def _finish_epoch(self, record: Record, rule: EarlyStopping | None) -> None:
+    def _finish_epoch(self, record: Record, rule: EarlyStopping | None, rows: int) -> None:
         """Add the epoch to the history and prepare the next one."""
         assert self._plan is not None
-        score = math.nan if rule is None else record[rule.monitor]
         self._records.append(record)
         if self._monitor in record:
             self._monitored.append(record[self._monitor])
         else:
-            self._monitor, self._monitored = _monitored(self._records)
+            self._monitor, self._monitored = monitored(self._records)
         self._rng = self._drawn
         self._position, self._losses = 0, []
-        self._samples += self._plan.rows
+        self._samples += rows
         if rule is not None:
-            if self._best is None or rule.improves(score, self._best):
-                params, layers = self._copy((self.state.params, self.state.layers))
-                self._best = Best(self.epoch, score, rule.monitor, rule.mode, params, layers)
-            self._stopped = self.epoch - self._best.epoch >= rule.patience
+            self._best.observe(rule, record, lambda: self._copy((self.state.params, self.state.layers)))
 
     def _end(self, rule: EarlyStopping | None, interrupted: bool) -> None:
         """Restore the best network if the run is over."""
         self.interrupted = interrupted
         self._continues = interrupted and not self._is_done(rule)
-        if rule is not None and self._best is not None and not self._continues:
-            params, layers = self._copy((self._best.params, self._best.layers))
+        best = self._best.best
+        if rule is not None and best is not None and not self._continues:
+            params, layers = self._copy((best.params, best.layers))
             self.state = self.state._replace(params=params, layers=layers)
 
     def _diverged(self, what: str, x: Array | None = None) -> TrainingDivergedError:
@@ -523,6 +604,7 @@ class Trainer:
         return TrainingDivergedError(f"{what}: {advice}")
 
     def _model(self, params: Tree, layers: Tree) -> Model:
+        self._check_whole()
         return Model(self.step.network, self.step.loss, params, layers, self.backend)
 
     def _copy(self, tree: Tree) -> Tree:
@@ -532,31 +614,3 @@ class Trainer:
 
 def _is_finite(a: HostArray) -> bool:
     return bool(np.all(np.isfinite(a)))
-
-
-def _first_snapshot(
-    step: TrainStep, dtype: str, params: Tree, layers: Tree, rng: np.random.Generator, class_weight: Any
-) -> Snapshot:
-    """A run before its first step."""
-    params, layers = tree_map(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a, (params, layers))
-    return Snapshot(
-        step=step,
-        dtype=dtype,
-        state=step.init(np, params, layers),
-        history=[],
-        generator=dict(rng.bit_generator.state),
-        plan=None,
-        position=0,
-        losses=np.empty(0, dtype),
-        updates=0,
-        samples=0,
-        best=None,
-        stopped=False,
-        class_weight=check_class_weight(class_weight),
-    )
-
-
-def _monitored(records: list[Record]) -> tuple[str, list[float]]:
-    """The loss that schedules monitor, and its values: that of the validation set if every epoch has one."""
-    name = "valid_loss" if records and all("valid_loss" in record for record in records) else "loss"
-    return name, [record[name] for record in records]

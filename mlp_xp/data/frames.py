@@ -1,0 +1,53 @@
+"""Data frames and series of pandas, polars and Arrow as NumPy arrays, without a copy where their memory allows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np  # noqa: TID251  frames become host arrays
+
+from mlp_xp_backends.typing import HostArray
+
+ARROW = {
+    *("bool", "halffloat", "float", "double"),
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+}
+"""The names of Arrow's numeric types."""
+SHOWN = 5  # columns that a message names
+
+
+def is_frame(x: Any) -> bool:
+    """Whether ``x`` is a data frame or an Arrow table, by what it offers: none of their libraries is imported."""
+    return hasattr(x, "shape") and not hasattr(x, "dtype") and (hasattr(x, "columns") or hasattr(x, "column_names"))
+
+
+def frame_to_numpy(frame: Any, name: str = "x") -> HostArray:
+    """The numbers of a frame, (rows, columns), NaN for missing ones; `ValueError` naming columns of other types."""
+    other = [f"{column!r} ({dtype})" for column, dtype in _types(frame) if not _is_numeric(dtype)]
+    if other:
+        more = f" and {len(other) - SHOWN} more" if len(other) > SHOWN else ""
+        raise ValueError(
+            f"{name} has columns that are not numeric: {', '.join(other[:SHOWN])}{more}; encode them, for instance "
+            "with sklearn.preprocessing.OneHotEncoder, or leave them out"
+        )
+    if hasattr(frame, "column_names"):  # Arrow
+        return np.column_stack([np.asarray(column.to_numpy(zero_copy_only=False)) for column in frame.columns])
+    if any(hasattr(dtype, "na_value") for _, dtype in _types(frame)):  # nullable types of pandas
+        return frame.to_numpy("float64", na_value=np.nan)  # type: ignore[no-any-return]
+    return frame.to_numpy()  # type: ignore[no-any-return]
+
+
+def _types(frame: Any) -> list[tuple[Any, Any]]:
+    """The columns and their types."""
+    if hasattr(frame, "schema") and hasattr(frame, "column_names"):
+        return list(zip(frame.column_names, frame.schema.types, strict=True))
+    return list(zip(frame.columns, frame.dtypes, strict=True))
+
+
+def _is_numeric(dtype: Any) -> bool:
+    """Whether a type of any of these libraries is one of integers, floats or booleans."""
+    if hasattr(dtype, "kind"):  # NumPy and pandas
+        return dtype.kind in "buif"
+    if hasattr(dtype, "is_numeric"):  # polars
+        return (bool(dtype.is_numeric()) and "Decimal" not in str(dtype)) or str(dtype) == "Boolean"
+    return str(dtype) in ARROW

@@ -1,0 +1,135 @@
+"""Batches of a source on their way to the device, checked one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np  # noqa: TID251  batches are host arrays
+
+from mlp_xp._checks import shown
+from mlp_xp.data.batches import Batches
+from mlp_xp.data.checks import check_inputs, check_targets, check_weights, on_host
+from mlp_xp.data.feed import WINDOW_BYTES, Batch, send
+from mlp_xp.data.sources import BatchSource
+from mlp_xp.nn.layers import Chain
+from mlp_xp.nn.losses import Loss
+from mlp_xp_backends import Backend
+from mlp_xp_backends.trees import ABSENT, leaves, tree_map
+from mlp_xp_backends.typing import Array, HostArray
+
+STACK = 64
+"""Batches of one shape that are sent together, at most."""
+
+
+@dataclass(eq=False)
+class Stream:
+    """A feed whose rows are the batches of a source: an epoch has ``length`` steps of one batch each.
+
+    It stands in for the array ``x`` where only the number of these rows and their dtype are read.
+    """
+
+    backend: Backend
+    network: Chain
+    loss: Loss
+    source: BatchSource
+    dtype: str
+    weigh: Callable[[HostArray, Any], Any] = lambda y, w: w
+    """From the targets and weights of a batch to its weights with those of the classes."""
+    weights: HostArray = field(init=False)
+    """The sum of the weights of each batch, as of the last pass, (length,) float64; without weights its rows."""
+    rows: int = field(init=False, default=0)
+    """Rows of the last pass."""
+
+    def __post_init__(self) -> None:
+        length = self.source.length
+        if length is None:
+            length = sum(1 for _ in enumerate(self._checked(self.source)))
+            if length == 0:
+                raise ValueError("the source has no batches")
+        self.weights = np.zeros(length)
+
+    @property
+    def data(self) -> Batch:
+        """What a trainer needs of the data set: one row per batch, with the weights of the batches."""
+        return Batch(Steps(len(self.weights)), ABSENT, self.weights)
+
+    def _checked(self, batches: Any) -> Iterator[Batch]:
+        """The batches on the host, each as the network and the loss take it."""
+        for i, batch in enumerate(batches):
+            if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+                raise TypeError(f"batch {i} of the source must be (x, y) or (x, y, sample_weight), not {shown(batch)}")
+            try:
+                yield self._check(*batch)
+            except (TypeError, ValueError) as error:
+                kind = ValueError if isinstance(error, ValueError) else TypeError
+                raise kind(f"batch {i} of the source: {error}") from error
+
+    def _check(self, x: Any, y: Any, w: Any = None) -> Batch:
+        x = on_host(self.backend, check_inputs(self.backend, self.network, x))
+        y = check_targets(self.backend, self.loss, self.network.width(x.shape[1]), y, len(x))
+        w = self.weigh(y, check_weights(self.backend, w, len(x), self.dtype))
+        return Batch(x, y, w)
+
+    def batches(self) -> Iterator[Batch]:
+        """All batches of a pass, on the host; `ValueError` if there are fewer than the length says."""
+        length, self.rows, i = len(self.weights), 0, -1
+        for i, batch in enumerate(self._checked(self.source)):
+            if i == length:
+                break
+            rows = len(batch.x)
+            self.weights[i] = rows if batch.w is ABSENT else np.sum(batch.w, dtype=np.float64)
+            self.rows += rows
+            yield batch
+        if i + 1 < length:
+            raise ValueError(f"the source ended after {i + 1} batches, but an epoch has {length}: pass another length")
+
+    def blocks(self) -> Iterator[Batch]:
+        """All batches on the device, each with a leading axis of 1."""
+        for batch in self.batches():
+            yield tree_map(lambda a: a[None], send(self.backend, self.network, batch, self.dtype))
+
+    def windows(self, batches: Batches, most: int, start: int = 0) -> Iterator[tuple[Batch, Array, int]]:
+        """As `Feed.windows`, with the source in the place of ``batches``; skips ``start`` of its batches."""
+        stack: list[Batch] = []
+        step = 0
+        for batch in self.batches():
+            step += 1
+            if step <= start:
+                continue
+            if stack and (_form(batch) != _form(stack[0]) or len(stack) >= self._most(stack[0], most)):
+                yield self._window(stack, step - 1)
+                stack = []
+            stack.append(batch)
+        if stack:
+            yield self._window(stack, step)
+
+    def _most(self, batch: Batch, most: int) -> int:
+        """Batches like this one in a stack, where ``most`` is the number of steps with a single row."""
+        size = sum(int(leaf.nbytes) for leaf in leaves(batch))
+        return max(1, min(STACK, most // len(batch.x), WINDOW_BYTES // max(size, 1)))
+
+    def _window(self, stack: list[Batch], end: int) -> tuple[Batch, Array, int]:
+        """The rows of some batches on the device, where in them each batch is, and the steps done after it."""
+        data: Batch = tree_map(lambda *leaves: np.concatenate(leaves), *stack)
+        rows = np.arange(len(data.x), dtype=np.int32).reshape(len(stack), -1)
+        return send(self.backend, self.network, data, self.dtype), self.backend.asarray(rows), end
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The rows of a data set of batches, of which nothing but their number is known."""
+
+    length: int
+    dtype: str = "object"
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(length,)."""
+        return (self.length,)
+
+
+def _form(batch: Batch) -> list[tuple[Any, Any]]:
+    """What batches of one stack have in common."""
+    return [(leaf.shape, leaf.dtype) for leaf in leaves(batch)]

@@ -1,0 +1,45 @@
+"""Forks a process for each run, so that none has to import anything.
+
+Reads lines ``kind;path;streamed;steps``, answers each with the process's id and later with its exit status.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from drill.runs import train
+
+
+def serve() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for line in sys.stdin:
+        kind, path, streamed, steps = line.rstrip("\n").split(";")
+        pid = os.fork()
+        if pid == 0:
+            run(kind, Path(path), streamed == "True", int(steps))
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def run(kind: str, path: Path, streamed: bool, steps: int) -> None:
+    """Train and end this process: 0 if the run ended or was interrupted, 1 after an error."""
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        train(kind, path, streamed, steps)
+        status = 0
+    except KeyboardInterrupt:
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    serve()
