@@ -18,7 +18,14 @@ needs_openblas = pytest.mark.skipif(openblas() is None, reason="NumPy has no Ope
 
 
 @pytest.mark.parametrize(
-    "shape", [(512, 784, 1000), (128, 1000, 1000), (1000, 128, 10), (3, 30_000, 700), (16, 16, 16)]
+    "shape",
+    [
+        (512, 784, 1000),
+        (128, 1000, 1000),
+        (1000, 128, 10),
+        pytest.param((3, 30_000, 700), marks=pytest.mark.slow),
+        (16, 16, 16),
+    ],
 )
 def test_parts_cover_the_product_once(shape: tuple[int, int, int]) -> None:
     rows, shared, columns = shape
