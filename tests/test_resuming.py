@@ -127,7 +127,7 @@ def steps_per_chunk(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     ("device", "kind"),
     [
         ("torch:cpu", "Adam and batch norm"),
-        ("jax:cpu", "momentum"),
+        pytest.param("jax:cpu", "momentum", marks=pytest.mark.slow),
         pytest.param("jax:cpu", "Adam and batch norm", marks=pytest.mark.slow),
     ],
 )
