@@ -281,3 +281,9 @@ def test_a_frame_of_one_type_is_not_copied():
 
     a = np.zeros((5, 3))
     assert np.shares_memory(frame_to_numpy(pd.DataFrame(a, copy=False)), a)
+
+
+def test_a_table_without_rows():
+    arrow = pytest.importorskip("pyarrow")
+    with pytest.raises(ValueError, match="the data have no rows"):
+        arrow_batches(arrow.table({"a": arrow.array([], "f8"), "y": arrow.array([], "i8")}), "y")
