@@ -9,6 +9,7 @@ COMMANDS = {
     "speed": "a step and an epoch beside PyTorch, JAX, scikit-learn and the bare matrix products",
     "sklearn_fit": "our estimators beside scikit-learn's",
     "predict": "small predictions and updates beside scikit-learn and onnxruntime",
+    "search": "searches and stacks of models beside scikit-learn",
     "mnist_race": "cold process to a trained MNIST network, beside PyTorch",
     "memory": "peak memory beside PyTorch's, and a data set larger than memory",
     "launches": "kernels and products of a step on CUDA, counted without a device",

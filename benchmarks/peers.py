@@ -61,13 +61,13 @@ class Ours(Peer):
 
     def place(self, order: Array) -> Any:
         rule = self.task.rule
-        table = rate_table(rule, as_schedule(rule.lr), Moment(self.trainer._updates, 0, 0, 0), len(order))
+        table = rate_table(rule, as_schedule(rule.lr), Moment(self.trainer._run.updates, 0, 0, 0), len(order))
         rates = tree_map(lambda column: self.backend.asarray(column, "float32"), table)
         return Item(self.backend.asarray(order), rates, ABSENT)
 
     def steps(self, placed: Any) -> Array:
-        self.trainer.state, losses = self.loop(self.trainer.state, self.data, placed)
-        self.trainer._updates += len(losses)  # steps outside fit count too: Adam's correction depends on it
+        self.trainer._run.state, losses = self.loop(self.trainer.state, self.data, placed)
+        self.trainer._run.updates += len(losses)  # steps outside fit count too: Adam's correction depends on it
         self.backend.synchronize()
         return self.backend.to_numpy(losses)
 

@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def main() -> None:
     text = report(found, options)
     print(text)
     if options.out:
-        name = "".join(c if c.isalnum() else "-" for c in machine.cpu_model().lower()).strip("-")
+        name = re.sub(r"[^a-z0-9]+", "-", machine.cpu_model().lower()).strip("-")
         (options.out / f"ranks-cpu-{name}.md").write_text(text + "\n", encoding="utf-8")
 
 
@@ -212,8 +213,11 @@ def report(found: dict[int, Any], options: argparse.Namespace) -> str:
         + ", ".join(f"{name} {version}" for name, version in place["versions"].items()),
         "",
         f"Medians of {options.rounds} rounds of {STEPS} steps, float32, Adam, from `python -m benchmarks ranks`; "
-        f"each rank has {threads_of(options)} threads. Above 1 in the column `DDP / ours`, ours is faster: the median "
-        "of the ratios of a round.",
+        f"each rank has {threads_of(options)} thread(s). Above 1 in the column `DDP / ours`, ours is faster: the "
+        "median of the ratios of a round.",
+        "",
+        f"The load average of the last five minutes was {os.getloadavg()[1]:.1f}. Where it is above the number of "
+        "cores, other programs ran too, and a rank that waits for one that does not run counts as communicating.",
         "",
         "| network@batch | ranks | ours, ms/step | communicating | DDP, ms/step | communicating | DDP / ours |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -1,10 +1,11 @@
 """One training step and one epoch: our engines beside PyTorch, JAX, scikit-learn and the bare matrix products.
 
     python -m benchmarks speed [--rows NAME ...] [--optimizers NAME ...] [--threads N] [--rounds N]
-                               [--device cpu|cuda] [--compile] [--out DIR]
+                               [--device cpu|cuda] [--compile] [--out DIR] [--neighbours N]
 
 Writes ``<device>-<model>-<threads>-threads.json``, ``.md`` and ``.png`` after every row; rows measured before on the
-same machine with the same versions stay, so that a table can be measured in parts.
+same machine with the same versions stay, so that a table can be measured in parts. With ``--neighbours N`` it prints
+instead how long steps take beside N busy processes, each a Python loop or products of NumPy.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile takes part, which takes long to compile")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--neighbours", type=int, default=0, metavar="N", help="busy processes on the same cores")
     options = parser.parse_args()
     threads = machine.pin(options.threads)
 
@@ -43,6 +45,16 @@ def main() -> None:
         get_backend(options.device)
     except BackendError as error:
         parser.error(f"--device {options.device}: {error}")
+    if options.neighbours:
+        from benchmarks import neighbours
+
+        tasks = [
+            Task(NETS[name], rule, NETS[name].steps("cpu"))
+            for rule in options.optimizers or OPTIMIZERS
+            for name in rows
+        ]
+        neighbours.table(tasks, options.neighbours, options.rounds)
+        return
     began = time.perf_counter()
     for optimizer in options.optimizers or OPTIMIZERS:
         for name in rows:

@@ -117,8 +117,14 @@ def plain_roles(app: Any, what: str, name: str, thing: Any, options: Any, lines:
         lines[:] = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", text).splitlines()
 
 
+def no_signature_of_protocols(app: Any, what: str, name: str, thing: Any, *rest: Any) -> tuple[str, str] | None:
+    """Protocols are inherited from, not called."""
+    return ("", "") if getattr(thing, "_is_protocol", False) else None
+
+
 def setup(app: Any) -> None:
     """Connect the handlers."""
+    app.connect("autodoc-process-signature", no_signature_of_protocols)
     app.connect("autodoc-process-docstring", plain_roles, priority=400)
     app.connect("missing-reference", resolve_public_name)
     app.connect("source-read", link_code)

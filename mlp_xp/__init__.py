@@ -74,6 +74,9 @@ if TYPE_CHECKING:
     from mlp_xp.nn.schedules import StepDecay as StepDecay
     from mlp_xp.nn.step import TrainState as TrainState
     from mlp_xp.nn.step import TrainStep as TrainStep
+    from mlp_xp.sweep.halving import Halving as Halving
+    from mlp_xp.sweep.result import SweepResult as SweepResult
+    from mlp_xp.sweep.sweep import Sweep as Sweep
     from mlp_xp.training.callbacks import Callback as Callback
     from mlp_xp.training.callbacks import Checkpoint as Checkpoint
     from mlp_xp.training.callbacks import CSVLog as CSVLog
@@ -83,8 +86,8 @@ if TYPE_CHECKING:
     from mlp_xp.training.loggers import JSONLines as JSONLines
     from mlp_xp.training.loggers import TensorBoard as TensorBoard
     from mlp_xp.training.lr_finder import RateSearch as RateSearch
+    from mlp_xp.training.run import TrainingDivergedError as TrainingDivergedError
     from mlp_xp.training.trainer import Trainer as Trainer
-    from mlp_xp.training.trainer import TrainingDivergedError as TrainingDivergedError
     from mlp_xp_backends import BackendError as BackendError
     from mlp_xp_backends import available_backends as available_backends
     from mlp_xp_backends import get_backend as get_backend
@@ -164,6 +167,9 @@ _HOMES = {
         "TrainState",
         "TrainStep",
     ),
+    "sweep.halving": ("Halving",),
+    "sweep.result": ("SweepResult",),
+    "sweep.sweep": ("Sweep",),
     "training.callbacks": (
         "CSVLog",
         "Callback",
@@ -177,10 +183,8 @@ _HOMES = {
         "TensorBoard",
     ),
     "training.lr_finder": ("RateSearch",),
-    "training.trainer": (
-        "Trainer",
-        "TrainingDivergedError",
-    ),
+    "training.run": ("TrainingDivergedError",),
+    "training.trainer": ("Trainer",),
 }
 _MODULE_OF = {name: f"mlp_xp.{module}" for module, names in _HOMES.items() for name in names} | dict.fromkeys(
     ("BackendError", "available_backends", "get_backend"), "mlp_xp_backends"

@@ -42,7 +42,7 @@ def blocks(
         part = tree_map(lambda leaf, chosen=chosen: leaf[chosen], data)
         size = min(batch_size, part.x.shape[0])
         if pad and size < batch_size and isinstance(part.x, np.ndarray):
-            part, size = tree_map(_padded, part), _few(size)
+            part, size = tree_map(_padded, part), padded_rows(size)
         sent = send(backend, network, part, dtype)
         yield tree_map(lambda leaf, n=size: backend.xp.reshape(leaf, (-1, n, *leaf.shape[1:])), sent)
 
@@ -89,8 +89,14 @@ def outputs(
     f: Callable[[Namespace, Array], Array] | None = None,
 ) -> HostArray:
     """``f(xp, z)`` of the outputs (logits) of all rows, on the host; without ``f`` the outputs themselves."""
-    outs = forward(backend, network, OfOutput(f or _identity), params, state, batches)
+    outs = forward(backend, network, OfOutput(f or logits), params, state, batches)
     return np.concatenate([out.reshape(-1, *out.shape[2:]) for out in outs])[:rows]
+
+
+def over_steps(a: HostArray) -> HostArray:
+    """The sum over the first axis in float64, with additions in an order that does not depend on the other axes."""
+    total: HostArray = np.ascontiguousarray(np.moveaxis(a, 0, -1), dtype=np.float64).sum(axis=-1)
+    return total
 
 
 @lru_cache(maxsize=32)
@@ -116,15 +122,16 @@ class OfOutput:
         return self.f(xp, z)
 
 
-def _identity(xp: Namespace, z: Array) -> Array:
+def logits(xp: Namespace, z: Array) -> Array:
+    """The outputs themselves."""
     return z
 
 
-def _few(rows: int) -> int:
+def padded_rows(rows: int) -> int:
     """``rows`` rounded up to a number of three significant binary digits."""
     unit = 1 << max((rows - 1).bit_length() - 3, 0)
     return -(-rows // unit) * unit
 
 
 def _padded(a: HostArray) -> HostArray:
-    return np.concatenate([a, np.zeros((_few(len(a)) - len(a), *a.shape[1:]), a.dtype)])
+    return np.concatenate([a, np.zeros((padded_rows(len(a)) - len(a), *a.shape[1:]), a.dtype)])

@@ -17,7 +17,7 @@ from mlp_xp.data.feed import Batch, fits
 from mlp_xp.data.sources import as_source, is_source
 from mlp_xp.data.stream import Stream
 from mlp_xp.files.models import SavedModel, read_model, write_model
-from mlp_xp.forward import BATCH, blocks, forward, predictions
+from mlp_xp.forward import BATCH, OfBatch, blocks, forward, over_steps, predictions
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend, get_backend
@@ -207,9 +207,10 @@ class Evaluation:
         self.loss, self.backend, self.network = loss, backend, network
         self.batches: Callable[[], Iterator[Batch]]
         self.weight: Callable[[], float]
+        self.total: Callable[[HostArray], HostArray]
         if is_source(x):
             stream = Stream(backend, network, loss, as_source(x), dtype)
-            self.batches, self.total = stream.blocks, total
+            self.batches, self.total = stream.blocks, np.asarray  # every process measures all of it
             self.weight = lambda: float(stream.weights.sum())
             return
         x = check_inputs(backend, network, x)
@@ -231,12 +232,17 @@ class Evaluation:
     def __call__(self, params: Tree, state: Tree) -> dict[str, float]:
         """The mean loss and metrics with these parameters. Waits for the device."""
         sums = [
-            out.sum(axis=0, dtype=np.float64)
-            for out in forward(self.backend, self.network, _Sums(self.loss), params, state, self.batches())
+            over_steps(out)
+            for out in forward(self.backend, self.network, sums_of(self.loss), params, state, self.batches())
         ]
         names = ("loss", *(metric.__name__ for metric in self.loss.metrics))
         values = self.total(sum(sums, start=np.zeros(len(names))))
         return {name: float(value) / self.weight() for name, value in zip(names, values, strict=True)}
+
+
+def sums_of(loss: Loss) -> OfBatch:
+    """The weighted sums of the loss and of its metrics over a batch, (1 + metrics, [models])."""
+    return _Sums(loss)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,18 @@ def clipped_then_changed(xp: Any, x: Any) -> Any:
     return y + z
 
 
+def written(xp: Any, y: Any) -> Any:
+    y += 1.0
+    return y
+
+
+def reshaped_then_written(xp: Any, x: Any) -> Any:
+    y = x * 1
+    z = xp.reshape(y, (3, 4), copy=True)
+    y += 1.0
+    return z + xp.reshape(y, (3, 4))
+
+
 OWN = f((3, 3), 7)[:, :3]
 ORDINARY = {
     "zeros_like and +=": zeros_then_sum,
@@ -51,14 +63,28 @@ ORDINARY = {
     "mean(dtype=)": lambda xp, x: xp.mean(x, dtype=xp.float64),
     "squeeze": lambda xp, x: xp.squeeze(x[None]) + xp.squeeze(x[:, None], axis=1),
     "divmod": lambda xp, x: divmod(x, 0.25)[0] + divmod(1.0, x + 9)[1],
+    "copy": lambda xp, x: written(xp, xp.copy(x)) + np.copy(x),
     "deepcopy": lambda xp, x: copy.deepcopy(x) + copy.copy(x),
     "ravel": flat_then_changed,
     "clip without bounds": clipped_then_changed,
     "take without an axis": lambda xp, x: xp.take(x, xp.asarray([5, -1, 0])),
     "one_hot": lambda xp, x: xp.one_hot(xp.argmax(x, axis=0), 4, dtype=x.dtype),
     "segment_sum": lambda xp, x: xp.segment_sum(x, xp.argmin(x, axis=1), 3),
+    "segment_sum of a stack": lambda xp, x: xp.segment_sum(xp.stack([x, -x]), xp.argmin(x, axis=1), 3),
+    "segment_sum by ids of each": lambda xp, x: xp.segment_sum(
+        xp.stack([x, x]), xp.argmax(xp.stack([x, -x]), axis=-1), 3
+    ),
+    "one_hot of a stack": lambda xp, x: xp.one_hot(xp.argmax(xp.stack([x, -x]), axis=-1), 3, dtype=xp.float64),
     "empty": lambda xp, x: xp.empty_like(x) * 0 + xp.empty((4, 3), dtype=x.dtype) * 0,
     "products with the body's own arrays": lambda xp, x: x @ OWN + (OWN @ x.mT).mT + np.matmul(x, OWN),
+    "asarray": lambda xp, x: xp.asarray(x) + xp.asarray(x, dtype=xp.float64) + written(xp, xp.asarray(x, copy=True)),
+    "reshape to a copy": reshaped_then_written,
+    "reshape to one axis": lambda xp, x: xp.reshape(x, 12) - xp.reshape(x, -1) * 2,
+    "astype to a copy": lambda xp, x: written(xp, xp.astype(x, x.dtype)) + xp.astype(x, x.dtype, copy=False),
+    "arg with keepdims": lambda xp, x: xp.argmax(x, axis=0, keepdims=True) + xp.argmin(x, axis=-1, keepdims=True),
+    "arg of all with keepdims": lambda xp, x: xp.argmax(x, keepdims=True) + xp.argmin(x),
+    "searchsorted": lambda xp, x: xp.searchsorted(xp.sort(x[0]), x[1]),
+    "the larger of two": lambda xp, x: xp.maximum(x, 0.0) - np.minimum(x, x * 2),
     "numbers of NumPy": lambda xp, x: np.float32(2.0) * x - np.float64(0.5),
 }
 
@@ -105,6 +131,13 @@ UNRECORDABLE = {
     "an array of the body's own is written to": lambda xp, x: np.add(x, 1, out=np.zeros((4, 3), "f")),
     "full_like of a number of others": lambda xp, x: xp.full_like(x, xp.sum(x)),
     "a mean in integers": lambda xp, x: xp.mean(x * 9, dtype=xp.int32),
+    "unique values": lambda xp, x: xp.unique_values(x),
+    "places that are not zero": lambda xp, x: xp.nonzero(x)[0],
+    "repeated by values": lambda xp, x: xp.repeat(x[0], xp.argmax(x, axis=0) * 0 + 2),
+    "a sequence of arrays": lambda xp, x: np.linalg.multi_dot([x, x.mT, x]),
+    "several results": lambda xp, x: np.modf(x)[0] + np.linalg.qr(x)[0],
+    "an outer product": lambda xp, x: np.multiply.outer(x[0], x[1]),
+    "a ufunc with where=": lambda xp, x: np.add(x, 1, where=True),
     "iteration": lambda xp, x: sum(row * 2 for row in x),
     "attributes": lambda xp, x: x.astype("float64").sum(),
     "float16": lambda xp, x: xp.mean(xp.astype(x, np.float16)) * xp.sum(x),

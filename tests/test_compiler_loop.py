@@ -84,6 +84,31 @@ def test_two_carries_on_one_loop() -> None:
     np.testing.assert_array_equal(losses, same)
 
 
+def test_an_array_of_the_body_s_own_that_is_carried_on_is_written_to() -> None:
+    """In the plain loop, the second step writes to it."""
+
+    def body(xp: Any, c: Any, k: Any, x: Any) -> Any:
+        a, b = c
+        a += x
+        b += a
+        return (a, OWN), b * 1
+
+    OWN, x = f((2, 2)), f((4, 2, 2), 1)
+    kept = OWN.copy()
+    expected = stepwise(body)((f((2, 2), 2), f((2, 2), 3)), (), x)
+    assert not np.array_equal(OWN, kept)
+    OWN[...] = kept
+    assert_same(compiled(body)((f((2, 2), 2), f((2, 2), 3)), (), x), expected)
+
+
+@pytest.mark.parametrize("dtype", [">f4", "U3", "O"])
+def test_arrays_of_other_dtypes(dtype: str) -> None:
+    k = np.ones(3).astype(dtype)
+    loop = compiled(lambda xp, c, k, x: (c, xp.stack([k, k])))
+    assert loop.compiled((), k, f(2)) is None
+    np.testing.assert_array_equal(loop((), k, f(2))[1], np.stack([np.stack([k, k])] * 2))
+
+
 def test_carried_arrays_that_share_memory_or_cannot_be_written_to() -> None:
     def body(xp: Any, c: Any, k: Any, x: Any) -> Any:
         w, v, u = c
@@ -130,6 +155,10 @@ def test_rows_counted_from_the_end() -> None:
     assert_compiled(
         lambda xp, c, k, rows: (c, xp.take(k, rows, axis=0)), (), f((100, 2)), np.array([[1, -2], [3, -100]])
     )
+
+
+def test_no_rows_at_all() -> None:
+    assert_compiled(lambda xp, c, k, rows: (c, xp.take(k, rows, axis=0) * 2.0), (), f((9, 2)), np.zeros((3, 0), int))
 
 
 def test_errors_are_those_of_numpy() -> None:
@@ -193,7 +222,8 @@ def test_one_hot_rows_follow_their_ids_from_step_to_step(width: int, computed: b
         return (total,), xp.sum(hot, axis=-1)
 
     rng = np.random.default_rng(0)
-    ids = rng.integers(0, width, (5, 1000)).astype(np.int32)
+    beyond = int(computed)  # what is not computed is checked before the loop
+    ids = rng.integers(-beyond, width + beyond, (5, 1000)).astype(np.int32)
     weights = rng.standard_normal((1000, 3)).astype(np.float32)
     loop = compiled(body)
     (total,), counts = loop((np.zeros((width, 3), np.float32),), weights, ids)
@@ -203,6 +233,17 @@ def test_one_hot_rows_follow_their_ids_from_step_to_step(width: int, computed: b
         np.add.at(expected, row[known], weights[known].astype(np.float64))
     np.testing.assert_allclose(total, expected, atol=1e-4)
     np.testing.assert_array_equal(counts, inside)
+
+
+def test_one_hot_rows_are_not_overwritten() -> None:
+    """The rows that are kept from step to step are neither overwritten in place nor reused for another result."""
+
+    def body(xp: Any, c: Any, k: Any, ids: Any) -> Any:
+        changed = xp.one_hot(ids * 1, 50, dtype=xp.float32) * 2.0 - 1.0
+        read = xp.sum(xp.one_hot(ids * 2, 60, dtype=xp.float32), axis=0)
+        return c, (xp.sum(changed * k, axis=-1), read + xp.sum(xp.tanh(xp.exp(k[:, :1]) * read), axis=0))
+
+    assert_compiled(body, (), f((1000, 50)), np.random.default_rng(0).integers(0, 30, (4, 1000)), amplified=100.0)
 
 
 def test_one_core_inside_and_as_many_as_before_after() -> None:

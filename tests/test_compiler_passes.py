@@ -12,6 +12,7 @@ import pytest
 from mlp_xp_backends.compiler.passes import fused_products, horizontal_fusion, picks, sums_as_products
 from mlp_xp_backends.compiler.program import Kind, Op, Program, new_value
 from mlp_xp_backends.compiler.recorder import record
+from mlp_xp_backends.compiler.report import report
 from mlp_xp_backends.compiler.show import show
 from mlp_xp_backends.compiler.targets.cpu.memory import Place, plan_memory, separate
 from mlp_xp_backends.compiler.targets.cpu.run import PASSES, rewritten
@@ -122,6 +123,7 @@ def broken(program: Program) -> dict[str, Program]:
         "is not made": replace(program, outs=(wrong,)),
         "changes shape": replace(program, carry_out=program.items),
         "a view and only": replace(program, ops=(replace(first, out=replace(first.out, base=wrong)), second, *rest)),
+        "as long as its members": replace(program, members=()),
         "has no loop": replace(program, ops=(replace(first, options={"loop": (np.dtype("int8"),)}), second, *rest)),
     }
 
@@ -129,7 +131,7 @@ def broken(program: Program) -> dict[str, Program]:
 @pytest.mark.parametrize(
     "message",
     ["read before it is made", "made twice", "the shape is", "operands, but", "options", "is not made", "changes shape",
-     "a view and only", "has no loop"],
+     "a view and only", "as long as its members", "has no loop"],
 )  # fmt: skip
 def test_what_is_no_program_is_refused(message: str) -> None:
     def body(xp: Any, c: Any, k: Any, x: Any) -> Any:
@@ -153,8 +155,27 @@ def test_show_has_a_line_for_every_operation() -> None:
     program, plan = verified(record(*training("relu", OPTIMIZERS["adam"])))
     text = show(program, plan.places).splitlines()
     assert len(text) == len(program.carry + program.consts + program.items + program.ops) + 2
+    assert [line.split()[0] for line in text[:-2]] == [
+        *(f"c{k}" for k in range(len(program.carry))),
+        *(f"k{k}" for k in range(len(program.consts))),
+        *(f"i{k}" for k in range(len(program.items))),
+        *(f"%{k}" for k in range(len(program.ops))),
+    ]
     assert sum(" @ " in line for line in text) == len(plan.places)
     assert any("gemm" in line and "float64[16, 40]" in line for line in text)
+
+
+def test_a_report_is_the_program_with_a_summary() -> None:
+    case = training("relu", OPTIMIZERS["sgd"])
+    program, plan = verified(recorded := record(*case))
+    *text, summary = report(*case, "cpu").splitlines()
+    assert "\n".join(text) == show(program, plan.places)
+    products = sum(op.kind in (Kind.MATMUL, Kind.GEMM) for op in program.ops)
+    left = sum(op.kind is not Kind.VIEW for op in program.ops)
+    assert summary == (
+        f"{len(recorded.ops)} operations recorded, {left} left, of which {products} products; "
+        f"{sum(plan.buffers):,} bytes of scratch memory"
+    )
 
 
 def test_plans_are_pure() -> None:

@@ -18,14 +18,17 @@ needs_openblas = pytest.mark.skipif(openblas() is None, reason="NumPy has no Ope
 
 
 @pytest.mark.parametrize(
-    "shape", [(512, 784, 1000), (128, 1000, 1000), (1000, 128, 10), (3, 30_000, 700), (16, 16, 16)]
+    ("shape", "number"),
+    [((512, 784, 1000), 8), ((128, 1000, 1000), 8), ((1000, 128, 10), 1), ((3, 30_000, 700), 4), ((200, 200, 200), 2)],
 )
-def test_parts_cover_the_product_once(shape: tuple[int, int, int]) -> None:
+def test_parts_cover_the_product_once(shape: tuple[int, int, int], number: int) -> None:
     rows, shared, columns = shape
     c, a, b = np.zeros((rows, columns)), np.ones((rows, shared)), np.ones((shared, columns))
     pieces = parts(c, a, b)
     assert (len(pieces) > 1) == (rows * shared * columns >= SPLIT)
-    assert len(pieces) <= MOST
+    assert len(pieces) == number <= MOST
+    axis = int(columns > rows)
+    assert all(z.shape[axis] % 16 == 0 for z, _, _ in pieces[:-1])
     for z, x, y in pieces:
         assert np.may_share_memory(z, c)
         z += x @ y

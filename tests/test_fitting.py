@@ -6,6 +6,7 @@ import csv
 import os
 import signal
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from mlp_xp import (
 from mlp_xp.data.class_weights import weigh_classes
 from mlp_xp.data.feed import make_feed
 from mlp_xp.files.snapshot import Best, Plan
+from mlp_xp.nn.schedules import Moment, ReduceOnPlateau
 from mlp_xp.training.epoch import batch_weights, mean_loss, rate_table, row_order, stacked_rates
 from mlp_xp_backends.trees import leaves
 
@@ -110,6 +112,18 @@ def test_another_fit_chooses_among_its_own_epochs() -> None:
         validation_data=(X, Y),
         early_stopping=EarlyStopping(monitor="valid_accuracy"),
     )
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_calls_with_and_without_validation_follow_each_other(first: bool) -> None:
+    """Schedules then monitor the training loss, which all epochs have."""
+    trainer = Trainer(mlp(4, 3), optimizer=SGD(ReduceOnPlateau(0.1, patience=0)), device="cpu")
+    for epochs, valid in ((2, first), (4, not first), (6, first)):
+        trainer.fit(X, Y, max_epochs=epochs, validation_data=(X, Y) if valid else None)
+    assert len(trainer.history) == 6
+    losses = trainer.history["loss"]
+    expected = ReduceOnPlateau(0.1, patience=0).rate(Moment(0, 0, 5, 0, losses[:5]))
+    assert trainer.history["lr"][-1] == expected
 
 
 def test_a_score_that_is_nan_at_first_does_not_block_later_ones() -> None:
@@ -308,6 +322,20 @@ def test_row_numbers_have_64_bits_where_32_do_not_suffice(monkeypatch: pytest.Mo
     for rows in (2**31, 2**31 + 1):
         row_order(rng, Plan(1, 1, False, rows))
     assert made == [(2**31, np.int32), (2**31 + 1, np.int64)]
+
+
+def test_streaming_needs_few_bytes_of_memory_per_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four for the order, and four for a label where the given ones are wider."""
+    monkeypatch.setattr("mlp_xp.data.feed.WINDOW_BYTES", 100_000)
+    rows = 200_000
+    x, y = np.zeros((rows, 1), np.float32), np.zeros(rows, np.int64)
+    trainer = Trainer(mlp(1, 2), optimizer=SGD(0.1), device="cpu")
+    trainer.fit(x[:9000], y[:9000], max_epochs=1, batch_size=2000, resident=False)  # imports and compiles
+    tracemalloc.start()
+    trainer.fit(x, y, max_epochs=2, batch_size=2000, resident=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 * rows
 
 
 def test_the_order_of_32_bit_numbers_is_that_of_a_permutation() -> None:

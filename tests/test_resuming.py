@@ -287,7 +287,7 @@ def test_what_cannot_be_saved_is_reported_before_training(tmp_path: Path) -> Non
         Trainer(mlp(4, 3), device="cpu", seed=np.random.Generator(Own(0)))
 
     trainer = Trainer(Chain(Dense(4, 8), ReLU(), Dense(8, 3)), device="cpu")
-    trainer._records.append({"epoch": "one", "loss": 1.0})  # type: ignore[dict-item]
+    trainer._run.records.append({"epoch": "one", "loss": 1.0})  # type: ignore[dict-item]
     before = everything(trainer)[0]
     with pytest.raises((TypeError, ValueError)):
         trainer.fit(X, Y, max_epochs=3, callbacks=[Checkpoint(tmp_path / "c")])

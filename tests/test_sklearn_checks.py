@@ -11,7 +11,7 @@ pytest.importorskip("sklearn", "1.7")
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from mlp_xp.sklearn import MLPClassifier, MLPRegressor
+from mlp_xp.sklearn import EnsembleClassifier, EnsembleRegressor, MLPClassifier, MLPRegressor
 
 SETTINGS: dict[tuple[type, str], dict[str, Any]] = {
     (MLPClassifier, "check_sample_weight_equivalence_on_dense_data"): {"solver": "lbfgs"},
@@ -27,7 +27,16 @@ pytestmark = [
 ]
 
 
+ENSEMBLES = (
+    EnsembleClassifier(MLPClassifier(max_iter=60, learning_rate_init=0.01), 2),
+    EnsembleRegressor(MLPRegressor(max_iter=60, learning_rate_init=0.01), 2),
+)
+
+
 def checks() -> Iterator[Any]:
+    for ensemble in ENSEMBLES:
+        for estimator, check in estimator_checks_generator(ensemble):
+            yield pytest.param(estimator, check, id=f"{type(ensemble).__name__}-{check.func.__name__}")
     for cls in (MLPClassifier, MLPRegressor):
         for estimator, check in estimator_checks_generator(cls(max_iter=100)):
             name = check.func.__name__

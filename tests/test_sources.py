@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -218,6 +220,16 @@ class TestErrors:
             trainer().fit(x, max_epochs=1)
         with pytest.raises(ValueError, match="needs all labels at once"):
             trainer(class_weight="balanced").fit(batches_of(x, y), max_epochs=1)
+
+
+def test_a_group_of_processes_needs_arrays(data):
+    x, y, _ = data
+    t = trainer()
+    t._ranks = SimpleNamespace(group=SimpleNamespace(size=2, rank=0), rank=0, size=2)
+    with pytest.raises(ValueError, match="with a group pass arrays"):
+        t.fit(batches_of(x, y), max_epochs=1)
+    with pytest.raises(ValueError, match="find_lr trains in one process"):
+        t.find_lr(x, y)
 
 
 def test_a_longer_source_is_cut(data):

@@ -35,7 +35,7 @@ from mlp_xp import (
     TrainStep,
     mlp,
 )
-from mlp_xp.nn.schedules import InverseScaling, LossRatio, OneCycle, ReduceOnPlateau
+from mlp_xp.nn.schedules import InverseScaling, LossRatio, Moment, OneCycle, ReduceOnPlateau
 from mlp_xp_backends import get_backend
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 
@@ -244,6 +244,7 @@ def test_divergence_is_an_error_that_names_epoch_and_rate() -> None:
         (InverseScaling(0.5, power=0.5), [0.5, 0.5 / 211**0.5, 0.5 / 421**0.5]),
         (ReduceOnPlateau(0.5, factor=0.1, patience=0, threshold=0.9), [0.5, 0.5, 0.05]),
         (LossRatio(0.5), [0.5, 0.5, 0.5]),
+        (OneCycle(0.5), [OneCycle(0.5).rate(Moment(step, 9, 0, 0)) for step in (2, 5, 8)]),  # 9 steps in all
     ],
 )
 def test_the_history_holds_the_rate(schedule: object, expected: list[float]) -> None:

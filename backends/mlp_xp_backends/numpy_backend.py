@@ -1,4 +1,4 @@
-"""NumPy on the CPU, with bodies recorded once and replayed without temporaries."""
+"""NumPy on the CPU: bodies are recorded once and replayed without temporaries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 
 
 class NumpyBackend:
-    """NumPy, with bodies compiled; ``library`` finds what computes the products of compiled loops."""
+    """NumPy with compiled loops; ``library`` returns the BLAS for their products."""
 
     name = "numpy"
     device = "cpu"
@@ -36,12 +36,12 @@ class NumpyBackend:
         return np.asarray(x)
 
     def synchronize(self) -> None:
-        """Nothing: NumPy returns when the work is done."""
+        """Do nothing: NumPy's functions are synchronous."""
 
     def compile(self, body: Body) -> Loop:
-        """The loop, recorded for each set of shapes and replayed; step by step where it cannot be recorded.
+        """The loop, recorded for each set of shapes and replayed; step by step if it cannot be recorded.
 
-        What overflows is infinite, without a warning.
+        Overflow gives infinity without a warning.
         """
         plain, all_sum = plain_loop(self.xp, body, np.stack), getattr(self.xp, "all_sum", None)
         compiled = CompiledLoop(body, plain, lambda program: Runner(program, self.library()), all_sum)

@@ -54,6 +54,10 @@ class Backend(Protocol):
         ``loop(carry, consts, items) -> (carry, outs)`` runs it over the leading axis of the leaves of ``items``. The
         leaves of ``outs`` are new arrays: the ``out`` of all steps, stacked along a leading axis. The loop consumes
         ``carry``: continue with the returned one. It is compiled once for each set of shapes.
+
+        Arrays that change between calls belong in ``carry``, ``consts`` or ``items``. What ``body`` computes from other
+        arrays of the host, such as ``np.sin(a)`` of an ``a`` in its closure, is computed once, when it is compiled:
+        later changes of ``a`` are not detected.
         """
 
     def memory(self) -> Memory:

@@ -98,6 +98,8 @@ def arrow_batches(
         The column of weights.
 
     Raises `ValueError` naming columns that are missing or not numeric.
+
+    >>> source = arrow_batches("customers.parquet", "bought", batch_size=512)  # doctest: +SKIP
     """
     arrow = need("pyarrow.dataset", "arrow")
     size = check_count("batch_size", batch_size)

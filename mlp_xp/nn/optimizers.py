@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 from mlp_xp._checks import NOT_NEGATIVE, SHARE, Flag, conform
@@ -103,7 +104,7 @@ class SGD(Optimizer):
     def update(self, xp: Namespace, w: Array, v: Tree, g: Array, rates: Rates) -> tuple[Array, Tree]:
         """See the class."""
         (lr,) = rates.scaled
-        if not self.momentum:
+        if v is ABSENT:
             w -= lr * g
             return w, v
         v *= self.momentum
@@ -149,6 +150,16 @@ class Adam(Optimizer):
     def __post_init__(self) -> None:
         conform(self, lr=rate_or_schedule, b1=SHARE, b2=SHARE, eps=NOT_NEGATIVE, eps_hat=Flag())
 
+    @cached_property
+    def c1(self) -> float:
+        """``1 - b1``."""
+        return 1.0 - self.b1
+
+    @cached_property
+    def c2(self) -> float:
+        """``1 - b2``."""
+        return 1.0 - self.b2
+
     def rates(self, lr: float, t: int) -> Rates:
         """``lr sqrt(1 - b2^t) / (1 - b1^t)`` and the epsilon to add to ``sqrt(v)``."""
         root = math.sqrt(1.0 - self.b2**t)
@@ -163,9 +174,9 @@ class Adam(Optimizer):
         m, v = slots
         lr, eps = rates.scaled[0], rates.fixed[0]
         m *= self.b1
-        m += (1.0 - self.b1) * g
+        m += self.c1 * g
         v *= self.b2
-        v += (1.0 - self.b2) * (g * g)
+        v += self.c2 * (g * g)
         w -= lr * m / (xp.sqrt(v) + eps)
         return w, AdamSlots(m, v)
 
@@ -189,23 +200,24 @@ class AdamW(Optimizer):
     def __post_init__(self) -> None:
         conform(self, lr=rate_or_schedule, b1=SHARE, b2=SHARE, eps=NOT_NEGATIVE, weight_decay=NOT_NEGATIVE)
 
-    @property
-    def _adam(self) -> Adam:
+    @cached_property
+    def adam(self) -> Adam:
+        """The rule without the decay."""
         return Adam(self.lr, b1=self.b1, b2=self.b2, eps=self.eps)
 
     def rates(self, lr: float, t: int) -> Rates:
         """Those of `Adam`, and ``lr weight_decay``."""
-        adam = self._adam.rates(lr, t)
+        adam = self.adam.rates(lr, t)
         return Rates((*adam.scaled, lr * self.weight_decay), adam.fixed)
 
     def init(self, xp: Namespace, w: Array) -> AdamSlots:
         """Zeros."""
-        return self._adam.init(xp, w)
+        return self.adam.init(xp, w)
 
     def update(self, xp: Namespace, w: Array, slots: AdamSlots, g: Array, rates: Rates) -> tuple[Array, AdamSlots]:
         """See the class."""
         w -= rates.scaled[1] * w
-        return self._adam.update(xp, w, slots, g, rates)
+        return self.adam.update(xp, w, slots, g, rates)
 
 
 @dataclass(frozen=True)
@@ -225,6 +237,11 @@ class RMSprop(Optimizer):
     def __post_init__(self) -> None:
         conform(self, lr=rate_or_schedule, decay=SHARE, eps=NOT_NEGATIVE)
 
+    @cached_property
+    def c(self) -> float:
+        """``1 - decay``."""
+        return 1.0 - self.decay
+
     def rates(self, lr: float, t: int) -> Rates:
         """``lr``."""
         return Rates((lr,))
@@ -236,6 +253,6 @@ class RMSprop(Optimizer):
     def update(self, xp: Namespace, w: Array, v: Array, g: Array, rates: Rates) -> tuple[Array, Array]:
         """See the class."""
         v *= self.decay
-        v += (1.0 - self.decay) * (g * g)
+        v += self.c * (g * g)
         w -= rates.scaled[0] * g / (xp.sqrt(v) + self.eps)
         return w, v

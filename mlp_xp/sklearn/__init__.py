@@ -1,7 +1,8 @@
 """scikit-learn's multilayer perceptrons on any device: change the import, keep the code.
 
 `MLPClassifier` and `MLPRegressor` take the parameters of scikit-learn's estimators with the same meaning and defaults,
-give the same model for the same ``random_state``, and add what those lack. Needs ``pip install 'mlp-xp[sklearn]'``.
+give the same model for the same ``random_state``, and add what those lack. `BatchedSearchCV`, `EnsembleClassifier`
+and `EnsembleRegressor` train many of them at once. Needs ``pip install 'mlp-xp[sklearn]'``.
 """
 
 try:
@@ -12,6 +13,8 @@ except ImportError as error:
     ) from error
 
 from mlp_xp.sklearn.classifier import MLPClassifier
+from mlp_xp.sklearn.ensemble import EnsembleClassifier, EnsembleRegressor
 from mlp_xp.sklearn.regressor import MLPRegressor
+from mlp_xp.sklearn.search import BatchedSearchCV
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = ["BatchedSearchCV", "EnsembleClassifier", "EnsembleRegressor", "MLPClassifier", "MLPRegressor"]

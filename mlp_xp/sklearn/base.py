@@ -120,8 +120,25 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def _fit(self, X: Any, y: Any, sample_weight: Any, validation_data: Any, incremental: bool) -> Any:
         if incremental and self.early_stopping and self._has_stopped(validation_data):
             return self
-        first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         given, labels = to_host(X), to_host(y)
+        setting, data, ranks = self._prepare(X, given, labels, sample_weight, incremental)
+        with Tasks(self, given, labels, sample_weight, on=not incremental and ranks.rank == 0) as tasks:
+            if self.solver == "lbfgs":
+                self._refuse_what_needs_epochs(validation_data)
+                if ranks.size > 1:
+                    raise ValueError("solver='lbfgs' runs in one process: group needs 'sgd', 'adam' or 'adamw'")
+                fit_lbfgs(self, setting, data._replace(x=as_rows(data.x)), tasks)
+            else:
+                data, held = self._split(given, data, validation_data)
+                validation = None if held is None else self._validation(setting, held)
+                self.stopped_ = fit_stochastic(self, setting, data, validation, tasks, incremental, ranks)
+        return self._checked()
+
+    def _prepare(
+        self, X: Any, given: Any, labels: Any, sample_weight: Any, incremental: bool
+    ) -> tuple[Setting, Batch, Ranks]:
+        """Check the data and set the attributes that training starts from."""
+        first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         x, y = self._check(given, labels, reset=first)
         self._learn_labels(y, incremental)
         data = Batch(x, self._encode(y), self._weights(sample_weight, y, x, incremental))
@@ -138,16 +155,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
             )
         ranks.check_equal(parameters=(*self.coefs_, *self.intercepts_), data=(x.shape, data.y.shape))
         setting = Setting(ranks.backend(self._backend(X)), network, self._loss(), str(self.coefs_[0].dtype))
-        with Tasks(self, given, labels, sample_weight, on=not incremental and ranks.rank == 0) as tasks:
-            if self.solver == "lbfgs":
-                self._refuse_what_needs_epochs(validation_data)
-                if ranks.size > 1:
-                    raise ValueError("solver='lbfgs' runs in one process: group needs 'sgd', 'adam' or 'adamw'")
-                fit_lbfgs(self, setting, data._replace(x=as_rows(data.x)), tasks)
-            else:
-                data, held = self._split(given, data, validation_data)
-                validation = None if held is None else self._validation(setting, held)
-                self.stopped_ = fit_stochastic(self, setting, data, validation, tasks, incremental, ranks)
+        return setting, data, ranks
+
+    def _checked(self) -> Any:
+        """The estimator after its training; `ValueError` if it has diverged."""
         if not all(np.all(np.isfinite(w)) for w in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "

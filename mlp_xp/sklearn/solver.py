@@ -33,8 +33,12 @@ class Solver:
 
     def rates(self, at: Moment, n: int) -> Rates:
         """The optimizer's numbers for the ``n`` steps of an epoch that begins ``at``, (n,) float64 each."""
-        by_epoch = isinstance(self.schedule, (ConstantRate, InverseScaling))
-        return rate_table(self.optimizer, ConstantRate(self.learning_rate) if by_epoch else self.schedule, at, n)
+        return rate_table(self.optimizer, ConstantRate(self.learning_rate) if self.by_epoch else self.schedule, at, n)
+
+    @property
+    def by_epoch(self) -> bool:
+        """Whether the rate of an epoch is ``learning_rate``."""
+        return isinstance(self.schedule, (ConstantRate, InverseScaling))
 
     def moment(self, steps: int, samples: int, losses: Sequence[float]) -> Moment:
         """The present moment in a training of ``steps`` steps, after epochs with these losses."""

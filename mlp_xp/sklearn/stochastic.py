@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from mlp_xp.data.feed import Batch, Feed
+from mlp_xp.nn.optimizers import Rates
 from mlp_xp.nn.schedules import Moment
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.sklearn.arrays import SparseRows
@@ -50,65 +51,45 @@ def fit_stochastic(
     epochs = Epochs(e, setting, data, ranks)
     e.n_iter_, stopped = 0, False
     with Interrupt() as interrupt:
-        for order in _orders(e, epochs.rows, 1 if incremental else e.max_iter):
+        for order in orders(e, epochs.rows, 1 if incremental else e.max_iter):
             tasks.begin(f"epoch {e.n_iter_}")
             loss = epochs.run(order, interrupt)
             if loss is None:
                 warnings.warn("Training interrupted by user.", stacklevel=4)
                 break
-            _note(e, epochs, loss, validation)
+            scored = None
+            if validation is not None:
+                score, cost = validation(epochs.state.params, epochs.state.layers)
+                scored = ranks.first(score), ranks.first(cost)
+            if note(e, epochs, loss, scored, ranks.rank == 0):
+                e._best_coefs, e._best_intercepts = epochs.fitted().values()
             wants_stop = ranks.any(tasks.end(epochs.fitted))
-            stopped = _is_over(e, ranks.rank == 0) or wants_stop
+            stopped = is_over(e, ranks.rank == 0) or wants_stop
             if stopped:
                 break
         else:
             if not incremental:
-                _warn_of_the_end(e)
-    params, *memory = on_host(setting.backend, epochs.state)
-    e.coefs_, e.intercepts_ = lists(params)
-    e._optimizer.memory = tuple(memory)
+                warn_of_the_end(e)
+    adopt(e, on_host(setting.backend, epochs.state))
     if e.early_stopping and (stopped or not incremental):
         e.coefs_, e.intercepts_ = e._best_coefs, e._best_intercepts
     return stopped
 
 
-class Epochs:
-    """A data set on its device, and the state of training that epochs change.
+class Course:
+    """The epochs of an estimator on ``rows`` rows with the weights ``w``, as far as the host plans them.
 
     An epoch minimizes ``(sum_i w_i l_i + alpha |W|^2 / 2) / sum_i w_i`` over the rows of each batch, so that the
     penalty is stronger the smaller the batch. With ``l2_mode="constant"`` it is ``alpha |W|^2 / 2`` plus the mean loss.
     """
 
-    def __init__(self, e: Any, setting: Setting, data: Batch, ranks: Ranks) -> None:
-        backend, network, loss, dtype = setting
-        rows = len(data.x)
+    def __init__(self, e: Any, rows: int, w: Any) -> None:
         if e.batch_size != "auto" and e.batch_size > rows:
             clipped = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
-            warnings.warn(clipped, stacklevel=5)
-        self.e, self.setting, self.w, self.rows = e, setting, data.w, rows
+            warnings.warn(clipped, stacklevel=6)
+        self.e, self.w, self.rows = e, w, rows
         self.batch_size = min(200 if e.batch_size == "auto" else int(e.batch_size), rows)
         self.steps = step_count(rows, self.batch_size)
-        step = TrainStep(network, loss, e._optimizer.optimizer)
-        compiled = epoch_loop if data.x.nbytes <= SMALL else epoch_loop.__wrapped__
-        self.loop: Loop = compiled(ranks.bound(backend), step)
-        self.ranks, self.cut = ranks, Division.of(ranks, rows, sharded=False).cut
-        resident = False if isinstance(data.x, SparseRows) else None
-        self.feed: Feed = ranks.feed(backend, network, data._replace(w=scaled(data.w)), dtype, resident)
-        self.state = _state(e, setting, step)
-
-    def run(self, order: HostArray, interrupt: Interrupt) -> float | None:
-        """Train on all rows in that order; return the mean loss of a row, or ``None`` after Ctrl-C."""
-        losses = []
-        rates = self.e._optimizer.rates(self.moment(), self.steps)
-        l2 = self._penalties(order)
-        chunks = run_epoch(self.loop, self.feed, self.state, order, self.batch_size, rates, l2=l2, cut=self.cut)
-        for chunk in chunks:
-            self.state = chunk.state
-            losses.append(chunk.losses)
-            if self.ranks.any(interrupt.requested):
-                return None
-        sizes = batch_weights(order, self.batch_size)
-        return float(mean_loss(losses_on_host(self.setting.backend, losses), sizes))
 
     def moment(self) -> Moment:
         """The present moment, for schedules."""
@@ -117,12 +98,12 @@ class Epochs:
         moment: Moment = e._optimizer.moment(self.steps * e.max_iter, e.t_, e.loss_curve_ if curve is None else curve)
         return moment
 
-    def fitted(self) -> dict[str, list[HostArray]]:
-        """The learned attributes as they are now."""
-        coefs, intercepts = lists(on_host(self.setting.backend, self.state.params))
-        return {"coefs_": coefs, "intercepts_": intercepts}
+    def rates(self) -> Rates:
+        """The optimizer's numbers for the next epoch, (steps,) each."""
+        rates: Rates = self.e._optimizer.rates(self.moment(), self.steps)
+        return rates
 
-    def _penalties(self, order: HostArray) -> Any:
+    def penalties(self, order: HostArray) -> Any:
         """The penalty of each batch, (steps,)."""
         alpha = float(self.e.alpha)
         if alpha == 0.0 or self.e.solver == "adamw":
@@ -133,7 +114,42 @@ class Epochs:
         return np.divide(alpha, sums, out=np.zeros_like(sums), where=sums > 0.0)  # without weight, no change
 
 
-def _orders(e: Any, rows: int, at_most: int) -> Iterator[HostArray]:
+class Epochs(Course):
+    """A data set on its device, and the state of training that epochs change."""
+
+    def __init__(self, e: Any, setting: Setting, data: Batch, ranks: Ranks) -> None:
+        super().__init__(e, len(data.x), data.w)
+        self.setting = setting
+        backend, network, loss, dtype = setting
+        step = TrainStep(network, loss, e._optimizer.optimizer)
+        compiled = epoch_loop if data.x.nbytes <= SMALL else epoch_loop.__wrapped__
+        self.loop: Loop = compiled(ranks.bound(backend), step)
+        self.ranks, self.cut = ranks, Division.of(ranks, self.rows, sharded=False).cut
+        resident = False if isinstance(data.x, SparseRows) else None
+        self.feed: Feed = ranks.feed(backend, network, data._replace(w=scaled(data.w)), dtype, resident)
+        state = first_state(e, setting, step)
+        self.state = tree_map(lambda a: backend.asarray(a, dtype if a.dtype.kind == "f" else None), state)
+
+    def run(self, order: HostArray, interrupt: Interrupt) -> float | None:
+        """Train on all rows in that order; return the mean loss of a row, or ``None`` after Ctrl-C."""
+        losses = []
+        rates, l2 = self.rates(), self.penalties(order)
+        chunks = run_epoch(self.loop, self.feed, self.state, order, self.batch_size, rates, l2=l2, cut=self.cut)
+        for chunk in chunks:
+            self.state = chunk.state
+            losses.append(chunk.losses)
+            if self.ranks.any(interrupt.requested):
+                return None
+        sizes = batch_weights(order, self.batch_size)
+        return float(mean_loss(losses_on_host(self.setting.backend, losses), sizes))
+
+    def fitted(self) -> dict[str, list[HostArray]]:
+        """The learned attributes as they are now."""
+        coefs, intercepts = lists(on_host(self.setting.backend, self.state.params))
+        return {"coefs_": coefs, "intercepts_": intercepts}
+
+
+def orders(e: Any, rows: int, at_most: int) -> Iterator[HostArray]:
     """The order of the rows in each epoch: that of the epoch before, shuffled again."""
     order = np.arange(rows)
     for _ in range(at_most):
@@ -142,7 +158,8 @@ def _orders(e: Any, rows: int, at_most: int) -> Iterator[HostArray]:
         yield order
 
 
-def _warn_of_the_end(e: Any) -> None:
+def warn_of_the_end(e: Any) -> None:
+    """scikit-learn's warning of a fit that ended at ``max_iter``."""
     warnings.warn(
         f"Stochastic Optimizer: Maximum iterations ({e.max_iter}) reached and the optimization hasn't converged yet.",
         ConvergenceWarning,
@@ -150,45 +167,51 @@ def _warn_of_the_end(e: Any) -> None:
     )
 
 
-def _state(e: Any, setting: Setting, step: TrainStep) -> TrainState:
-    """The state to continue from, on the device; the estimator's own arrays are left unchanged."""
-    backend, network, _, dtype = setting
+def first_state(e: Any, setting: Setting, step: TrainStep) -> TrainState:
+    """The state to continue from, a copy on the host."""
+    _, network, _, dtype = setting
     params = tree(network, e.coefs_, e.intercepts_, lambda a: np.array(a, dtype))
     memory = e._optimizer.memory
     if memory is None:
         state = step.init(np, params, draw_state(network, e._random_state))
     else:
         state = TrainState(params, *memory)
-    return tree_map(  # type: ignore[no-any-return]
-        lambda a: backend.asarray(np.array(a), dtype if a.dtype.kind == "f" else None), state
-    )
+    return tree_map(np.array, state)  # type: ignore[no-any-return]
 
 
-def _note(e: Any, epochs: Epochs, loss: float, validation: Validation | None) -> None:
-    """Record the results of an epoch."""
+def adopt(e: Any, state: TrainState) -> None:
+    """Set the learned attributes from a state on the host."""
+    params, *memory = state
+    e.coefs_, e.intercepts_ = lists(params)
+    e._optimizer.memory = tuple(memory)
+
+
+def note(e: Any, course: Course, loss: float, scored: tuple[float, float] | None, prints: bool = True) -> bool:
+    """Record the results of an epoch; return whether its weights are the best so far, for early stopping."""
     e.n_iter_ += 1
     e.loss_ = loss
-    e.t_ += epochs.rows
+    e.t_ += course.rows
     e.loss_curve_.append(loss)
-    verbose = e.verbose and epochs.ranks.rank == 0
+    verbose = e.verbose and prints
     if verbose:
         print(f"Iteration {e.n_iter_}, loss = {loss:.8f}")
-    if validation is not None:
-        score, valid_loss = map(epochs.ranks.first, validation(epochs.state.params, epochs.state.layers))
+    is_best = False
+    if scored is not None:
+        score, valid_loss = scored
         e.validation_loss_curve_.append(valid_loss)
         if verbose:
             print(f"Validation score: {score:f}")
-        if note_score(e, score) and e.early_stopping:
-            e._best_coefs, e._best_intercepts = epochs.fitted().values()
+        is_best = note_score(e, score) and e.early_stopping
     if not e.early_stopping:
         note_loss(e, loss)
     solver: Solver = e._optimizer
-    solver.steps += epochs.steps
+    solver.steps += course.steps
     solver.epochs += 1
-    solver.epoch_ends(epochs.moment())
+    solver.epoch_ends(course.moment())
+    return is_best
 
 
-def _is_over(e: Any, prints: bool) -> bool:
+def is_over(e: Any, prints: bool = True) -> bool:
     """Whether too many epochs have brought no improvement, and the solver does not lower its rate instead."""
     if e._no_improvement_count <= e.n_iter_no_change:
         return False

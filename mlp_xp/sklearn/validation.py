@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,13 +45,22 @@ class Validation:
 
     def __init__(self, estimator: Any, setting: Setting, held: Held) -> None:
         self.estimator, self.setting, self.held = estimator, setting, held
-        backend, network, _, dtype = setting
-        self.batches = list(blocks(backend, network, Batch(held.x, ABSENT, ABSENT), dtype, pad=True))
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """The rows on the device."""
+        backend, network, _, dtype = self.setting
+        return list(blocks(backend, network, Batch(self.held.x, ABSENT, ABSENT), dtype, pad=True))
 
     def __call__(self, params: Tree, state: Tree) -> tuple[float, float]:
         """The score by the estimator's ``scoring`` and the mean loss of a row; NaN if the network has diverged."""
-        backend, network, loss, _ = self.setting
+        backend, network, _, _ = self.setting
         z = outputs(backend, network, params, state, self.batches, len(self.held.target))
+        return self.of_outputs(z, lambda: params)
+
+    def of_outputs(self, z: HostArray, params: Callable[[], Tree]) -> tuple[float, float]:
+        """The same from the outputs for the held-out rows; only a scorer of scikit-learn needs the parameters."""
+        loss = self.setting.loss
         with np.errstate(all="ignore"):
             cost, _ = loss.rows(np, z, self.held.target)
             mean = float(np.average(cost, weights=self.held.w))
@@ -58,7 +69,7 @@ class Validation:
                 return -mean, mean
             if scoring is None:
                 return self._default_score(loss.output(np, z)), mean
-        return self._score(scoring, params), mean
+        return self._score(scoring, params()), mean
 
     def _default_score(self, p: HostArray) -> float:
         if not np.all(np.isfinite(p)):

@@ -46,8 +46,9 @@ class EarlyStopping:
             raise TypeError(f"EarlyStopping: monitor must be the name of a column, not {shown(self.monitor)}")
         mode = MODES.get(self.monitor.rpartition("_")[2]) if self.mode is None else self.mode
         if mode not in ("min", "max"):
-            given = "None" if self.mode is None else shown(self.mode)
-            raise ValueError(f"EarlyStopping: mode must be 'min' or 'max' for monitor={self.monitor!r}, not {given}")
+            raise ValueError(
+                f"EarlyStopping: mode must be 'min' or 'max' for monitor={self.monitor!r}, not {shown(self.mode)}"
+            )
         object.__setattr__(self, "mode", mode)
         object.__setattr__(self, "patience", check_count("EarlyStopping: patience", self.patience))
         try:

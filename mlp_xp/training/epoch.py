@@ -18,6 +18,7 @@ from mlp_xp.data.batches import Cut, Place, Whole
 from mlp_xp.data.feed import Batch, Feed, gather
 from mlp_xp.data.stream import Stream
 from mlp_xp.files.snapshot import Plan
+from mlp_xp.forward import over_steps
 from mlp_xp.nn.optimizers import Optimizer, Rates
 from mlp_xp.nn.parts import Part
 from mlp_xp.nn.schedules import Moment, Schedule
@@ -185,7 +186,7 @@ def mean_loss(losses: HostArray, weights: HostArray, reduction: str = "mean") ->
     """
     losses = losses.astype(np.float64)
     weights = weights.reshape(*weights.shape, *(1,) * (losses.ndim - weights.ndim))
-    total = (losses * weights if reduction == "mean" else losses).sum(axis=0) / weights.sum(axis=0)
+    total = over_steps(losses * weights if reduction == "mean" else losses) / over_steps(weights)
     return float(total) if total.ndim == 0 else total
 
 

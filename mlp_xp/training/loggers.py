@@ -51,6 +51,8 @@ class TensorBoard(Callback):
     """Scalars for TensorBoard in ``folder``, one event per epoch and column; needs the extra ``tensorboard``.
 
     Runs that are to be compared write to folders side by side. A resumed run hides events of epochs that it repeats.
+
+    >>> callbacks = [TensorBoard("runs/first"), JSONLines("runs/first.jsonl")]
     """
 
     def __init__(self, folder: str | Path) -> None:

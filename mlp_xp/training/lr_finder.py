@@ -27,7 +27,13 @@ NOISY = round(2.0 / (1.0 - SMOOTHING))
 
 @dataclass(frozen=True, eq=False)
 class RateSearch:
-    """The result of `Trainer.find_lr`."""
+    """The result of `Trainer.find_lr`.
+
+    >>> rates = np.geomspace(1e-4, 1.0, 5)
+    >>> found = RateSearch(rates, np.asarray([2.0, 2.0, 1.0, 0.9, 3.0]), np.asarray([2.0, 1.9, 1.0, 0.9, 2.0]))
+    >>> found
+    RateSearch of 5 steps: suggestion 0.001
+    """
 
     rates: HostArray
     """The learning rate of each step, (steps,)."""

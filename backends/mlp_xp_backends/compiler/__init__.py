@@ -1,1 +1,1 @@
-"""One small compiler: a body is recorded as a program, rewritten by passes and run by a target."""
+"""One small compiler: a target runs the program that a body was recorded as and passes rewrote."""

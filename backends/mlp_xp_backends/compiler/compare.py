@@ -1,4 +1,4 @@
-"""Whether two recordings of a body say the same."""
+"""Compare two recordings of a body."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlp_xp_backends.typing import Array
 
 
 def alike(one: Program, two: Program) -> bool:
-    """Whether they do, the numbers of the body's own arrays included."""
+    """Whether two programs are equal, including the values of the body's own arrays."""
     numbers: tuple[dict[Value, int], dict[Value, int]] = ({}, {})
 
     def same_value(v: Value, w: Value) -> bool:

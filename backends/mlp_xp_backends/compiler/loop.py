@@ -1,4 +1,4 @@
-"""The compiled loop: a body recorded once for each set of shapes, step by step where it cannot be recorded."""
+"""The compiled loop: the body is recorded once for each set of shapes; the plain loop runs what cannot be recorded."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from mlp_xp_backends.trees import tree_map
 from mlp_xp_backends.typing import Tree
 
 REMEMBERED = 8
-"""How many sets of shapes a loop remembers: each holds scratch memory."""
+"""Sets of shapes for which a loop keeps its program and scratch memory."""
 
 
 class Compiled(Protocol):
-    """A program made ready for a machine."""
+    """A program prepared for a machine."""
 
     def fits(self, consts: Tree, items: Tree) -> bool:
-        """Whether it may run on these: whether integers that it takes for row numbers are."""
+        """Whether the integers that the program uses as row numbers, columns or segment ids are in range."""
 
     def __call__(self, carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
         """The loop, as `Backend.compile` says."""
 
 
 class CompiledLoop:
-    """A loop over ``body`` that ``target`` makes ready for each set of shapes; ``plain`` is the loop step by step.
+    """A loop over ``body`` that ``target`` prepares for each set of shapes; ``plain`` is the uncompiled loop.
 
-    ``plain`` runs whatever cannot be recorded, and what ``target`` has no program for, so that everything means what it
-    means there, errors included. ``all_sum`` is the ``xp.all_sum`` of a backend with a group.
+    ``plain`` runs what cannot be recorded and what ``target`` does not support; results and errors are always its own.
+    ``all_sum`` is the ``xp.all_sum`` of a backend with a group.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class CompiledLoop:
         return compiled(carry, consts, items)
 
     def compiled(self, carry: Tree, consts: Tree, items: Tree) -> Compiled | None:
-        """What runs arrays like these; `None` if the body does what cannot be recorded."""
+        """The program for arrays of these layouts; `None` if the body cannot be recorded."""
         try:
             key = (
                 tree_map(lambda a: layout_of(a)[:2], carry),
@@ -69,13 +69,13 @@ class CompiledLoop:
     def _compile(self, carry: Tree, consts: Tree, items: Tree) -> Compiled | None:
         try:
             program, again = (record(self.body, carry, consts, items, self.all_sum) for _ in range(2))
-        except (Unrecordable, Exception):  # the plain loop says what is wrong, if anything is
+        except (Unrecordable, Exception):  # the plain loop raises the error, if there is one
             return None
         if alike(program, again):
             return self.target(program)
         warnings.warn(
-            "the loop runs step by step: what it is made of gives other numbers at every call, such as random numbers "
-            "of the host or a counter; pass them in as items, or let them be carried",
+            "the loop runs step by step: its body computes something else at every call, for instance from random "
+            "numbers of the host or a counter; pass such values as items or in the carry",
             stacklevel=4,
         )
         return None

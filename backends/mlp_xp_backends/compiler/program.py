@@ -1,7 +1,7 @@
-"""What a body does to its arrays: a flat list of operations in single-assignment form, for no machine in particular.
+"""The program of a body: a flat list of operations in single-assignment form, independent of the machine.
 
-Every operation makes one new `Value`; an augmented assignment is an operation like any other. Which values share memory
-is decided later, by the memory planner of a target. `RULES` states what each kind of operation means.
+Every operation makes one new `Value`; an augmented assignment is an operation like any other. The
+memory planner of a target decides later which values share memory. `RULES` defines each kind of operation.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
 class Unrecordable(BaseException):
-    """The body does something that a flat list of array operations cannot say.
+    """The body does something that a flat list of array operations cannot express.
 
-    An answer, not a failure; no `Exception`, so that a body's ``except Exception`` does not catch it.
+    Not an `Exception`, so that an ``except Exception`` in the body does not catch it.
     """
 
 
 class Kind(Enum):
-    """What an operation does; `RULES` has the details."""
+    """The kinds of operations; `RULES` defines each."""
 
     ELEMENTWISE = auto()
     CAST = auto()
@@ -43,7 +43,7 @@ class Kind(Enum):
     SEGMENT_SUM = auto()
     CALL = auto()
     ALL_SUM = auto()
-    # made by passes alone
+    # created only by passes
     PACK = auto()
     GEMM = auto()
     LESSEN = auto()
@@ -53,11 +53,11 @@ class Rule(NamedTuple):
     """The meaning of a kind of operation."""
 
     operands: tuple[str, ...]
-    """Names of the operands in their order; the last one may stand for any number of them (``*``) or be left out."""
+    """Names of the operands in order; ``*`` marks any number of them."""
     options: tuple[str, ...]
-    """Names of what else it needs to know, by which `Op` is indexed."""
+    """Names of further arguments; `Op` is indexed by them."""
     over: slice
-    """The operands that the result may be written over: they are read before, element by element."""
+    """The operands that the result may overwrite: each element is read before it is written."""
     meaning: str
 
 
@@ -66,23 +66,21 @@ NONE, ALL = slice(0), slice(None)
 RULES: dict[Kind, Rule] = {
     Kind.ELEMENTWISE: Rule(("*x",), ("loop",), ALL, "NumPy's ufunc `name` of broadcast x, each first cast to its loop"),
     Kind.CAST: Rule(("x",), (), NONE, "x in the dtype of the result, as C casts"),
-    Kind.COPY: Rule(("x",), (), NONE, "x in contiguous memory of its own"),
+    Kind.COPY: Rule(("x",), (), NONE, "x in new contiguous memory"),
     Kind.WHERE: Rule(("condition", "x", "y"), (), slice(2, 3), "x where the condition holds, else y; all broadcast"),
     Kind.MATMUL: Rule(("a", "b"), (), NONE, "a b for (stacks of) matrices of one real floating-point dtype"),
     Kind.REDUCE: Rule(("x",), ("axes", "keepdims"), NONE, "`name` (sum, prod, max, min, any, all) over sorted axes"),
     Kind.ARG: Rule(("x",), ("axis", "keepdims"), NONE, "`name` (argmax, argmin): first position; axis None: flat"),
     Kind.TAKE: Rule(("x", "indices"), ("axis",), NONE, "slices of x along axis; indices may count from the end"),
-    Kind.CONCAT: Rule(("*x",), ("axis",), NONE, "x one after the other along an axis"),
+    Kind.CONCAT: Rule(("*x",), ("axis",), NONE, "x joined along an axis"),
     Kind.VIEW: Rule(("x",), ("args",), NONE, "`name` of x, without copying: the memory of x in another layout"),
     Kind.ONE_HOT: Rule(("ids",), ("n",), NONE, "1 at [..., id], else 0; ids are 0, ..., n - 1"),
     Kind.SEGMENT_SUM: Rule(("values", "ids"), ("n",), NONE, "[..., i, :] is the sum of the rows with id i, in order"),
     Kind.CALL: Rule(("*x",), ("f", "args", "keywords"), NONE, "NumPy's function f of args, where None is the next x"),
-    Kind.ALL_SUM: Rule(
-        ("x",), ("f", "number"), NONE, "the sum of x over all ranks, f(x, out): never left out or moved"
-    ),
-    Kind.PACK: Rule(("*x",), (), NONE, "the elements of all x one behind the other, in 1-D"),
+    Kind.ALL_SUM: Rule(("x",), ("f", "number"), NONE, "the sum of x over all ranks, f(x, out): never removed or moved"),
+    Kind.PACK: Rule(("*x",), (), NONE, "the elements of all x in one 1-D array"),
     Kind.GEMM: Rule(("a", "b", "alpha", "beta", "c"), (), slice(4, 5), "alpha a b + beta c; alpha a b without c"),
-    Kind.LESSEN: Rule(("x", "places"), (), slice(0, 1), "x, less by 1 at the places of its flat elements"),
+    Kind.LESSEN: Rule(("x", "places"), (), slice(0, 1), "x minus 1 at these positions of its flat elements"),
 }
 
 
@@ -100,17 +98,17 @@ class Value:
     strides: tuple[int, ...]
     """Bytes from one element to the next along each axis."""
     base: Value | None = None
-    """The value in whose memory this one is seen, if it is a view: one that is no view itself."""
+    """The value whose memory a view refers to (itself not a view); `None` if this is not a view."""
     offset: int = 0
     """Bytes from the first element of `base` to the first element of this view."""
     source: tuple[str, int] | None = None
-    """``carry``, ``const`` or ``item`` and the position among the leaves, of what is handed in."""
+    """``carry``, ``const`` or ``item`` and the position among its leaves, if this is an argument of the loop."""
     constant: Array | None = None
-    """The array itself, of the host or the device, if it is one of the body's own."""
+    """The array itself, on the host or the device, if the body supplies it."""
 
     @property
     def root(self) -> Value:
-        """The value whose memory this one is seen in: itself, unless it is a view."""
+        """The base of a view; any other value itself."""
         return self if self.base is None else self.base
 
     @property
@@ -125,19 +123,19 @@ class Value:
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether the elements lie in row-major order without gaps."""
+        """Whether the elements are stored in row-major order without gaps."""
         expected = contiguous(self.shape, self.dtype.itemsize)
         pairs = zip(self.shape, self.strides, expected, strict=True)
         return self.size == 0 or all(n == 1 or s == e for n, s, e in pairs)
 
     @property
     def like(self) -> HostArray:
-        """An array of this layout to ask NumPy about: it has no memory, so its elements must not be touched."""
+        """An array of this layout, to let NumPy compute views of it. Its elements must not be accessed."""
         return as_strided(np.empty(1, self.dtype), self.shape, self.strides)
 
 
 def new_value(shape: tuple[int, ...], dtype: Any, source: tuple[str, int] | None = None) -> Value:
-    """A value with contiguous memory of its own."""
+    """A value in new contiguous memory."""
     dtype = np.dtype(dtype)
     return Value(tuple(shape), dtype, contiguous(tuple(shape), dtype.itemsize), source=source)
 
@@ -152,11 +150,11 @@ def view_value(x: Value, f: Callable[..., HostArray], *args: Any) -> Value:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Op:
-    """``out`` from ``inputs``; `RULES` says what that means for each kind."""
+    """An operation that computes ``out`` from ``inputs``; see `RULES`."""
 
     kind: Kind
     name: str
-    """The function, for the kinds that stand for several; in NumPy's spelling."""
+    """NumPy's name of the function, for the kinds that cover several."""
     inputs: tuple[Value, ...]
     out: Value
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -166,11 +164,11 @@ class Op:
 
     @property
     def rule(self) -> Rule:
-        """What the kind means."""
+        """The rule of its kind."""
         return RULES[self.kind]
 
     def overwritable(self) -> list[Value]:
-        """The operands that the result may be written over, if nobody reads them later."""
+        """The operands that the result may overwrite, provided that no later operation reads them."""
         found = []
         for x in self.inputs[self.rule.over]:
             others = [y for y in self.inputs if y is not x]
@@ -183,33 +181,33 @@ class Op:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A body as a list of operations in an order in which they can run. Passes make new programs of it."""
+    """A body as a list of operations in an order in which they can run. Passes return new programs."""
 
     ops: tuple[Op, ...]
-    """What runs in every step."""
+    """The operations of one step."""
     carry: tuple[Value, ...]
-    """The carried arrays as they come in, contiguous."""
+    """The carried arrays before the step, contiguous."""
     carry_out: tuple[Value, ...]
-    """What is carried on, in the same order."""
+    """The carried arrays after the step, in the same order."""
     consts: tuple[Value, ...]
     items: tuple[Value, ...]
     """The leaves of one step's item, contiguous."""
     outs: tuple[Value, ...]
     trees: tuple[Tree, Tree]
-    """The trees that the body returns, its carry and its out, with anything for leaves."""
+    """The structures of the carry and the out that the body returns; their leaves mean nothing."""
     members: tuple[tuple[int, ...], ...] = ()
-    """For each of ``carry``, the leaves of the tree that it holds: one, or several one behind the other."""
+    """For each of ``carry``, the positions of the leaves that it holds: one, or several in one 1-D array."""
     bounds: frozenset[tuple[str, int, int]] = frozenset()
-    """Leaves (``item`` or ``const`` and position) whose integers must be at least 0 and below a number."""
+    """(``item`` or ``const``, position, n) of the leaves whose integers must be in [0, n)."""
 
     @cached_property
     def makers(self) -> dict[Value, Op]:
-        """The operation that makes each value."""
+        """The operation that computes each value."""
         return {op.out: op for op in self.ops}
 
     @cached_property
     def readers(self) -> dict[Value, list[Op]]:
-        """The operations that read each value, views of it not counted but for the operation that makes them."""
+        """The operations with each value as an operand; readers of a view of it are not included."""
         readers: dict[Value, list[Op]] = {}
         for op in self.ops:
             for v in dict.fromkeys(op.inputs):
@@ -218,16 +216,16 @@ class Program:
 
     @cached_property
     def kept(self) -> frozenset[Value]:
-        """The values that outlast a step."""
+        """The values that are used after the step."""
         return frozenset((*self.carry_out, *self.outs))
 
     def only_reader(self, v: Value) -> Op | None:
-        """The operation that reads ``v`` if it is the only one and ``v`` does not outlast the step."""
+        """The only operation that reads ``v``; `None` if there are others or ``v`` is used after the step."""
         readers = self.readers.get(v, [])
         return readers[0] if len(readers) == 1 and v not in self.kept else None
 
     def leaf_of(self, ids: Value) -> tuple[str, int] | None:
-        """The leaf, an item or a constant, that holds all these integers, if there is one: it can be checked once."""
+        """The item or constant that contains all these integers, if there is one: its range can be checked once."""
         root, maker = ids.root, self.makers.get(ids.root)
         while maker is not None and maker.kind in (Kind.TAKE, Kind.CAST) and maker.inputs[0].dtype.kind in "iu":
             root = maker.inputs[0].root
@@ -235,7 +233,7 @@ class Program:
         return root.source if root.source is not None and root.source[0] in ("item", "const") else None
 
     def with_ops(self, ops: Iterable[Op]) -> Program:
-        """The same with other operations, without those whose results nobody needs (dead-code elimination).
+        """The program with these operations, without those whose results are unused (dead-code elimination).
 
         Sums over ranks stay, because other ranks wait for them.
         """
@@ -247,7 +245,7 @@ class Program:
         return replace(self, ops=tuple(kept[::-1]))
 
     def substituted(self, new: Mapping[Value, Value]) -> Program:
-        """The same, reading ``new[v]``, a value of the same layout or a view, wherever ``v`` was read or seen."""
+        """The program with ``new[v]``, a value of the same layout or a view, in place of each ``v``, also in views."""
         moved: dict[Value, Value] = dict(new)
 
         def now(v: Value) -> Value:

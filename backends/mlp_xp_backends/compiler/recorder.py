@@ -1,4 +1,4 @@
-"""Recording: the body runs once on stand-ins that have a shape and a dtype and no numbers."""
+"""Recording: the body runs once on stand-ins, which have a shape and a dtype but no elements."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from mlp_xp_backends.typing import Array, HostArray, Tree
 
 REDUCTIONS = {"sum", "prod", "max", "min", "any", "all"}
 VIEWS = {"transpose", "matrix_transpose", "swapaxes", "moveaxis", "expand_dims", "squeeze", "broadcast_to", "flip"}
-DATA_DEPENDENT = {"nonzero", "argwhere", "flatnonzero", "repeat", "extract", "compress", "searchsorted"}
+DATA_DEPENDENT = {"nonzero", "argwhere", "flatnonzero", "repeat", "extract", "compress"}
 ABOUT_DTYPES = {"finfo", "iinfo", "isdtype", "can_cast", "result_type"}
 OTHER_NAMES = {"permute_dims": "transpose", "amax": "max", "amin": "min", "concatenate": "concat"}
-OTHER_NAMES |= {"empty": "zeros", "empty_like": "zeros_like"}  # the same at every recording
+OTHER_NAMES |= {"empty": "zeros", "empty_like": "zeros_like"}  # equal in every recording
 
 
 AllSum = Callable[[Array, Array], Any]
@@ -30,11 +30,11 @@ AllSum = Callable[[Array, Array], Any]
 
 
 def record(body: Body, carry: Tree, consts: Tree, items: Tree, all_sum: AllSum | None = None) -> Program:
-    """The program of ``body`` for arrays like these, of the host or of a device; `Unrecordable` if it has none.
+    """The program of ``body`` for arrays of these layouts, on the host or a device; raises `Unrecordable`.
 
     Only the shapes and dtypes of the arrays count, and the strides of ``consts``. ``all_sum``, not called here,
-    is recorded where the body calls ``xp.all_sum``; without it, such a body cannot be recorded. Whatever else the body
-    raises on stand-ins is raised.
+    is recorded where the body calls ``xp.all_sum``; without it, such a body cannot be recorded. Other exceptions of
+    the body on stand-ins propagate.
     """
     tape = Tape()
 
@@ -63,15 +63,15 @@ def record(body: Body, carry: Tree, consts: Tree, items: Tree, all_sum: AllSum |
 
 
 def _aliased(before: list[Value], after: list[Value]) -> bool:
-    """Whether leaves of the carry that goes out share memory with each other or with what belongs to somebody else."""
+    """Whether leaves of the returned carry share memory with each other or with any other array."""
     roots = [v.root for v in after]
-    foreign = any(r.constant is not None or (r.source or ("carry",))[0] != "carry" for r in roots)
-    moved = any(r.source is not None and r is not b for r, b in zip(roots, before, strict=True))
-    return foreign or moved or len(set(roots)) < len(roots)
+    pairs = zip(roots, before, strict=True)
+    given = any((r.source is not None or r.constant is not None) and r is not b for r, b in pairs)
+    return given or len(set(roots)) < len(roots)
 
 
 class Recorder:
-    """NumPy's namespace for stand-ins. What it has no rule for is recorded as a call, if it returns one new array."""
+    """NumPy's namespace for stand-ins. Functions without a rule are recorded as calls if they return one new array."""
 
     def __init__(self, tape: Tape, all_sum: AllSum | None = None) -> None:
         self._tape, self._sum_of_ranks = tape, all_sum
@@ -108,13 +108,13 @@ class Recorder:
     def _create(self, f: Callable[..., HostArray], like: bool, *args: Any, **options: Any) -> StandIn:
         given = [*args[like:], *options.values()]
         if any(isinstance(x, StandIn) for x in given):
-            raise self._tape.refuse("an array made from numbers of others")
+            raise self._tape.refuse("an array created from the elements of another")
         options.pop("device", None)
         first = (np.broadcast_to(np.zeros((), x.dtype), x.shape) if isinstance(x, StandIn) else x for x in args[:like])
         return self._new(self._tape.constant(f(*first, *args[like:], **options)))
 
     def _call(self, name: str, f: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """``f`` as it is on what is no stand-in, else a recorded call."""
+        """A recorded call of ``f``, or ``f`` itself if no argument is a stand-in."""
         if name in ABOUT_DTYPES:
             return f(*(x.dtype if isinstance(x, StandIn) else x for x in args), **options)
         nested = [y for x in (*args, *options.values()) for y in (x if isinstance(x, (tuple, list)) else ())]
@@ -257,11 +257,11 @@ class Recorder:
 
 
 def _with_keywords(f: Callable[..., HostArray], keywords: tuple[str, ...], x: HostArray, *given: Any) -> HostArray:
-    """``f`` with its last arguments by name."""
+    """Call ``f`` with its last arguments by name."""
     n = len(given) - len(keywords)
     return f(x, *given[:n], **dict(zip(keywords, given[n:], strict=True)))
 
 
 def reshape(x: HostArray, shape: tuple[int, ...]) -> HostArray:
-    """``x`` in another shape without copying; ValueError where that cannot be."""
+    """``x`` in another shape without copying; raises ValueError if that needs a copy."""
     return np.reshape(x, shape, copy=False)

@@ -1,4 +1,4 @@
-"""What a target makes of a body, as text."""
+"""The compiled program of a body, as text."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
 
 
 def show(program: Program, places: Mapping[Value, Any] | None = None) -> str:
-    """One line for each operation: result, its dtype, shape and place, and what it is made from.
+    """One line for each operation: the result with its dtype, shape and place, and the operands.
 
-    ``places`` says where values lie, once memory is planned. Values are numbered in the order in which they are made;
+    ``places`` has the planned memory of values. Results are numbered in order (``%``);
     ``c`` numbers carried arrays, ``k`` constants of the call, ``i`` items, ``=`` marks the body's own constants.
     """
     names: dict[Value, str] = {}

@@ -1,4 +1,4 @@
-"""Stand-ins for arrays: they have a shape and a dtype and no numbers, and remember what is done to them."""
+"""Stand-ins for arrays: they have a shape and a dtype but no elements, and record the operations on them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mlp_xp_backends.typing import HostArray
 
 
 class Storage:
-    """The memory that a stand-in and the views of it share in the program that is recorded."""
+    """The memory that a stand-in and its views share."""
 
     def __init__(self, writable: bool) -> None:
         self.writable, self.writes = writable, 0
 
 
 class StandIn:
-    """An array that remembers what is done to it."""
+    """An array that records the operations on it."""
 
-    __array_priority__ = 1000.0  # other libraries leave operators with a stand-in to the stand-in
+    __array_priority__ = 1000.0  # other libraries defer to the operators of a stand-in
 
     def __init__(self, tape: Tape, value: Value, writable: bool = True, storage: Storage | None = None) -> None:
         self._tape, self._value = tape, value
@@ -32,7 +32,7 @@ class StandIn:
         self._seen = self._storage.writes
 
     def value(self) -> Value:
-        """The value now."""
+        """The current value."""
         if self._seen != self._storage.writes:
             raise self._tape.refuse("a view is read after its array was written to")
         return self._value
@@ -46,14 +46,14 @@ class StandIn:
         return StandIn(self._tape, self._tape.view(name, f, self.value(), *args), storage=self._storage)
 
     def copy_of(self) -> StandIn:
-        """A new array with the same numbers in contiguous memory."""
+        """A contiguous copy."""
         v = self.value()
         return self.new(self._tape.emit(Kind.COPY, "", (v,), v.shape, v.dtype))
 
     def write(self, value: Value) -> Self:
-        """Let this array hold ``value``."""
+        """Assign ``value`` to this array."""
         if self._is_view or not self._storage.writable:
-            raise self._tape.refuse("a write to a view, or to what is not carried")
+            raise self._tape.refuse("a write to a view or to an array that is not carried")
         if (value.shape, value.dtype) != (self.shape, self.dtype):
             raise self._tape.refuse("an augmented assignment that changes shape or dtype")
         self.value()
@@ -75,7 +75,7 @@ class StandIn:
 
     @property
     def device(self) -> str:
-        """Where NumPy's arrays are; a stand-in for an array elsewhere does not know."""
+        """The device of NumPy's arrays, whatever array this stands for."""
         return "cpu"
 
     def __getitem__(self, key: Any) -> StandIn:
@@ -115,7 +115,7 @@ class StandIn:
         return self.copy_of()
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise self._tape.refuse("the number of an array is asked for inside a step")
+        raise self._tape.refuse("an element of an array is read on the host inside a step")
 
     __bool__ = __float__ = __int__ = __index__ = __complex__ = __iter__ = __setitem__ = __array__ = _refuse
     __hash__ = object.__hash__
@@ -126,22 +126,22 @@ def _is_bool(key: Any) -> bool:
 
 
 def value_of(tape: Tape, x: Any) -> Value:
-    """The value of a stand-in, or of an array or number of the body's own."""
+    """The value of a stand-in, or of an array or number that the body supplies."""
     return x.value() if isinstance(x, StandIn) else tape.constant(x)
 
 
 def elementwise(tape: Tape, name: str, args: Any, out: Any = None) -> StandIn:
-    """An elementwise function of stand-ins, arrays and numbers, written to ``out`` if there is one."""
+    """Record an elementwise function of stand-ins, arrays and numbers; assign the result to ``out``, if given."""
     given = [x if type(x) in NUMBERS else value_of(tape, x) for x in args]
     if out is None:
         return StandIn(tape, tape.elementwise(name, given))
     if not isinstance(out, StandIn):
-        raise tape.refuse("a write to an array of the body's own")
+        raise tape.refuse("a write to an array that the body supplies")
     return out.write(tape.elementwise(name, given, into=out.dtype))
 
 
 def take(tape: Tape, x: Value, indices: Value, axis: int) -> Value:
-    """The slices of ``x`` along ``axis`` that ``indices`` numbers."""
+    """The slices of ``x`` at ``indices`` along ``axis``."""
     if indices.dtype.kind not in "iu":
         raise TypeError(f"indices of dtype {indices.dtype}")
     shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
@@ -149,7 +149,7 @@ def take(tape: Tape, x: Value, indices: Value, axis: int) -> Value:
 
 
 def index(x: HostArray, *keys: Any) -> HostArray:
-    """``x[keys]``, where triples stand for slices: a view even of a single element."""
+    """``x[keys]`` with slices as triples: always a view, even of a single element."""
     whole = keys if Ellipsis in keys else (*keys, ...)
     return x[tuple(slice(*k) if isinstance(k, tuple) else k for k in whole)]
 

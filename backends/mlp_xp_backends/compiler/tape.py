@@ -7,22 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp_backends.compiler.program import Kind, Op, Unrecordable, Value, contiguous, new_value, view_value
+from mlp_xp_backends.compiler.program import Kind, Op, Unrecordable, Value, new_value, view_value
 from mlp_xp_backends.typing import HostArray
 
 NUMBERS = (bool, int, float, complex)
-"""Types of numbers that take the dtype of the arrays they meet."""
+"""Types of numbers that are converted to the dtype of the arrays they are combined with."""
 
 
 def layout_of(x: Any) -> tuple[tuple[int, ...], np.dtype[Any], tuple[int, ...]]:
-    """Shape, dtype and strides of an array; strides that no element depends on are the contiguous ones."""
+    """Shape, dtype and strides of an array."""
     shape, dtype = tuple(x.shape), np.dtype(x.dtype)
     if dtype.kind not in "biufc" or not dtype.isnative:
         raise Unrecordable(f"an array of dtype {dtype}")
-    own = contiguous(shape, dtype.itemsize)
-    if 0 in shape:
-        return shape, dtype, own
-    return shape, dtype, tuple(o if n == 1 else s for n, s, o in zip(shape, x.strides, own, strict=True))
+    return shape, dtype, tuple(x.strides)
 
 
 class Tape:
@@ -34,15 +31,15 @@ class Tape:
         self.refused: Unrecordable | None = None
 
     def refuse(self, reason: str) -> Unrecordable:
-        """What to raise when the body cannot be recorded; remembered, should the body catch it."""
+        """The exception to raise for a body that cannot be recorded; kept in case the body catches it."""
         self.refused = Unrecordable(reason)
         return self.refused
 
     def constant(self, x: Any) -> Value:
-        """The value of a number or an array of the body's own."""
+        """The value of a number or an array that the body supplies."""
         an_array = hasattr(x, "strides") and hasattr(x, "dtype") and not isinstance(x, np.generic)
         array = x if an_array else np.asarray(x)
-        value = Value(*layout_of(array), constant=array)  # holds on to the array, so that its id stays its own
+        value = Value(*layout_of(array), constant=array)  # keeps the array alive, so that its id stays unique
         number = isinstance(array, np.ndarray) and array.ndim == 0
         key = ("constant", value.dtype, array.tobytes()) if number else ("constant", id(array))
         return self.seen.setdefault(key, value)
@@ -50,11 +47,11 @@ class Tape:
     def emit(
         self, kind: Kind, name: str, inputs: Iterable[Value], shape: tuple[int, ...], dtype: Any, **options: Any
     ) -> Value:
-        """The result of an operation with memory of its own, recorded unless it was before."""
+        """The result, in new memory, of an operation, which is recorded unless an equal one was."""
         return self._record(Op(kind, name, tuple(inputs), new_value(shape, dtype), options))
 
     def view(self, name: str, f: Callable[..., HostArray], x: Value, *args: Any) -> Value:
-        """``f(x, *args)`` in the memory of ``x``; ValueError if that would need a copy."""
+        """``f(x, *args)`` as a view of ``x``; ValueError if that needs a copy."""
         if isinstance(x.constant, np.ndarray):
             return self.constant(f(x.constant, *args))
         return self._record(Op(Kind.VIEW, name, (x,), view_value(x, f, *args), {"args": args}))
@@ -83,7 +80,7 @@ class Tape:
         return self.emit(Kind.ELEMENTWISE, name, inputs, shape, into or out, loop=tuple(loop))
 
     def matmul(self, a: Value, b: Value) -> Value:
-        """``a b`` of stacks of matrices; of anything else it is any other function."""
+        """``a b`` of stacks of matrices; other products are recorded as calls."""
         if a.dtype != b.dtype or a.dtype.kind != "f" or min(len(a.shape), len(b.shape)) < 2:
             return self.call("matmul", (a, b), {})
         if a.shape[-1] != b.shape[-2]:
@@ -92,7 +89,7 @@ class Tape:
         return self.emit(Kind.MATMUL, "matmul", (a, b), shape, a.dtype)
 
     def call(self, name: str, args: tuple[Any, ...], keywords: dict[str, Any]) -> Value:
-        """NumPy's ``name(*args, **keywords)``, which needs no rule of its own: it returns one new array."""
+        """NumPy's ``name(*args, **keywords)``, a function without a rule that returns one new array."""
         f = getattr(np, name)
         trial = [np.zeros(x.shape, x.dtype) if isinstance(x, Value) else x for x in args]
         result = f(*trial, **keywords)

@@ -1,4 +1,4 @@
-"""Whether a program is one: every operation fits its rule, and reads what was made before."""
+"""Check programs: every operation obeys its rule and reads only values that exist."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
 Shape = tuple[int, ...]
 
 
-class InvalidProgram(ValueError):  # noqa: N818  what it says
-    """A program breaks a rule: a defect of the pass that made it."""
+class InvalidProgram(ValueError):  # noqa: N818  reads as a sentence
+    """A program breaks a rule: a defect of the pass that returned it."""
 
 
 def verify(program: Program) -> Program:
-    """``program``, if every operation is well-formed; else `InvalidProgram`, which names the operation.
+    """Return ``program`` if every operation is well-formed; otherwise raise `InvalidProgram` with the operation.
 
-    Each value is made once, before it is read; operands are as many as `RULES` says; shapes and dtypes follow from
-    those of the operands; views lie inside the memory of what they are views of.
+    Each value is computed once, before it is read; the number of operands is that of `RULES`; shapes and dtypes follow
+    from those of the operands; views stay inside the memory of their bases.
     """
     known = {*program.carry, *program.consts, *program.items}
     for k, op in enumerate(program.ops):
@@ -45,10 +45,10 @@ def verify(program: Program) -> Program:
 
 
 def verify_memory(program: Program, plan: Any) -> None:
-    """`InvalidProgram` if an operation writes over what somebody still reads.
+    """Raise `InvalidProgram` if an operation overwrites a value that is still read.
 
-    ``plan`` has ``places`` with ``kind``, ``number`` and ``offset`` for all results, and the numbers of the carried
-    arrays to copy to at the end.
+    ``plan.places`` has ``kind``, ``number`` and ``offset`` of all results, ``plan.copies`` the positions of the carried
+    arrays that are copied to at the end.
     """
     where = {v: ("carry", k, 0, v.nbytes) for k, v in enumerate(program.carry)}
     for v, place in plan.places.items():
@@ -67,7 +67,7 @@ def verify_memory(program: Program, plan: Any) -> None:
     for op in (op for op in program.ops if op.kind is not Kind.VIEW):
         _check(not spoiled & {x.root for x in op.inputs}, f"{op.kind.name} {op.name} reads what was overwritten")
         _check(op.out in where, f"{op.kind.name} {op.name} has no place")
-        over = {x for x in op.inputs if where.get(x.root, ())[:2] == where[op.out][:2] and x.root in where}
+        over = {x for x in op.inputs if where.get(x.root, ())[:2] == where[op.out][:2]}
         overlap = {x for x in over if where[x.root][2] < where[op.out][3] and where[op.out][2] < where[x.root][3]}
         if op.kind is not Kind.PACK:
             allowed = {x for x in op.overwritable() if where.get(x) == where[op.out]}
@@ -107,7 +107,7 @@ def _check_form(op: Op) -> None:
 
 
 def _extent(v: Value) -> tuple[int, int]:
-    """The first and the last byte of ``v``, from its own first element on."""
+    """The first byte of ``v`` and the one after the last, relative to its first element."""
     steps = [(n - 1) * s for n, s in zip(v.shape, v.strides, strict=True)]
     return sum(s for s in steps if s < 0), sum(s for s in steps if s > 0) + v.dtype.itemsize
 
@@ -144,7 +144,7 @@ def _product(op: Op) -> tuple[Shape, Any]:
     _check(min(len(a.shape), len(b.shape)) >= 2 and a.shape[-1] == b.shape[-2], f"{a.shape} times {b.shape}")
     _check(a.dtype == b.dtype, f"{a.dtype} times {b.dtype}")
     for number in op.inputs[2:4]:
-        _check(number.shape == () and number.dtype == a.dtype, "a factor that is no number of the same dtype")
+        _check(number.shape == () and number.dtype == a.dtype, "a factor is not a number of the same dtype")
     shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
     if len(op.inputs) > 4:
         _check(np.broadcast_shapes(shape, op.inputs[4].shape) == shape, "what is added does not fit the product")
@@ -167,7 +167,7 @@ def _arg(op: Op) -> tuple[Shape, Any]:
 
 def _take(op: Op) -> tuple[Shape, Any]:
     x, indices = op.inputs
-    _check(indices.dtype.kind in "iu", "indices that are no integers")
+    _check(indices.dtype.kind in "iu", "indices are not integers")
     return (*x.shape[: op["axis"]], *indices.shape, *x.shape[op["axis"] + 1 :]), x.dtype
 
 
@@ -179,7 +179,7 @@ def _concat(op: Op) -> tuple[Shape, Any]:
 
 
 def _one_hot(op: Op) -> tuple[Shape, Any]:
-    _check(op.inputs[0].dtype.kind in "iu", "ids that are no integers")
+    _check(op.inputs[0].dtype.kind in "iu", "ids are not integers")
     return (*op.inputs[0].shape, op["n"]), None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from mlp_xp._checks import SHARE, conform
@@ -51,6 +52,16 @@ class Dropout(StatefulLayer):
     def __post_init__(self) -> None:
         conform(self, rate=SHARE)
 
+    @cached_property
+    def scale(self) -> float:
+        """``1 / (1 - rate)``."""
+        return 1.0 / (1.0 - self.rate)
+
+    @cached_property
+    def threshold(self) -> int:
+        """The int32 below which a share ``rate`` of all lies."""
+        return int(self.rate * 2.0**32) - 2**31
+
     def state_specs(self) -> Counter:
         """One key and one count."""
         return Counter(Spec(1, 1, "int32"), Spec(1, 1, "int32"))
@@ -65,7 +76,7 @@ class Dropout(StatefulLayer):
         """The output; the cache is the mask, already divided by ``1 - rate``."""
         if not train or self.rate == 0.0:
             return x, ABSENT, state
-        m = xp.astype(self.keep(xp, state, x.shape[-2:]), x.dtype) * (1.0 / (1.0 - self.rate))
+        m = xp.astype(self.keep(xp, state, x.shape[-2:]), x.dtype) * self.scale
         return x * m, m, Counter(state.key, state.step + 1)
 
     def backward(self, xp: Namespace, params: Tree, m: Array, dy: Array) -> tuple[Array, Tree]:
@@ -79,4 +90,4 @@ class Dropout(StatefulLayer):
         column = xp.arange(features, dtype=xp.int32)
         stream = hash32(state.key ^ hash32(state.step))  # (..., 1, 1)
         bits = hash32(hash32(row ^ stream) ^ column)
-        return bits >= int(self.rate * 2.0**32) - 2**31
+        return bits >= self.threshold

@@ -1,6 +1,6 @@
-"""Rewritings of programs, each `Program` to `Program`, each with a law of its own that is tested.
+"""Rewritings of programs, from `Program` to `Program`; the tests state the law of each.
 
-`verify` holds after every one of them. What they are worth on the CPU at hand: ``python -m benchmarks passes``.
+`verify` accepts the result of each. ``python -m benchmarks passes`` measures what each gains on this CPU.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Horizontal fusion: the same update of many small arrays becomes one update of one long array.
 
 A network has many small parameters (biases, narrow layers), and a call of NumPy costs more than their arithmetic.
-Carried arrays that go through the same chain of elementwise operations are therefore kept one behind the other in one
-piece of memory, together with whatever goes into the chain (their gradients).
+Carried arrays with the same chain of elementwise operations are therefore stored in one 1-D array, and so are the other
+operands of the chain (their gradients).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 from mlp_xp_backends.compiler.program import Kind, Op, Program, Value, new_value
 
 SMALL, LARGER = 16_384, 65_536
-"""Elements of an array that is worth packing, and of one whose update takes so many calls that it is, too."""
+"""Elements up to which an array is packed; the second number is for updates of more than `MANY` operations."""
 MANY = 4
-"""Operations of an update up to which BLAS adds the gradient's product onto the array, which packing would prevent."""
+"""Operations of a short update: BLAS adds the product of the gradient to the array, which packing prevents."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,13 +27,13 @@ class Chain:
     slots: tuple[int, ...]
     ops: tuple[Op, ...]
     outside: tuple[Value, ...]
-    """The arrays that go in, besides the carried ones."""
+    """The operands from outside the chain, other than carried arrays and numbers."""
     words: tuple[Any, ...]
-    """What is done, equal for two chains that do the same to different arrays."""
+    """The form of the chain: equal for two chains of the same operations on different arrays."""
 
 
 def horizontal_fusion(program: Program, worth: Callable[[Chain, Program], bool] | None = None) -> Program:
-    """Pack the arrays whose chains are alike and ``worth`` it; no result changes by a bit."""
+    """Pack the arrays whose chains have the same form and are ``worth`` it; all results keep their bits."""
     groups: dict[tuple[Any, ...], list[Chain]] = {}
     for chain in _chains(program):
         if (worth or _pays)(chain, program):
@@ -58,13 +58,13 @@ def _pays(chain: Chain, program: Program) -> bool:
 
 
 def is_elementwise(op: Op) -> bool:
-    """Whether element k of the result depends on element k of the operands and on single numbers alone."""
+    """Whether element k of the result depends only on element k of the operands and on 0-d operands."""
     whole = all(v.shape == () or (v.shape == op.out.shape and v.is_contiguous) for v in op.inputs)
     return op.kind is Kind.ELEMENTWISE and op.out.shape != () and whole
 
 
 def _chains(program: Program) -> Iterator[Chain]:
-    """The updates that share neither arrays nor operations with one another."""
+    """The chains of all updates; no two share an array or an operation."""
     order = {op: k for k, op in enumerate(program.ops)}
     slot_of = {v: k for k, v in enumerate(program.carry)}
     found: list[tuple[set[int], set[Op]]] = []
@@ -86,7 +86,7 @@ def _chains(program: Program) -> Iterator[Chain]:
 def _reached(
     program: Program, after: Value, slot_of: Mapping[Value, int], order: Mapping[Op, int], slot: int
 ) -> tuple[set[int], set[Op]]:
-    """The carried arrays and the operations from which ``after`` comes by elementwise operations alone."""
+    """The elementwise operations that lead to ``after``, and the carried arrays that they start from."""
     slots, ops, todo = {slot}, set(), [after]
     while todo:
         v = todo.pop()
@@ -100,7 +100,7 @@ def _reached(
 
 
 def _checked(program: Program, slots: Sequence[int], ops: Sequence[Op]) -> Chain | None:
-    """The chain, if nothing outside sees what happens inside."""
+    """The chain, if no operation outside reads its intermediate results."""
     results = {op.out for op in ops}
     ends = [program.carry_out[k] for k in slots]
     kept = {*program.outs, *(v for k, v in enumerate(program.carry_out) if k not in slots)}
@@ -124,11 +124,11 @@ def _checked(program: Program, slots: Sequence[int], ops: Sequence[Op]) -> Chain
 
 
 def _merged(program: Program, chains: Sequence[Chain], parts: dict[Value, Value]) -> Program:
-    """One chain in place of several that do the same; adds to ``parts`` the views that take the arrays' places."""
+    """Replace chains of one form by one chain; add the views that replace the carried arrays to ``parts``."""
     first = chains[0]
     shapes = [program.carry[chain.slots[0]].shape for chain in chains]
     bounds = list(accumulate((program.carry[chain.slots[0]].size for chain in chains), initial=0))
-    packed: dict[Value, Value] = {}  # by the first chain's values
+    packed: dict[Value, Value] = {}  # keys: values of the first chain
     members, views = [], []
     for position, slot in enumerate(first.slots):
         whole = packed[program.carry[slot]] = new_value((bounds[-1],), program.carry[slot].dtype, ("carry", -1))
@@ -151,7 +151,7 @@ def _merged(program: Program, chains: Sequence[Chain], parts: dict[Value, Value]
 
 
 def _packed_ops(chains: Sequence[Chain], packed: dict[Value, Value], size: int) -> Iterable[Op]:
-    """The packs of what goes in, and the first chain's operations on all; adds to ``packed``."""
+    """The packs of the operands, and the operations of the first chain on the packs; adds to ``packed``."""
     for inputs in zip(*(chain.outside for chain in chains), strict=True):
         out = packed[inputs[0]] = new_value((size,), inputs[0].dtype)
         yield Op(Kind.PACK, "", inputs, out)

@@ -1,4 +1,4 @@
-"""Products and differences with one-hot rows, without the rows."""
+"""Products and differences with one-hot rows, computed by id."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
 from mlp_xp_backends.compiler.tape import Tape
 
 LARGE = 4_096
-"""Elements of one-hot rows from which on making them costs more than picking by id."""
+"""Elements of a matrix of one-hot rows from which picking by id is faster."""
 
 
 def picks(program: Program) -> Program:
-    """``sum(one_hot * z, axis=-1)`` as ``z`` at the ids, and ``p - one_hot`` as ``p`` less by 1 there.
+    """Rewrite ``sum(one_hot * z, axis=-1)`` as ``z`` at the ids, and ``p - one_hot`` as ``p`` minus 1 there.
 
-    The same numbers where ``z`` is finite, if the ids are columns: `Program.bounds` says so from now on.
+    Equal if ``z`` is finite and the ids are columns, which `Program.bounds` requires from then on.
     """
     for op in program.ops:
         if op.kind is Kind.ONE_HOT and prod(op.out.shape[-2:]) >= LARGE:
@@ -26,7 +26,7 @@ def picks(program: Program) -> Program:
 
 
 def _without(program: Program, hot: Op) -> Program:
-    """The program without these one-hot rows, if all that is done with them can be done by id."""
+    """The program without these one-hot rows, if every operation on them can be done by id."""
     (ids,), n, source = hot.inputs, hot["n"], program.leaf_of(hot.inputs[0])
     new: dict[Op, tuple[Kind, Value]] = {}
     for op in program.readers.get(hot.out, ()):
@@ -62,12 +62,12 @@ def _without(program: Program, hot: Op) -> Program:
 
 
 def _rows(x: Value, hot: Value) -> bool:
-    """Whether ``x`` has a row for every row of one-hot numbers, or several of such."""
+    """Whether ``x`` is contiguous and has the shape of ``hot``, after any number of leading axes."""
     return x.is_contiguous and len(x.shape) >= len(hot.shape) and x.shape[len(x.shape) - len(hot.shape) :] == hot.shape
 
 
 def _places(tape: Tape, ids: Value, shape: tuple[int, ...], n: int) -> Value:
-    """Where the columns ``ids`` are among the flat elements of rows of length ``n``."""
+    """Positions of the columns ``ids`` among the flat elements of rows of length ``n``."""
     starts = tape.constant(np.arange(prod(shape)).reshape(shape) * n)
     loop = (np.dtype(np.intp), np.dtype(np.intp))
     return tape.emit(Kind.ELEMENTWISE, "add", (starts, ids), shape, np.intp, loop=loop)

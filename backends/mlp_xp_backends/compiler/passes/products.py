@@ -1,4 +1,4 @@
-"""Sums with products, ``alpha a b + beta c``, as one call of BLAS."""
+"""Products with a scaled sum, ``alpha a b + beta c``, as one gemm of BLAS."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ DTYPES = (np.float32, np.float64)
 
 
 def fused_products(program: Program) -> Program:
-    """``c + a b``, ``beta c - alpha (a b)`` and the like as a gemm, ``s (a b)`` as one that adds nothing.
+    """Rewrite ``c + a b``, ``beta c - alpha (a b)`` and similar sums as one gemm, ``s (a b)`` as one without ``c``.
 
-    The same numbers but for rounding. A product or a multiple is taken in only if nobody else reads it.
+    Equal up to rounding. A product or a multiple is fused only if no other operation reads it.
     """
     return _Products(program).run()
 
@@ -52,14 +52,14 @@ class _Products:
         return None
 
     def _product(self, v: Value) -> Op | None:
-        """The product of matrices that ``v`` is and nothing else needs."""
+        """The product of matrices that computes ``v``, if no other operation reads it."""
         op = self.made.get(v)
         if op is None or self.program.only_reader(v) is None or op.kind not in (Kind.MATMUL, Kind.GEMM):
             return None
         return op if len(op.inputs) <= 3 and all(min(x.shape[-2:]) > 1 for x in op.inputs[:2]) else None
 
     def _multiple(self, v: Value) -> tuple[Value | None, Value]:
-        """``(s, y)`` if ``v = s y`` for a number ``s`` and nothing else needs it, else ``(None, v)``."""
+        """``(s, y)`` if ``v = s y`` for a number ``s`` and has no other reader; otherwise ``(None, v)``."""
         op = self.made.get(v)
         if op is not None and op.name == "multiply" and _uniform(op) and self.program.only_reader(v) is not None:
             for y, s in (op.inputs, op.inputs[::-1]):
@@ -77,5 +77,5 @@ class _Products:
 
 
 def _uniform(op: Op) -> bool:
-    """Whether all is of one dtype that BLAS knows."""
+    """Whether operands and result share one dtype that BLAS supports."""
     return op.out.dtype in DTYPES and all(v.dtype == op.out.dtype for v in op.inputs)

@@ -1,4 +1,4 @@
-"""Sums as products with ones, for which BLAS is faster than a reduction."""
+"""Sums as products with ones: BLAS is faster than NumPy's reductions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mlp_xp_backends.compiler.tape import Tape
 
 DTYPES = (np.float32, np.float64)
 SHORT = 64
-"""Columns up to which rows are summed so; NumPy is as fast on longer ones."""
+"""Columns up to which rows are summed by products; NumPy is as fast on longer ones."""
 
 
 def sums_as_products(program: Program) -> Program:
-    """``sum(x, axis=-2)`` as ``1' x``, and ``sum(x, axis=-1, keepdims=True)`` of short rows as ``x 1``.
+    """Rewrite ``sum(x, axis=-2)`` as ``1' x``, and ``sum(x, axis=-1, keepdims=True)`` of short rows as ``x 1``.
 
-    Equal but for rounding. A matrix of a stack is summed like one by itself, so that both have the same bits; therefore
-    sums of vectors stay as they are, which in a stack look like matrices.
+    Equal up to rounding. A matrix of a stack is summed like a matrix alone, so that both give the same bits. Sums of
+    vectors are not rewritten, because a stack of vectors looks like a matrix.
     """
     tape, ops, seen = Tape(), [], {}
     for op in program.ops:

@@ -1,1 +1,1 @@
-"""The CPU: NumPy's functions and a BLAS, called one after the other on memory that is planned beforehand."""
+"""The CPU: a list of calls of NumPy's functions and a BLAS on preallocated memory."""

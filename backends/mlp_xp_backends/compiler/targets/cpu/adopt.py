@@ -1,4 +1,4 @@
-"""Which arrays a run may write to: those of the carry themselves, or copies of them."""
+"""The arrays that a run writes to: those of the carry, or copies of them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from itertools import combinations
 
 import numpy as np
 
-from mlp_xp_backends.compiler.program import Program, Value
+from mlp_xp_backends.compiler.program import Program
 from mlp_xp_backends.typing import HostArray
 
 
 def adopted(
     program: Program, carried: list[HostArray], given: list[HostArray]
 ) -> tuple[list[HostArray], list[HostArray]]:
-    """The leaves to go on with, and the program's carried arrays that hold them.
+    """The leaves of the carry to return, and the program's carried arrays that contain them.
 
-    Leaves are themselves where they can be written to, else copies; packed ones are parts of one array.
+    A leaf is copied only if it cannot be written to; packed leaves are views of one array.
     """
     crowded = _overlapping(carried, given)
     returned, held = list(carried), []
@@ -27,7 +27,7 @@ def adopted(
             returned[k] = a if usable or (after is v and a.flags.c_contiguous and a.flags.aligned) else a.copy("C")
             held.append(returned[k])
             continue
-        long = _packed(arrays, v)
+        long = _packed(arrays)
         if long is None or crowded.intersection(members):
             long = np.concatenate([a.reshape(-1) for a in arrays])
             stops = np.cumsum([a.size for a in arrays]).tolist()
@@ -43,14 +43,11 @@ def _overlapping(carried: list[HostArray], given: list[HostArray]) -> set[int]:
     return crowded | {j for j, a in enumerate(carried) if any(np.may_share_memory(a, b) for b in given)}
 
 
-def _packed(arrays: list[HostArray], like: Value) -> HostArray | None:
-    """The array that has these, one behind the other, if there is one."""
-    long, start = arrays[0].base, 0
-    alike = isinstance(long, np.ndarray) and long.shape == like.shape and long.dtype == like.dtype
-    if not isinstance(long, np.ndarray) or not alike or not long.flags.carray:
-        return None
+def _packed(arrays: list[HostArray]) -> HostArray | None:
+    """The first of these arrays if the others follow it without gaps in the memory of one array, else `None`."""
+    base, end = arrays[0].base, arrays[0].ctypes.data
     for a in arrays:
-        if a.base is not long or not a.flags.carray or a.ctypes.data != long.ctypes.data + start:
+        if base is None or a.base is not base or not a.flags.carray or a.ctypes.data != end:
             return None
-        start += a.nbytes
-    return long
+        end += a.nbytes
+    return arrays[0]

@@ -1,8 +1,8 @@
-"""Linear algebra libraries called without NumPy: products that add to what is there.
+"""Linear algebra libraries called directly: products that add to their result.
 
 NumPy's wheels carry an OpenBLAS of their own, with 64-bit integers and renamed symbols. Any other build of NumPy
-(Accelerate, the system's BLAS) has none, and `openblas` returns ``None``. Loading SciPy's BLAS instead would not do:
-two thread pools then wait for each other's cores.
+(Accelerate, the system's BLAS) has none, and `openblas` returns ``None``. SciPy's BLAS is not a substitute: two thread
+pools would compete for the cores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from mlp_xp_backends.typing import HostArray
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
-"""A function and the arguments that it is called with again and again."""
+"""A function and the arguments of every call."""
 
 LETTER: dict[np.dtype[Any], str] = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
 
@@ -40,16 +40,16 @@ class Blas:
 
     @property
     def threads(self) -> int:
-        """On how many cores to run; 0 if the library itself decides about its products."""
+        """Threads to split products between; 0 if the library runs its products on threads of its own."""
         return 0
 
     @contextmanager
     def on_one_core(self) -> Iterator[None]:
-        """One thread for each product that is called inside, unless the library decides by itself."""
+        """Run each product inside on one thread, unless the library uses threads of its own."""
         yield
 
     def gemm(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
-        """``c <- alpha a b + beta c`` for matrices; ``None`` if one of them lies in memory as BLAS cannot read it.
+        """``c <- alpha a b + beta c`` for matrices; ``None`` if BLAS does not support one of the layouts.
 
         ``alpha`` and ``beta`` are 0-d arrays, read at every call. The caller keeps all arrays alive.
         """
@@ -66,7 +66,7 @@ class Blas:
 
 
 class OpenBlas(Blas):
-    """OpenBLAS, which has one number of threads for all who call it."""
+    """OpenBLAS, whose number of threads is a setting of the whole process."""
 
     name = "OpenBLAS"
 
@@ -80,13 +80,13 @@ class OpenBlas(Blas):
 
     @property
     def threads(self) -> int:
-        """As many as it would have itself: ``OPENBLAS_NUM_THREADS``, or as many as there are cores."""
+        """OpenBLAS's own number: ``OPENBLAS_NUM_THREADS``, or by default the number of cores."""
         get, put = self._threads
         return 0 if get is None or put is None else self._before if self._inside else int(get())
 
     @contextmanager
     def on_one_core(self) -> Iterator[None]:
-        """See `Blas.on_one_core`; products of the program's other threads use one core meanwhile."""
+        """See `Blas.on_one_core`. Products that other threads of the process call meanwhile use one core, too."""
         get, put = self._threads
         if get is None or put is None:
             yield
@@ -104,7 +104,7 @@ class OpenBlas(Blas):
                     put(ctypes.byref(ctypes.c_int(self._before)))
 
     def _after_fork(self) -> None:
-        """A forked process has none of the runs that were under way."""
+        """Reset the state: no run is in progress in a forked process."""
         self._lock = Lock()
         if self._inside:
             self._inside = 0
@@ -112,7 +112,7 @@ class OpenBlas(Blas):
 
 
 class Mkl(Blas):
-    """Intel's MKL, which decides by itself on how many cores a product runs."""
+    """Intel's MKL, which runs its products on threads of its own."""
 
     name = "MKL"
     REPEATABLE = 2
@@ -120,14 +120,14 @@ class Mkl(Blas):
 
     def __init__(self, library: Any) -> None:
         super().__init__(library, "{}_64", ctypes.c_int64)
-        library.MKL_CBWR_Set(self.REPEATABLE)  # has no effect once the program has used MKL in another way
+        library.MKL_CBWR_Set(self.REPEATABLE)  # has no effect after the first call of MKL in the process
 
 
 @cache
 def blas() -> Blas | None:
-    """What computes the products of compiled loops: NumPy's OpenBLAS, or MKL where ``MLP_XP_BLAS=mkl`` asks for it.
+    """The library for the products of compiled loops: NumPy's OpenBLAS, or MKL if ``MLP_XP_BLAS=mkl``.
 
-    `None` if there is neither: NumPy's own products then. MKL is not chosen because it is there: on AMD's processors it
+    `None` if NumPy has no OpenBLAS: its own products are used then. MKL is never the default: on AMD processors it
     was 8 to 25 % slower.
     """
     wish = os.environ.get("MLP_XP_BLAS", "openblas").lower()
@@ -141,7 +141,7 @@ def blas() -> Blas | None:
 
 @cache
 def openblas() -> Blas | None:
-    """NumPy's own OpenBLAS, if it has one."""
+    """The OpenBLAS in NumPy's wheel, if there is one."""
     package = Path(np.__file__).parent
     for folder in (package.parent / "numpy.libs", package / ".dylibs"):
         for path in sorted(folder.glob("*openblas*")):
@@ -157,7 +157,7 @@ def openblas() -> Blas | None:
 def mkl() -> Blas | None:
     """MKL, if it is installed in this environment.
 
-    On Linux alone: elsewhere other libraries bring an OpenMP of Intel's of their own, and two of them end the process.
+    Only on Linux: elsewhere other libraries bring another copy of Intel's OpenMP, which aborts the process.
     """
     for path in sorted(Path(sys.prefix, "lib").glob("libmkl_rt.so*")):
         try:
@@ -168,7 +168,7 @@ def mkl() -> Blas | None:
 
 
 def _naming(library: ctypes.CDLL) -> tuple[str, Any]:
-    """How symbols are spelled and how wide integers are."""
+    """The pattern of the symbols' names, and the type of integers."""
     for pattern, integer in (
         ("scipy_{}_64_", ctypes.c_int64),
         ("{}_64_", ctypes.c_int64),
@@ -181,9 +181,9 @@ def _naming(library: ctypes.CDLL) -> tuple[str, Any]:
 
 
 def _way(x: HostArray) -> tuple[bytes, int] | None:
-    """Whether BLAS reads ``x`` as it is or transposed, and the distance between its rows; ``None`` if neither."""
+    """``N`` or ``T`` (transposed) and the leading dimension with which BLAS reads ``x``; ``None`` if it cannot."""
     (rows, columns), (by_row, by_column), size = x.shape, x.strides, x.itemsize
-    by_row = max(columns, 1) * size if rows == 1 else by_row  # nobody goes from one row to the next
+    by_row = max(columns, 1) * size if rows == 1 else by_row  # the stride of a single row is arbitrary
     by_column = size if columns == 1 and by_row != size else by_column
     if by_column == size and by_row >= columns * size and by_row % size == 0:
         return b"N", by_row // size

@@ -1,4 +1,4 @@
-"""Each operation as calls of functions on arrays that lie in memory already."""
+"""Each operation as calls of functions on preallocated arrays."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from mlp_xp_backends.compiler.targets.cpu.team import SPLIT, TEAM, parts
 from mlp_xp_backends.typing import HostArray
 
 ONE_BY_ONE = 32_768
-"""Elements of one-hot rows from which on a comparison with every number costs more than moving the ones."""
+"""Elements of one-hot rows from which moving the ones is faster than comparing with every number."""
 
 ONE = {dtype: np.ones((), dtype) for dtype in LETTER}
 ZERO = {dtype: np.zeros((), dtype) for dtype in LETTER}
 
 
 class Machine(NamedTuple):
-    """What the operations of a program work with."""
+    """The memory, the BLAS and the threads of a program."""
 
     at: Callable[[Value], HostArray]
     """The array of each value."""
     blas: Blas | None
     threads: int
     checked: frozenset[int]
-    """The items whose integers are known to be row numbers that are there."""
+    """The items whose row numbers were checked before the loop."""
 
     def same_place(self, x: Value, y: Value) -> bool:
-        """Whether two values of one layout lie in the same memory."""
+        """Whether two values have the same memory and layout."""
         a, b = self.at(x), self.at(y)
         return (a.ctypes.data, a.strides, a.shape) == (b.ctypes.data, b.strides, b.shape)
 
 
 def calls(op: Op, machine: Machine) -> list[Call]:
-    """What carries out ``op``."""
+    """The calls that carry out ``op``."""
     return CALLS[op.kind](op, machine)
 
 
@@ -49,13 +49,13 @@ def copied(out: HostArray, x: HostArray) -> Call:
 
 
 def _begun(op: Op, x: Value, m: Machine) -> list[Call]:
-    """The call that makes the result begin as ``x``, which it may be written over already."""
+    """The call that copies ``x`` to the result; none if they share their memory."""
     return [] if m.same_place(x, op.out) else [copied(m.at(op.out), m.at(x))]
 
 
 def _elementwise(op: Op, m: Machine) -> list[Call]:
     f, inputs, out = getattr(np, op.name), tuple(map(m.at, op.inputs)), m.at(op.out)
-    if f in (np.maximum, np.minimum):  # whose third argument NumPy wants by name
+    if f in (np.maximum, np.minimum):  # NumPy deprecates their positional out
         return [(partial(f, out=out), inputs)]
     return [(f, (*inputs, out))]
 
@@ -88,7 +88,7 @@ def _gemm(op: Op, m: Machine) -> list[Call]:
 def _products(
     m: Machine, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray
 ) -> list[Call] | None:
-    """``c <- alpha a b + beta c`` for every matrix of a stack; large ones in parts. `None` if BLAS cannot."""
+    """``c <- alpha a b + beta c`` for every matrix of a stack, large ones in parts; `None` if BLAS cannot."""
     if m.blas is None:
         return None
     stack, found = c.shape[:-2], []
@@ -111,10 +111,10 @@ def _gemm_of_numpy(out: HostArray, a: HostArray, b: HostArray, alpha: HostArray,
 def _reduce(op: Op, m: Machine) -> list[Call]:
     (v,), axes, keepdims = op.inputs, op["axes"], op["keepdims"]
     x, out, f = m.at(v), m.at(op.out), REDUCTIONS[op.name]
-    extreme = op.name in ("max", "min") and x.ndim > 1 and axes == (x.ndim - 1,) and x.flags.c_contiguous and x.size > 0
+    extreme = op.name in ("max", "min") and axes == (x.ndim - 1,) and x.flags.c_contiguous and x.size > 0
     if extreme and x.dtype == out.dtype:
         rows, flat = x.reshape(-1, x.shape[-1]), out.reshape(-1)
-        if 1 < rows.shape[1] <= SHORT:  # NumPy reduces short rows one by one; of a transposed copy whole rows at a time
+        if rows.shape[1] <= SHORT:  # NumPy reduces short rows one by one; of a transposed copy whole rows at a time
             turned = np.empty(rows.shape[::-1], x.dtype)
             return [copied(turned, rows.T), (f.reduce, (turned, 0, None, flat))]
         return [(f.reduceat, (rows.reshape(-1), np.arange(0, x.size, rows.shape[1]), 0, None, flat))]
@@ -148,7 +148,7 @@ def _concat(op: Op, m: Machine) -> list[Call]:
 
 
 def _pack(op: Op, m: Machine) -> list[Call]:
-    """What is not in its place already, copied there."""
+    """Copies of the operands that were not computed in place."""
     out, found, start = m.at(op.out), [], 0
     for v in op.inputs:
         x, there = m.at(v), out[start : start + v.size].reshape(v.shape)

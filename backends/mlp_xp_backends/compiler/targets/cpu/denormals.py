@@ -1,6 +1,6 @@
-"""Denormal numbers, which the processor handles tens of times slower than others, taken for zero.
+"""Flush denormal numbers, which processors handle tens of times more slowly than others, to zero.
 
-A momentum without a gradient decays into them and, since 0.9 times the smallest of them rounds to itself, stays there.
+A momentum without a gradient decays to a denormal and stays there, since 0.9 times the smallest rounds to itself.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from functools import cache
 from typing import Any
 
 FLUSH = 0x8040
-"""The bits of MXCSR that take denormal results and operands for zero (Intel SDM, vol. 1, sec. 10.2.3)."""
+"""The bits of MXCSR that flush denormal results and operands to zero (Intel SDM, vol. 1, sec. 10.2.3)."""
 MXCSR = slice(28, 32)
-"""Where MXCSR lies in the ``fenv_t`` of x86-64 Linux, behind seven words of the x87 unit."""
+"""The bytes of MXCSR in the ``fenv_t`` of x86-64 Linux, after seven words of the x87 unit."""
 
 
 @contextmanager
 def flushed() -> Iterator[None]:
-    """Denormals are zero for this thread, where the processor and the system let us say so (x86-64 Linux)."""
+    """Flush denormals to zero in this thread, on x86-64 Linux with glibc; elsewhere do nothing."""
     library = _library()
     if library is None:
         yield

@@ -1,7 +1,7 @@
-"""Memory planning: from when values live to where they lie.
+"""Memory planning: from the lifetimes of values to their places in memory.
 
-Memory is used again as soon as its last reader is through, results go over an operand that ends there, and what is
-carried on is written over what came in.
+Memory is reused after its last reader, a result may overwrite an operand without later readers, and the new value of a
+carried array overwrites the old one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mlp_xp_backends.compiler.program import Kind, Op, Program, Value, new_value
 
 
 class Place(NamedTuple):
-    """Where a value lies: in the carried array or the buffer of that number, from ``offset`` (in bytes) on."""
+    """A place in memory: the carried array or the buffer of that number, from ``offset`` (in bytes)."""
 
     kind: Literal["carry", "buffer"]
     number: int
@@ -24,23 +24,23 @@ class Place(NamedTuple):
 
 
 OWN = (Kind.PACK, Kind.ONE_HOT, Kind.VIEW)
-"""Operations that say themselves where their results lie."""
+"""Operations whose results have memory of their own, or that of an operand."""
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Where the results of a program lie."""
+    """The places of the results of a program."""
 
     places: dict[Value, Place]
-    """Of every result that is no view."""
+    """Of every result that is not a view."""
     buffers: tuple[int, ...]
     """Sizes in bytes."""
     copies: tuple[int, ...]
-    """The carried arrays whose new value has to be copied to them at the end of a step."""
+    """Positions of the carried arrays to which the new value is copied at the end of a step."""
 
 
 def separate(program: Program) -> Program:
-    """A carried array that is handed on as another one is copied first, or it would be overwritten."""
+    """Copy each carried array that is returned as another one, before it is overwritten."""
     ops, after_all = list(program.ops), list(program.carry_out)
     for k, (before, after) in enumerate(zip(program.carry, program.carry_out, strict=True)):
         if after is not before and after.root in program.carry:
@@ -50,7 +50,7 @@ def separate(program: Program) -> Program:
 
 
 def plan_memory(program: Program) -> Plan:
-    """Places for the results of a program that `separate` has been through."""
+    """Places for the results of a program that `separate` rewrote."""
     return _Planner(program).run()
 
 
@@ -74,30 +74,30 @@ class _Planner:
             handed = self._place(op) if op.kind is not Kind.VIEW else None
             for v in dying.get(k, ()):
                 place, maker = self.places.get(v), self.program.makers.get(v)
-                lent = maker in self.position and maker is not None and maker.kind is not Kind.ONE_HOT
+                lent = maker is not None and maker.kind is not Kind.ONE_HOT
                 if lent and v is not handed and place is not None and place.kind == "buffer":
                     self.free.append(place.number)
         return Plan(self.places, tuple(self.buffers), tuple(self.copies))
 
     def _parts(self) -> dict[Value, tuple[Value, int]]:
-        """What is packed and can lie in the pack from the beginning, and where in it."""
+        """The values that can be computed directly in a pack, with the pack and the offset in bytes."""
         parts: dict[Value, tuple[Value, int]] = {}
         for op in self.program.ops:
             offset = 0
             for v in op.inputs if op.kind is Kind.PACK else ():
                 maker = self.program.makers.get(v)
-                free = maker in self.position and v.base is None and v not in parts and v not in self.program.carry_out
+                free = v.base is None and v not in parts and v not in self.program.carry_out
                 if free and maker is not None and maker.kind not in OWN and v.dtype == op.out.dtype:
                     parts[v] = (op.out, offset)
                 offset += v.nbytes
         return parts
 
     def _owner(self, v: Value) -> Value:
-        """The value whose memory decides about that of ``v``."""
+        """The value whose memory contains that of ``v``."""
         return self.parts[v.root][0] if v.root in self.parts else v.root
 
     def _last_reads(self) -> dict[Value, int]:
-        """For each memory that is read or written: the position of its last reader."""
+        """The position of the last operation that reads or writes the memory of each owner."""
         last = {}
         for k, op in enumerate(self.program.ops):
             for v in (*op.inputs, op.out):
@@ -115,12 +115,12 @@ class _Planner:
                 self.copies.append(k)
                 continue
             op: Op | None = maker
-            while op is not None:  # the operations on the way to it, as far back as they can
+            while op is not None:  # and the operations before it that can work in place
                 self.places[op.out] = Place("carry", k)
                 op = self._step_before(before, op)
 
     def _step_before(self, before: Value, op: Op) -> Op | None:
-        """The operation whose result ends in ``op``, which is written over it, if it may lie over ``before`` too."""
+        """The operation whose result ``op`` overwrites, if that result may overwrite ``before``, too."""
         for x in op.overwritable():
             maker = self.program.makers.get(x)
             if maker is not None and x not in self.places and x not in self.parts and self._ends(x, op):
@@ -131,8 +131,8 @@ class _Planner:
         return self.last.get(self._owner(x)) == self.position[op]
 
     def _over(self, before: Value, op: Op) -> bool:
-        """Whether the result of ``op`` may be written over ``before``."""
-        if op not in self.position or op.kind in OWN:
+        """Whether the result of ``op`` may overwrite ``before``."""
+        if op.kind in OWN:
             return False
         if (before.shape, before.dtype) != (op.out.shape, op.out.dtype):
             return False
@@ -140,24 +140,24 @@ class _Planner:
         return last < here or (last == here and any(x is before for x in op.overwritable()))
 
     def _place(self, op: Op) -> Value | None:
-        """Give the result a place; the operand whose place it takes, if any."""
+        """Assign a place to the result; return the operand whose place it takes over, if any."""
         owner, handed = self._owner(op.out), None
         if owner not in self.places:
             for x in op.overwritable() if owner is op.out else ():
                 place, maker = self.places.get(x), self.program.makers.get(x)
-                lent = maker in self.position and maker is not None and maker.kind is not Kind.ONE_HOT
+                lent = maker is not None and maker.kind is not Kind.ONE_HOT
                 if lent and self._owner(x) is x and self._ends(x, op) and place is not None and place.kind == "buffer":
                     self.places[op.out], handed = place, x
                     break
             else:
-                own = op.kind is Kind.ONE_HOT  # it remembers where its ones are
+                own = op.kind is Kind.ONE_HOT  # the positions of its ones persist between steps
                 self.places[owner] = self._buffer(owner.nbytes, new=own)
         if owner is not op.out:
             self.places[op.out] = self.places[owner]._replace(offset=self.parts[op.out][1])
         return handed
 
     def _buffer(self, size: int, new: bool = False) -> Place:
-        """A buffer of at least that many bytes: a free one that is large enough, or one made so, or a new one."""
+        """A buffer of at least that many bytes: a free one, enlarged if necessary, or a new one."""
         if not self.free or new:
             self.buffers.append(size)
             return Place("buffer", len(self.buffers) - 1)

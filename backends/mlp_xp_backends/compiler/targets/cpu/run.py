@@ -1,4 +1,4 @@
-"""A program made ready for the CPU: rewritten, laid out, and run as a list of calls for every step."""
+"""A program prepared for the CPU: rewritten, its memory planned, and run as a list of calls in every step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PASSES: tuple[Pass, ...] = (
     fused_products,
     separate,
 )
-"""What a program goes through, in this order; only `separate` is indispensable."""
+"""The passes in order; only `separate` is required."""
 CACHE_LINE = 64
 
 
@@ -46,11 +46,11 @@ def rewritten(program: Program, passes: Sequence[Pass] = PASSES) -> Program:
 
 
 ALIVE: WeakSet[Runner] = WeakSet()
-"""All runners there are."""
+"""All runners of the process."""
 
 
 def _after_fork() -> None:
-    """Nobody is left in a forked process who could give a lock back."""
+    """Replace the locks: the threads that hold them do not exist in a forked process."""
     for runner in ALIVE:
         runner.lock = Lock()
 
@@ -60,10 +60,10 @@ if hasattr(os, "register_at_fork"):
 
 
 class Runner:
-    """Runs a program over any number of steps, with the products of ``blas``, or else NumPy's.
+    """Run a program over any number of steps, with the products of ``blas``, or NumPy's if that is `None`.
 
-    It keeps scratch memory, and of the arrays that it ran on their addresses only: it keeps nobody's data alive, and
-    needs not prepare its calls again for arrays that lie where those of the last run lay.
+    It keeps scratch memory, but only the addresses of the arrays of the last run: it does not keep them alive, and it
+    reuses its calls for arrays at the same addresses.
     """
 
     def __init__(self, program: Program, blas: Blas | None, passes: Sequence[Pass] = PASSES) -> None:
@@ -81,7 +81,7 @@ class Runner:
         ALIVE.add(self)
 
     def fits(self, consts: Tree, items: Tree) -> bool:
-        """Whether all row numbers number rows that are there, and all ids columns."""
+        """Whether all row numbers, columns and segment ids are in range."""
         of = {"item": leaves(items), "const": leaves(consts)}
         numbers = ((of[kind][k], bound) for kind, k, bound in self.bounds)
         return all(a.size == 0 or (a.min() >= 0 and a.max() < bound) for a, bound in numbers)
@@ -145,7 +145,7 @@ class Runner:
 
 
 class _Lent:
-    """Memory of somebody else's."""
+    """Memory that another object owns."""
 
     def __init__(self, address: int, v: Value) -> None:
         self.__array_interface__ = {
@@ -158,17 +158,17 @@ class _Lent:
 
 
 def _lent(address: int, v: Value) -> HostArray:
-    """An array of the layout of ``v`` in memory that it does not keep alive."""
+    """An array of the layout of ``v`` at ``address``; it does not keep the memory alive."""
     return np.asarray(_Lent(address, v))
 
 
 def _keys(carried: list[HostArray], given: list[HostArray]) -> list[Any]:
-    """What calls depend on: where arrays lie, and whether they may be written to."""
+    """The properties of the arrays that the calls depend on: addresses, strides, writability."""
     return [(a.ctypes.data, a.strides, a.flags.writeable) for a in carried] + [a.ctypes.data for a in given]
 
 
 def _row_numbers(program: Program) -> set[tuple[int, int]]:
-    """The items that are row numbers, and of how many rows: they are checked for all steps at once."""
+    """The items that are row numbers, with the number of rows: they are checked for all steps at once."""
     found = set()
     for op in program.ops:
         source = op.inputs[1].root.source if op.kind is Kind.TAKE else None
@@ -178,7 +178,7 @@ def _row_numbers(program: Program) -> set[tuple[int, int]]:
 
 
 def _columns(program: Program) -> set[tuple[str, int, int]]:
-    """The leaves that are numbers of columns or segments, and of how many."""
+    """The leaves that are columns or segment ids, with the number of columns or segments."""
     found = set()
     for op in program.ops:
         leaf = program.leaf_of(op.inputs[-1]) if op.kind in (Kind.ONE_HOT, Kind.SEGMENT_SUM) else None

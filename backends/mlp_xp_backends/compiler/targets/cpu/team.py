@@ -1,8 +1,8 @@
 """Large products in parts, one thread of Python for each core.
 
-A BLAS's own threads wait for one another by spinning, which on a busy machine costs far more than the neighbor's share.
-Here every part is a call of its own on one core, and who has nothing to do sleeps. The parts depend on the shapes
-alone, so that the bits do not depend on the number of threads.
+The threads of a BLAS wait for one another by spinning, which on a busy machine costs far more than the share of the
+other process. Here each part is a single-threaded call, and idle threads sleep. The parts depend only on the shapes, so
+that the bits do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from mlp_xp_backends.compiler.targets.cpu.denormals import flushed
 from mlp_xp_backends.typing import HostArray
 
 SPLIT = 8_000_000
-"""Multiplications of a product from which on several cores are faster than one."""
+"""Multiplications of a product from which several cores are faster than one."""
 MOST = 8
-"""Parts of a product at most."""
+"""The largest number of parts of a product."""
 
 
 def parts(c: HostArray, a: HostArray, b: HostArray) -> list[tuple[HostArray, HostArray, HostArray]]:
-    """``c = a b`` as products of blocks of rows or columns, whichever are more."""
+    """Split ``c = a b`` into products of blocks along the longer side of ``c``."""
     (rows, columns), work = c.shape, c.size * a.shape[1]
     n = 1
     while n < MOST and work >= SPLIT * n * n:
@@ -31,13 +31,13 @@ def parts(c: HostArray, a: HostArray, b: HostArray) -> list[tuple[HostArray, Hos
         return [(c, a, b)]
     long = max(rows, columns)
     size = -(-long // n)
-    size += -size % 16  # whole tiles of BLAS's kernels
+    size += -size % 16  # multiples of the tiles of BLAS's kernels
     cuts = [slice(start, start + size) for start in range(0, long, size)]
     return [(c[cut], a[cut], b) if rows >= columns else (c[:, cut], a, b[:, cut]) for cut in cuts]
 
 
 class Worker:
-    """A thread that runs the calls that it is given, and sleeps in between."""
+    """A thread that runs the calls assigned to it and sleeps in between."""
 
     def __init__(self) -> None:
         self.calls: Sequence[Call] = ()
@@ -57,7 +57,7 @@ class Worker:
 
 
 class Team:
-    """The workers of a process; one run at a time has them, another one does all by itself."""
+    """The workers of a process. One run at a time uses them; concurrent runs compute on their own thread."""
 
     def __init__(self) -> None:
         self.workers: list[Worker] = []
@@ -66,7 +66,7 @@ class Team:
             os.register_at_fork(after_in_child=self._after_fork)
 
     def _after_fork(self) -> None:
-        """Threads are not inherited."""
+        """Discard the workers: a forked process does not inherit threads."""
         self.workers, self.free = [], Lock()
 
     def split(self, calls: Sequence[Call], threads: int) -> Call:
@@ -93,7 +93,7 @@ class Team:
                     f(*args)
             finally:
                 for worker in begun:
-                    if worker.calls and worker.go.locked():  # interrupted before it was told
+                    if worker.calls and worker.go.locked():  # interrupted before its release
                         worker.go.release()
                     worker.done.acquire()
         finally:

@@ -1,0 +1,214 @@
+"""Ensembles of networks that differ by their seed, and on request by a bootstrap sample, trained at once."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, RegressorMixin, _fit_context, clone
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils import check_random_state, get_tags
+from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from mlp_xp._checks import shown
+from mlp_xp.model import Model, load
+from mlp_xp.sklearn.arrays import like, to_host
+from mlp_xp.sklearn.base import BaseMLP
+from mlp_xp.sklearn.classifier import MLPClassifier
+from mlp_xp.sklearn.regressor import MLPRegressor
+from mlp_xp.sklearn.stacked import Job, fit_all
+from mlp_xp_backends import Backend
+from mlp_xp_backends.trees import tree_map
+from mlp_xp_backends.typing import Array, HostArray
+
+
+class BaseEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """The common part of `EnsembleClassifier` and `EnsembleRegressor`."""
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "estimator": [HasMethods(["fit", "predict"]), None],
+        "n_members": [Interval(Integral, 1, None, closed="left")],
+        "bootstrap": ["boolean"],
+        "random_state": ["random_state"],
+        "n_jobs": [Integral, None],
+    }
+    _kind: ClassVar[type[BaseMLP]]
+
+    def __init__(
+        self,
+        estimator: Any = None,
+        n_members: int = 8,
+        *,
+        bootstrap: bool = False,
+        random_state: Any = None,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.estimator, self.n_members, self.bootstrap = estimator, n_members, bootstrap
+        self.random_state, self.n_jobs = random_state, n_jobs
+
+    @_fit_context(prefer_skip_nested_validation=False)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit all members; parameters as for the estimator's ``fit``."""
+        base = self._kind() if self.estimator is None else self.estimator
+        if not isinstance(base, self._kind):
+            raise TypeError(f"estimator must be an {self._kind.__name__}, not {shown(base)}")
+        rng = check_random_state(self.random_state)
+        seeds = rng.randint(2**31 - 1, size=(self.n_members, 2)).tolist()
+        params = {} if sample_weight is None else {"sample_weight": sample_weight}
+        jobs = [
+            Job(clone(base).set_params(random_state=seed), X, y, params, sample if self.bootstrap else None)
+            for seed, sample in seeds
+        ]
+        self._adopt(fit_all(jobs, self.n_jobs))
+        return self
+
+    def _adopt(self, members: list[Any]) -> None:
+        """Set all attributes; raises the first exception of a member's fit."""
+        for member in members:
+            if isinstance(member, Exception):
+                raise member
+        self.estimators_ = members
+        for name in ("n_features_in_", "feature_names_in_", "classes_", "n_outputs_"):
+            if hasattr(members[0], name):
+                setattr(self, name, getattr(members[0], name))
+
+    def _each(self, X: Any) -> HostArray:
+        """What each member predicts, (members, rows, ...), on the host."""
+        check_is_fitted(self)
+        validate_data(self, to_host(X), accept_sparse=["csr", "csc"], reset=False)
+        return np.stack([np.asarray(to_host(self._one(member, X))) for member in self.estimators_])
+
+    def _one(self, member: Any, X: Any) -> Any:
+        return member.predict(X)
+
+    def predict_spread(self, X: Any) -> Array:
+        """The standard deviation between the members: of probabilities (rows, classes), or of values."""
+        return like(X, self._each(X).std(axis=0))
+
+    def to_model(self, device: str | Backend | None = None) -> Model:
+        """All members as one `Model`, whose parameters have an axis of members in front; it can be saved."""
+        check_is_fitted(self)
+        models = [member.to_model(device) for member in self.estimators_]
+        first, xp = models[0], models[0].backend.xp
+        params, state = (
+            tree_map(lambda *leaves: xp.stack(leaves), *trees)
+            for trees in ([m.params for m in models], [m.state for m in models])
+        )
+        return Model(first.network, first.loss, params, state, first.backend, first.extra)
+
+    def save(self, path: str | Path) -> None:
+        """Write all members to one file, which `load` reads."""
+        self.to_model().save(path)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | Backend | None = None) -> Self:
+        """The ensemble in a file; it predicts the same numbers."""
+        model = load(path, device)
+        count = next(iter(p.W for p in model.params if hasattr(p, "W"))).shape[0]
+        members = []
+        for i in range(count):
+            params, state = (tree_map(lambda a, i=i: a[i], tree) for tree in (model.params, model.state))
+            one = Model(model.network, model.loss, params, state, model.backend, model.extra)
+            members.append(cls._kind.from_model(one))
+        ensemble = cls(members[0], count)
+        ensemble._adopt(members)
+        return ensemble
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        of_estimator = get_tags(self._kind() if self.estimator is None else self.estimator)
+        tags.input_tags.sparse = of_estimator.input_tags.sparse
+        tags.target_tags.multi_output = of_estimator.target_tags.multi_output
+        tags.non_deterministic = of_estimator.non_deterministic
+        return tags
+
+
+class EnsembleClassifier(ClassifierMixin, BaseEnsemble):  # type: ignore[misc]
+    """Networks that differ by their seed; the mean of their probabilities is the prediction.
+
+    Deep ensembles (Lakshminarayanan et al. 2017). The members train together.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or None, default=None
+        The member; ``None`` for ``MLPClassifier()``.
+    n_members : int, default=8
+        The number of members.
+    bootstrap : bool, default=False
+        Whether each member trains on as many rows drawn with replacement (Breiman 1996).
+    random_state : int, RandomState instance or None, default=None
+        Determines the seeds of the members and their samples.
+    n_jobs : int or None, default=None
+        Processes, as joblib counts them.
+
+    Attributes
+    ----------
+    estimators_ : list of MLPClassifier
+        The members.
+    classes_, n_features_in_, feature_names_in_
+        As in scikit-learn.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> member = MLPClassifier((8,), learning_rate_init=0.02)
+    >>> ensemble = EnsembleClassifier(member, 4, random_state=0).fit(X, y)
+    >>> ensemble.predict_proba(X[:2]).shape, ensemble.predict_spread(X[:2]).shape
+    ((2, 3), (2, 3))
+    >>> ensemble.score(X, y) > 0.95
+    True
+    """
+
+    _kind = MLPClassifier
+
+    def _one(self, member: Any, X: Any) -> Any:
+        return member.predict_proba(X)
+
+    def predict_proba(self, X: Any) -> Array:
+        """The mean of the members' probabilities, (rows, classes)."""
+        return like(X, self._each(X).mean(axis=0))
+
+    def predict(self, X: Any) -> Array:
+        """Labels, (rows,), or 0 and 1 for each label, (rows, labels)."""
+        p = self._each(X).mean(axis=0)
+        first = self.estimators_[0]
+        return like(X, first._decide(p[:, 1:] if first.n_outputs_ == 1 else p))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The accuracy of `predict`."""
+        return float(accuracy_score(to_host(y), to_host(self.predict(X)), sample_weight=to_host(sample_weight)))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+class EnsembleRegressor(RegressorMixin, BaseEnsemble):  # type: ignore[misc]
+    """Networks that differ by their seed; the mean of their values is the prediction.
+
+    Deep ensembles (Lakshminarayanan et al. 2017). The members train together. Parameters and attributes are those of
+    `EnsembleClassifier`, with an `MLPRegressor` as the estimator.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_regression
+    >>> X, y = make_regression(100, 4, random_state=0)
+    >>> ensemble = EnsembleRegressor(MLPRegressor(solver="lbfgs"), 3, bootstrap=True, random_state=0).fit(X, y)
+    >>> ensemble.predict(X[:2]).shape, ensemble.predict_spread(X[:2]).shape
+    ((2,), (2,))
+    """
+
+    _kind = MLPRegressor
+
+    def predict(self, X: Any) -> Array:
+        """The mean of the members' values, (rows,) or (rows, outputs)."""
+        return like(X, self._each(X).mean(axis=0))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The coefficient of determination (R2) of `predict`."""
+        return float(r2_score(to_host(y), to_host(self.predict(X)), sample_weight=to_host(sample_weight)))

@@ -1,0 +1,336 @@
+"""Grid and random search in which all candidates and folds train at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from numbers import Integral
+from typing import Any, ClassVar
+
+import joblib
+import numpy as np
+from sklearn.base import clone, is_classifier
+from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.utils import indexable
+from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.validation import _check_method_params
+
+from mlp_xp._checks import shown
+from mlp_xp.sklearn.base import BaseMLP
+from mlp_xp.sklearn.stacked import Alone, Job, start_all, train_all, warned
+from mlp_xp.sklearn.stochastic import warn_of_the_end
+from mlp_xp.sweep.halving import Halving
+from mlp_xp.sweep.tasks import on_one_core
+
+
+class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has no types
+    """``GridSearchCV``, or with ``n_iter`` ``RandomizedSearchCV``, in which candidates and folds train at once.
+
+    For `MLPClassifier` and `MLPRegressor`, alone or as the last step of a pipeline: same scores, ranks and best model
+    as scikit-learn's searches on the same estimator, grid and folds. Candidates that differ only in numbers (learning
+    rate, momentum, penalty, dropout, seed ...) train together; transformers of a pipeline are fitted once for each
+    fold and each of their own settings. Any other estimator or solver is fitted one by one.
+
+    Parameters
+    ----------
+    estimator : estimator
+        What to fit.
+    param_grid : dict or list of dict
+        Lists of values by the names of the parameters; with ``n_iter`` lists or distributions.
+    n_iter : int or None, default=None
+        The number of settings to draw from ``param_grid``; ``None`` for all combinations.
+    random_state : int, RandomState instance or None, default=None
+        Determines the settings that are drawn.
+    scoring, cv, refit, error_score, return_train_score
+        As in ``GridSearchCV``; ``scoring`` may name several scores, and ``refit`` be a function.
+    halving : Halving or None, default=None
+        Drop the weakest candidates after a few epochs, by their mean score; the others continue from where they are.
+        ``cv_results_`` has the columns ``iter`` and ``n_resources`` (epochs).
+    n_jobs : int or None, default=None
+        Processes, as joblib counts them, each with one BLAS thread.
+
+    Attributes
+    ----------
+    cv_results_, best_estimator_, best_score_, best_params_, best_index_, scorer_, n_splits_, refit_time_, multimetric_
+        As in ``GridSearchCV``. The fit times are shares of those of a stack.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from mlp_xp.sklearn import BatchedSearchCV, MLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> grid = {"learning_rate_init": [0.0001, 0.01], "alpha": [0.0001, 0.1]}
+    >>> search = BatchedSearchCV(MLPClassifier((8,), max_iter=20, random_state=0), grid, cv=3)
+    >>> import warnings
+    >>> with warnings.catch_warnings(action="ignore"):  # 20 epochs are few
+    ...     search = search.fit(X, y)
+    >>> search.best_params_["learning_rate_init"]
+    0.01
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseSearchCV._parameter_constraints,
+        "param_grid": [dict, list],
+        "n_iter": [Integral, None],
+        "random_state": ["random_state"],
+        "halving": [Halving, None],
+    }
+
+    def __init__(
+        self,
+        estimator: Any,
+        param_grid: Any,
+        *,
+        n_iter: int | None = None,
+        random_state: Any = None,
+        scoring: Any = None,
+        cv: Any = None,
+        refit: Any = True,
+        halving: Halving | None = None,
+        n_jobs: int | None = None,
+        error_score: Any = np.nan,
+        return_train_score: bool = False,
+    ) -> None:
+        super().__init__(
+            estimator,
+            scoring=scoring,
+            n_jobs=n_jobs,
+            refit=refit,
+            cv=cv,
+            error_score=error_score,
+            return_train_score=return_train_score,
+        )
+        self.param_grid, self.n_iter, self.random_state, self.halving = param_grid, n_iter, random_state, halving
+
+    def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
+        """Fit all candidates on all folds and, with ``refit``, the best one on all rows.
+
+        ``params`` are passed to `fit` of the estimator (``sample_weight``) and to the splitter (``groups``).
+        """
+        self._validate_params()
+        candidates = self._candidates()
+        X, y = indexable(X, y)
+        given = _check_method_params(X, params=params)
+        routed = self._get_routed_params_for_fit(given)
+        cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+        splits = list(cv.split(X, y, **routed.splitter.split))
+        if not splits:
+            raise ValueError("cv splits the rows into no folds: nothing would be trained")
+        jobs = Jobs(self.estimator, X, y, splits, routed.estimator.fit)
+        search = _Search(self, candidates, splits, jobs)
+        search.fit(X, y, **params)
+        for name in FITTED:
+            if hasattr(search, name):
+                setattr(self, name, getattr(search, name))
+        if hasattr(self, "best_estimator_"):
+            self.best_estimator_ = search.best_estimator_.fitted
+            if hasattr(self.best_estimator_, "feature_names_in_"):
+                self.feature_names_in_ = self.best_estimator_.feature_names_in_
+        scorers, _ = self._get_scorers()
+        self.scorer_ = getattr(scorers, "_scorers", scorers)
+        search.set_times(self.cv_results_)
+        return self
+
+    def _candidates(self) -> list[dict[str, Any]]:
+        if self.n_iter is None:
+            found = list(ParameterGrid(self.param_grid))
+        else:
+            found = list(ParameterSampler(self.param_grid, self.n_iter, random_state=self.random_state))
+        if not found:
+            raise ValueError(f"param_grid gives no candidates: {shown(self.param_grid)}")
+        for candidate in found:
+            clone(self.estimator).set_params(**clone(candidate, safe=False))  # names an unknown parameter
+        return found
+
+    def _run_search(self, evaluate_candidates: Any) -> None:
+        raise NotImplementedError("see fit")
+
+
+FITTED = (
+    "cv_results_",
+    "best_estimator_",
+    "best_score_",
+    "best_params_",
+    "best_index_",
+    "n_splits_",
+    "refit_time_",
+    "multimetric_",
+)
+
+
+class Jobs:
+    """The fits of candidates on folds; a pipeline's transformers are fitted here, its last step in a stack."""
+
+    def __init__(self, estimator: Any, X: Any, y: Any, splits: Sequence[Any], fit_params: dict[str, Any]) -> None:
+        self.estimator, self.X, self.y, self.splits, self.fit_params = estimator, X, y, splits, fit_params
+        self.parts: dict[int, Any] = {}
+        self.fronts: dict[Any, Any] = {}
+
+    def of(self, candidate: dict[str, Any]) -> Iterator[tuple[Job, Any]]:
+        """The job of each fold, and the pipeline around its estimator or ``None``."""
+        for i, (train, _) in enumerate(self.splits):
+            whole = clone(self.estimator).set_params(**clone(candidate, safe=False))
+            if i not in self.parts:
+                params = _check_method_params(self.X, params=self.fit_params, indices=train)
+                self.parts[i] = *_safe_split(whole, self.X, self.y, train), params
+            x, y, params = self.parts[i]
+            if not isinstance(whole, Pipeline) or not isinstance(whole.steps[-1][1], BaseMLP) or len(whole.steps) < 2:
+                yield Job(whole, x, y, params), None
+                continue
+            name, last = whole.steps[-1]
+            own = {key.removeprefix(f"{name}__"): value for key, value in params.items()}
+            if any(not key.startswith(f"{name}__") for key in params):
+                yield Job(whole, x, y, params), None
+                continue
+            try:
+                front, rows = self._front(i, candidate, whole, name, x, y)
+            except Exception:  # it is raised again, and handled, when the whole pipeline is fitted
+                yield Job(whole, x, y, params), None
+                continue
+            whole.steps = [*front.steps, (name, last)]
+            yield Job(last, rows, y, own), whole
+
+    def _front(
+        self, fold: int, candidate: dict[str, Any], whole: Pipeline, name: str, x: Any, y: Any
+    ) -> tuple[Any, Any]:
+        """All steps but the last, fitted to the rows of a fold, and what they make of these rows."""
+        own = {key: value for key, value in candidate.items() if not key.startswith(f"{name}__")}
+        key = fold, tuple((name, _hashable(value)) for name, value in sorted(own.items()))
+        if key not in self.fronts:
+            front = whole[:-1]
+            self.fronts[key] = front, front.fit_transform(x, y)
+        return self.fronts[key]  # type: ignore[no-any-return]
+
+
+def _hashable(value: Any) -> Any:
+    """A key for a value in a grid; candidates share these objects."""
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return type(value), value
+
+
+class _Search(BaseSearchCV):  # type: ignore[misc]
+    """scikit-learn's search over estimators that are fitted already: scores, ranks and the refit are its own."""
+
+    def __init__(self, owner: BatchedSearchCV, candidates: list[dict[str, Any]], splits: list[Any], jobs: Jobs) -> None:
+        self.store: list[Any] = []
+        super().__init__(
+            Prefitted(owner.estimator, self.store),
+            scoring=owner.scoring,
+            refit=owner.refit,
+            cv=splits,
+            error_score=owner.error_score,
+            return_train_score=owner.return_train_score,
+        )
+        self.owner, self.candidates, self.jobs = owner, candidates, jobs
+        self.seconds: list[float] = []
+
+    def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
+        """Run in this process: everything is fitted when the search looks at it."""
+        with joblib.parallel_config(backend="sequential"):
+            return super().fit(X, y, **params)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """None: those of its owner are checked."""
+        return {}
+
+    def _run_search(self, evaluate_candidates: Any) -> None:
+        halving, chosen = self.owner.halving, list(range(len(self.candidates)))
+        started = [pair for candidate in self.candidates for pair in self.jobs.of(candidate)]
+        fits = start_all([job for job, _ in started])
+        wholes = [whole for _, whole in started]
+        epochs = max((fit.e.max_iter for fit in fits if hasattr(fit, "e")), default=1)
+        rungs = [] if halving is None else halving.rungs(epochs, len(chosen))
+        for n, until in enumerate([*rungs, None]):
+            k = len(self.jobs.splits)
+            at = [i * k + fold for i in chosen for fold in range(k)]
+            part = [fits[i] for i in at]
+            train_all(part, self.owner.n_jobs, until)
+            for i, fit in zip(at, part, strict=True):
+                fits[i] = fit
+            self.seconds += [getattr(fit, "seconds", 0.0) for fit in part]
+            self.store[:] = [(fit, wholes[i]) for i, fit in zip(at, part, strict=True)]
+            more = {"iter": [n] * len(chosen), "n_resources": [until or epochs] * len(chosen)}
+            candidates = [self.candidates[i] for i in chosen]
+            if halving is None:
+                on_one_core(evaluate_candidates, candidates)
+            else:
+                results = on_one_core(partial(evaluate_candidates, more_results=more), candidates)
+                scores = np.asarray(results[f"mean_test_{self._metric()}"])[-len(chosen) :]
+                order = np.argsort(np.where(np.isnan(scores), math.inf, -scores), kind="stable")
+                chosen = sorted(chosen[i] for i in order[: math.ceil(len(chosen) / halving.factor)])
+
+    def _metric(self) -> str:
+        """The score by which candidates are dropped."""
+        several = isinstance(self.scoring, (list, tuple, set, dict))
+        if several and not isinstance(self.refit, str):
+            raise ValueError("halving with several scores needs refit to name the one by which candidates are dropped")
+        return self.refit if several else "score"
+
+    def _select_best_index(self, refit: Any, refit_metric: str, results: Any) -> int:
+        """That of scikit-learn; with halving among the candidates of the last rung."""
+        if callable(refit) or "iter" not in results:
+            return int(BaseSearchCV._select_best_index(refit, refit_metric, results))
+        last = np.flatnonzero(np.asarray(results["iter"]) == np.max(results["iter"]))
+        scores = np.asarray(results[f"mean_test_{refit_metric}"])[last]
+        return int(last[0] if np.isnan(scores).all() else last[np.nanargmax(scores)])
+
+    def set_times(self, results: dict[str, Any]) -> None:
+        """Replace the fit times, which are those of looking fits up."""
+        times = np.array(self.seconds).reshape(-1, len(self.jobs.splits))
+        results["mean_fit_time"], results["std_fit_time"] = times.mean(axis=1), times.std(axis=1)
+
+
+class Prefitted:
+    """Stands for an estimator in scikit-learn's search: `fit` takes the next fitted one from a list.
+
+    When the list is empty, as in the refit, it fits the estimator itself.
+    """
+
+    def __init__(self, estimator: Any, store: list[Any]) -> None:
+        self.estimator, self.store = estimator, store
+        self.params: dict[str, Any] = {}
+
+    def __sklearn_clone__(self) -> Prefitted:
+        return Prefitted(self.estimator, self.store)
+
+    def __sklearn_tags__(self) -> Any:
+        return self.estimator.__sklearn_tags__()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("fitted", "estimator", "store"):
+            raise AttributeError(name)
+        return getattr(vars(self).get("fitted", self.estimator), name)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters of the estimator."""
+        return {**self.estimator.get_params(deep), **self.params}
+
+    def set_params(self, **params: Any) -> Prefitted:
+        """Keep the parameters for `fit`."""
+        self.params = params
+        return self
+
+    def fit(self, X: Any, y: Any = None, **params: Any) -> Prefitted:
+        """Take the next fitted estimator; raise what its fit raised."""
+        if not self.store:
+            fresh = clone(self.estimator).set_params(**clone(self.params, safe=False))
+            self.fitted = fresh.fit(X, y, **params)
+            return self
+        fit, whole = self.store.pop(0)
+        if isinstance(fit, Exception):
+            raise fit
+        fitted = fit.result()
+        if isinstance(fitted, Exception):
+            raise fitted
+        if warned(fit):
+            warn_of_the_end(fitted)
+        if whole is not None:
+            whole.steps[-1] = (whole.steps[-1][0], fitted)
+        self.fitted = whole if whole is not None and not isinstance(fit, Alone) else whole or fitted
+        return self

@@ -1,0 +1,128 @@
+"""The groups of a sweep: models that can train together, with their checked data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np  # noqa: TID251  data enter on the host
+
+from mlp_xp._checks import check_count, check_set, shown
+from mlp_xp.data.checks import check_inputs, check_targets, check_weights
+from mlp_xp.data.class_weights import weigh_classes
+from mlp_xp.data.feed import Batch
+from mlp_xp.sweep.binding import differing, structure
+from mlp_xp.sweep.driver import Group, Measured
+from mlp_xp.sweep.folds import Folds
+from mlp_xp.sweep.halving import Halving
+from mlp_xp.sweep.run import Candidate
+from mlp_xp.sweep.stack import models_together
+from mlp_xp.training.early_stopping import EarlyStopping
+from mlp_xp.training.options import FitOptions
+from mlp_xp_backends import Backend
+from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.typing import Array, HostArray
+
+
+class Fitting:
+    """The data and options of a call of `Sweep.fit`."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        device: Any,
+        dtype: str,
+        split: Folds,
+        sets: dict[str, tuple[Array, ...]],
+        rule: EarlyStopping | None,
+        halving: Halving | None,
+        shuffle: bool,
+        resident: bool | None,
+    ) -> None:
+        if halving is not None and not isinstance(halving, Halving):
+            raise TypeError(f"halving must be something such as Halving(factor=3), not {shown(halving)}")
+        self.backend, self.device, self.dtype, self.split = backend, device, dtype, split
+        self.sets, self.rule, self.halving, self.shuffle, self.resident = sets, rule, halving, shuffle, resident
+
+    def rows_of(self, candidate: Candidate, rows: int) -> int:
+        """The rows that a model trains on."""
+        return rows if candidate.fold is None else len(self.split[candidate.fold][0])
+
+    def clipped(self, candidate: Candidate, rows: int) -> Candidate:
+        """``candidate`` with a batch of at most all its rows."""
+        return candidate._replace(batch_size=min(candidate.batch_size, self.rows_of(candidate, rows)))
+
+    def groups(
+        self, candidates: Sequence[Candidate], x: Array, y: Array, w: Array | None, together: int | None
+    ) -> list[tuple[Group, list[int]]]:
+        """The candidates by what can train together, with their checked data."""
+        rows, found = int(np.shape(x)[0]), dict[Any, list[int]]()
+        for i, one in enumerate(candidates):
+            candidate = self.clipped(one, rows)
+            held = 0 if candidate.fold is None else len(self.split[candidate.fold][1])
+            weight = None if candidate.class_weight is None else (repr(candidate.class_weight), candidate.fold)
+            size = (candidate.batch_size, self.rows_of(candidate, rows), held)
+            found.setdefault((structure(candidate.step), size, weight), []).append(i)
+        return [(self._group([candidates[i] for i in part], x, y, w, together), part) for part in found.values()]
+
+    def _group(self, part: list[Candidate], x: Array, y: Array, w: Array | None, together: int | None) -> Group:
+        first = part[0]
+        step, rows = first.step, int(np.shape(x)[0])
+        for rule in (self.rule, self.halving and EarlyStopping(monitor=self.halving.monitor, mode=self.halving.mode)):
+            FitOptions.checked(1, None, self._sets_to_check(x, y), self.shuffle, rule, self.resident, False, step.loss)
+        data = self._checked(step, x, y, w)
+        train: dict[int | None, Any] = {None: None}
+        held: dict[int | None, HostArray] = {}
+        for i, (rows_in, rows_out) in enumerate(self.split):
+            train[i], held[i] = rows_in, rows_out
+        if first.class_weight is not None:
+            data = self._weighted(data, first, train[first.fold], step)
+        sets = {name: Measured(self._checked(step, *arrays), None) for name, arrays in self.sets.items()}
+        if self.split:
+            plain = data if first.class_weight is None else self._checked(step, x, y, w)
+            sets["valid"] = Measured(plain, held)
+        batch_size = self.clipped(first, rows).batch_size
+        size = models_together(self.backend, step.network, batch_size, self.dtype)
+        size = size if together is None else check_count("together", together)
+        own_l2 = bool(step.l2)
+        paths = differing([candidate.step for candidate in part])
+        return Group(self.device, self.dtype, step, paths, own_l2, batch_size, data, train, sets, self.resident, size)
+
+    def identity(self, group: Group) -> tuple[Any, ...]:
+        """What tells this call from others with the same settings: shapes, and a digest of targets and first rows."""
+        first = self.backend.to_numpy(self.backend.asarray(group.data.x[:1000]))
+        digest = hashlib.sha256(np.ascontiguousarray(first).tobytes())
+        digest.update(np.ascontiguousarray(group.data.y).tobytes())
+        folds = [rows.tolist() for pair in self.split for rows in pair]
+        return group.dtype, tuple(group.data.x.shape), digest.hexdigest(), folds
+
+    def _sets_to_check(self, x: Array, y: Array) -> Any:
+        return {**self.sets, **({"valid": (x, y)} if self.split else {})} or None
+
+    def _checked(self, step: Any, x: Array, y: Array, w: Array | None = None) -> Batch:
+        x = check_inputs(self.backend, step.network, x)
+        rows = int(x.shape[0])
+        y = check_targets(self.backend, step.loss, step.network.width(x.shape[1]), y, rows)
+        return Batch(x, y, check_weights(self.backend, w, rows, self.dtype))
+
+    def _weighted(self, data: Batch, candidate: Candidate, part: HostArray | None, step: Any) -> Batch:
+        """The data with class weights, which ``balanced`` counts among the training rows alone."""
+        rows = np.arange(len(data.y)) if part is None else part
+        n_out = step.network.width(data.x.shape[1]) or 0
+        given = ABSENT if data.w is ABSENT else data.w[rows]
+        w = np.zeros(len(data.y))
+        w[rows] = weigh_classes(candidate.class_weight, data.y[rows], n_out, given)
+        return data._replace(w=check_weights(self.backend, w, len(w), self.dtype))
+
+
+def named_sets(validation_data: Any, split: Folds) -> dict[str, tuple[Array, ...]]:
+    """Validation sets by name."""
+    if validation_data is None:
+        return {}
+    sets = dict(validation_data) if isinstance(validation_data, Mapping) else {"valid": validation_data}
+    if split and "valid" in sets:
+        raise ValueError("folds measure their held-out rows as 'valid': give other validation sets other names")
+    for arrays in sets.values():
+        check_set(arrays, "validation_data must be (x, y) or (x, y, sample_weight), or several of these by name")
+    return sets

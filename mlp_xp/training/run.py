@@ -1,0 +1,249 @@
+"""A run: the state of the network, the epoch under way, and what the rest of the run depends on besides."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np  # noqa: TID251  snapshots hold host arrays
+
+from mlp_xp.data.checks import first_not_finite
+from mlp_xp.data.feed import Batch, Feed
+from mlp_xp.data.stream import Stream
+from mlp_xp.files.snapshot import Plan, Snapshot
+from mlp_xp.nn.schedules import Moment, as_schedule
+from mlp_xp.nn.step import TrainState
+from mlp_xp.training import epoch as epochs
+from mlp_xp.training.early_stopping import BestEpoch, EarlyStopping
+from mlp_xp.training.history import Record, monitored
+from mlp_xp.training.options import generator_in
+from mlp_xp.training.ranks import Division, Ranks
+from mlp_xp_backends import Backend
+from mlp_xp_backends.errors import memory_guard
+from mlp_xp_backends.protocol import Loop
+from mlp_xp_backends.transfer import to_device, to_host
+from mlp_xp_backends.trees import leaves, tree_map
+from mlp_xp_backends.typing import Array, Tree
+
+
+class TrainingDivergedError(ArithmeticError):
+    """The loss or the parameters became infinite or NaN; the message says where and what to try.
+
+    >>> trainer = Trainer(mlp(1, 1), SquaredError(), SGD(1e9), device="cpu")
+    >>> trainer.fit(np.ones((4, 1)), np.zeros((4, 1)), max_epochs=10)
+    Traceback (most recent call last):
+    mlp_xp.training.run.TrainingDivergedError: ...
+    """
+
+
+class EpochProgress(NamedTuple):
+    """Where a run is, for callbacks."""
+
+    epoch: int
+    """The number of the epoch under way, from 1."""
+    max_epochs: int
+    step: int
+    """Steps done of that epoch."""
+    steps: int
+    """Steps of an epoch."""
+    losses: tuple[Array, ...]
+    """The losses of the steps done, a device array for each chunk of steps."""
+
+
+class Run:
+    """A run on a device, between two steps. `Trainer` is its public face."""
+
+    def __init__(self, snapshot: Snapshot, device: str | Backend | None, ranks: Ranks) -> None:
+        self.ranks, self.backend = ranks, ranks.backend(device)
+        self.step, self.dtype, backend = snapshot.step, snapshot.dtype, self.backend
+        with memory_guard(backend.device, backend.memory):
+            self.state: TrainState = to_device(backend, snapshot.state)
+            best = snapshot.best
+            trees = None if best is None else to_device(backend, (best.params, best.layers))
+        if best is not None and trees is not None:
+            best = best._replace(params=trees[0], layers=trees[1])
+        self.best = BestEpoch(best, snapshot.stopped)
+        self.interrupted = False
+        """Whether Ctrl-C or a callback ended the last `fit` early."""
+        self.class_weight = snapshot.class_weight
+        self.rng = generator_in(snapshot.generator)
+        self.records = [dict(record) for record in snapshot.history]
+        self.monitor, self.monitored = monitored(self.records)
+        self.plan, self.position = snapshot.plan, snapshot.position
+        self.losses: list[Array] = [backend.asarray(np.array(snapshot.losses))] if snapshot.position else []
+        self.updates, self.samples = snapshot.updates, snapshot.samples
+        self.continues = True  # the next fit continues the run of the snapshot
+        self.is_partly_updated = False
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.records)
+
+    def snapshot(self) -> Snapshot:
+        """See `Trainer.snapshot`."""
+        self.check_whole()
+        best = self.best.best
+        kept = () if best is None else (best.params, best.layers)
+        state, kept, losses = to_host(self.backend, (self.state, kept, tuple(self.losses)))
+        return Snapshot(
+            step=self.step,
+            dtype=self.dtype,
+            state=state,
+            history=[dict(record) for record in self.records],
+            generator=dict(self.rng.bit_generator.state),
+            plan=self.plan,
+            position=self.position,
+            losses=np.concatenate(losses) if losses else np.empty(0, self.dtype),
+            updates=self.updates,
+            samples=self.samples,
+            best=None if best is None else best._replace(params=kept[0], layers=kept[1]),
+            stopped=self.best.stopped,
+            class_weight=self.class_weight,
+        )
+
+    def check_whole(self) -> None:
+        """Raise `RuntimeError` if an exception inside a step left parameters that are partly updated."""
+        if self.is_partly_updated:
+            raise RuntimeError(
+                "an exception inside a step left this trainer with parameters that are partly updated: continue from "
+                "a checkpoint with Trainer.resume(path), or train a new trainer"
+            )
+
+    @property
+    def progress(self) -> EpochProgress:
+        """Where the run is, for callbacks."""
+        plan = self.plan
+        steps = 0 if plan is None else epochs.step_count(plan.rows, plan.batch_size)
+        most = self.epoch if plan is None else plan.max_epochs
+        return EpochProgress(self.epoch + 1, most, self.position, steps, tuple(self.losses))
+
+    def check_plan(self, plan: Plan) -> None:
+        """Raise `ValueError` if an epoch under way was begun with other options."""
+        if self.position and self.plan is not None and plan != self.plan:
+            changed = [
+                f"{name}={before!r}, not {now!r}"
+                for name, before, now in zip(Plan._fields, self.plan, plan, strict=True)
+                if before != now
+            ]
+            raise ValueError(
+                f"this run was interrupted inside epoch {self.epoch + 1}: to finish it, fit with the same data and "
+                f"options; it had {', '.join(changed)}"
+            )
+
+    def begin(self, plan: Plan, rule: EarlyStopping | None) -> None:
+        """Set what belongs to a call of `fit`."""
+        self.best.begin(rule, self.continues)
+        self.plan, self.continues, self.interrupted = plan, True, False
+        if self.is_done(rule):
+            if self.epoch >= plan.max_epochs:
+                why = f"{self.epoch} epochs are done and max_epochs, which counts all of them, is {plan.max_epochs}"
+                how = f"max_epochs={self.epoch + plan.max_epochs} trains {plan.max_epochs} more"
+            else:
+                why, how = f"early stopping ended this run after epoch {self.epoch}", "a longer patience continues it"
+            warnings.warn(f"{why}: nothing is left to train; {how}", stacklevel=4)
+
+    def is_done(self, rule: EarlyStopping | None) -> bool:
+        """Whether nothing is left to train."""
+        assert self.plan is not None
+        return self.epoch >= self.plan.max_epochs or self.best.ends(rule, self.epoch)
+
+    def run_epoch(
+        self, feed: Feed | Stream, data: Batch, division: Division, stops: Callable[[], bool]
+    ) -> Record | None:
+        """One epoch, or the rest of it; its record, or ``None`` if ``stops`` returned True after a chunk."""
+        assert self.plan is not None
+        began, plan = time.perf_counter(), self.plan
+        self.drawn = copy.deepcopy(self.rng)  # becomes the generator when the epoch is finished
+        order = division.order(self.drawn, plan)
+        moment = self._moment()
+        steps = epochs.step_count(plan.rows, plan.batch_size)
+        lrs = epochs.learning_rates(as_schedule(self.step.optimizer.lr), moment, steps)
+        rates = epochs.rates_of(self.step.optimizer, lrs, moment.step)
+        loop = self._marked(epochs.epoch_loop(self.ranks.bound(self.backend), self.step))
+        chunks = epochs.run_epoch(
+            loop, feed, self.state, order, plan.batch_size, rates, start=self.position, cut=division.cut
+        )
+        for chunk in chunks:
+            self.state = chunk.state
+            self.losses.append(chunk.losses)
+            self.updates += chunk.end - chunk.start
+            self.position = chunk.end
+            self.is_partly_updated = False
+            if self.ranks.any(stops()):
+                return None
+        losses = epochs.losses_on_host(self.backend, self.losses)
+        weights = division.weights(order, plan.batch_size, data.w)
+        loss = epochs.mean_loss(losses, weights, self.step.loss.reduction)
+        if not math.isfinite(loss):
+            raise self.diverged(f"the loss of epoch {self.epoch + 1} is {loss} at rate {lrs[-1]:g}", data.x)
+        return {
+            "epoch": self.epoch + 1,
+            "loss": loss,
+            "lr": lrs[-1],
+            "seconds": self.ranks.first(time.perf_counter() - began),
+        }
+
+    def _marked(self, loop: Loop) -> Loop:
+        """``loop``; until its new state is stored, the state of the trainer counts as partly updated."""
+
+        def marked(state: Tree, data: Tree, items: Tree) -> tuple[Tree, Tree]:
+            self.is_partly_updated = True
+            return loop(state, data, items)
+
+        return marked
+
+    def _moment(self) -> Moment:
+        """Where the run was at the start of the epoch under way."""
+        assert self.plan is not None
+        before = self.updates - self.position
+        steps = epochs.step_count(self.plan.rows, self.plan.batch_size)
+        total = before + steps * (self.plan.max_epochs - self.epoch)
+        return Moment(before, total, self.epoch, self.samples, self.monitored)
+
+    def finish_epoch(self, record: Record, rule: EarlyStopping | None, rows: int) -> None:
+        """Add the epoch to the history and prepare the next one."""
+        assert self.plan is not None
+        self.records.append(record)
+        if self.monitor in record:
+            self.monitored.append(record[self.monitor])
+        else:
+            self.monitor, self.monitored = monitored(self.records)
+        self.rng = self.drawn
+        self.position, self.losses = 0, []
+        self.samples += rows
+        if rule is not None:
+            self.best.observe(rule, record, lambda: self.copy((self.state.params, self.state.layers)))
+
+    def end(self, rule: EarlyStopping | None, interrupted: bool) -> None:
+        """Restore the best network if the run is over."""
+        self.interrupted = interrupted
+        self.continues = interrupted and not self.is_done(rule)
+        best = self.best.best
+        if rule is not None and best is not None and not self.continues:
+            params, layers = self.copy((best.params, best.layers))
+            self.state = self.state._replace(params=params, layers=layers)
+
+    def diverged(self, what: str, x: Array | None = None) -> TrainingDivergedError:
+        """The error, with advice; ``x`` is searched for NaN and infinities."""
+        row = None if x is None else first_not_finite(self.backend, x)
+        advice = (
+            "try a rate ten times smaller, clip_norm=1.0, or look for very large numbers in x"
+            if row is None
+            else f"x holds NaN or infinity, the first in row {row}: drop these rows or fill them in"
+        )
+        return TrainingDivergedError(f"{what}: {advice}")
+
+    def check_finite(self) -> None:
+        """Raise `TrainingDivergedError` if a parameter is infinite or NaN."""
+        if not all(np.all(np.isfinite(a)) for a in leaves(to_host(self.backend, self.state.params))):
+            raise self.diverged(f"the parameters after epoch {self.epoch} contain infinities or NaN")
+
+    def copy(self, tree: Tree) -> Tree:
+        """Copies of arrays on the device."""
+        with memory_guard(self.backend.device, self.backend.memory):
+            return tree_map(lambda a: self.backend.xp.asarray(a, copy=True), tree)

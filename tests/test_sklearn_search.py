@@ -1,0 +1,176 @@
+"""The batched search: the results of scikit-learn's own on the same estimator, grid and folds."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import make_classification, make_regression
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
+from sklearn.feature_selection import SelectKBest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, KFold, RandomizedSearchCV, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from mlp_xp import Halving
+from mlp_xp.sklearn import BatchedSearchCV, MLPClassifier, MLPRegressor
+
+X, Y = make_classification(157, 6, n_informative=4, n_classes=3, random_state=0)
+MLP = MLPClassifier((7,), solver="sgd", learning_rate_init=0.1, max_iter=12, random_state=0)
+GRID: dict[str, list[Any]] = {"learning_rate_init": [0.01, 0.2], "momentum": [0.5, 0.9], "alpha": [1e-4, 0.1]}
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def same(ours, theirs):
+    """Whether two searches found the same."""
+    a, b = ours.cv_results_, theirs.cv_results_
+    assert set(a) == set(b)
+    for name in a:
+        if name == "params":
+            assert a[name] == b[name]
+        elif "time" not in name:
+            np.testing.assert_array_equal(np.ma.filled(a[name], -1), np.ma.filled(b[name], -1), name)
+    for name in ("best_params_", "best_score_", "best_index_", "n_splits_", "multimetric_"):
+        assert getattr(ours, name, None) == getattr(theirs, name, None)
+
+
+def both(estimator, grid, x=X, y=Y, fit=None, **options):
+    ours = BatchedSearchCV(estimator, grid, **options).fit(x, y, **(fit or {}))
+    theirs = GridSearchCV(estimator, grid, **options).fit(x, y, **(fit or {}))
+    same(ours, theirs)
+    if ours.refit:
+        np.testing.assert_array_equal(ours.predict(x), theirs.predict(x))
+        assert ours.score(x, y) == theirs.score(x, y)
+    return ours, theirs
+
+
+def test_a_grid_gives_the_scores_ranks_and_model_of_scikit_learns_search():
+    ours, theirs = both(MLP, GRID, cv=StratifiedKFold(4, shuffle=True, random_state=0), return_train_score=True)
+    for a, b in zip(ours.best_estimator_.coefs_, theirs.best_estimator_.coefs_, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert type(ours.best_estimator_) is MLPClassifier
+    assert ours.cv_results_["mean_fit_time"].min() > 0.0
+    assert clone(ours).get_params().keys() == ours.get_params().keys()
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"hidden_layer_sizes": [(4,), (6, 5)], "activation": ["tanh", "relu"]},
+        {"solver": ["adam", "adamw", "sgd"], "batch_size": [20, "auto"]},
+        {"early_stopping": [True, False], "n_iter_no_change": [1, 3], "tol": [0.01, 0.1]},
+        {"learning_rate": ["constant", "invscaling", "adaptive"], "n_iter_no_change": [1], "tol": [0.1]},
+        {"dropout": [0.0, 0.2, 0.5], "class_weight": [None, "balanced"]},
+        {"random_state": [1, 2], "shuffle": [True, False], "l2_mode": ["batch", "constant"]},
+        {"early_stopping": [True], "scoring": ["loss", "neg_log_loss", None]},
+        [
+            {"solver": ["lbfgs"], "alpha": [0.1, 1.0]},
+            {"solver": ["adam"], "beta_1": [0.5, 0.9], "epsilon": [0.1]},
+        ],
+    ],
+    ids=lambda grid: "+".join(grid if isinstance(grid, dict) else ("lists",)),
+)
+def test_every_kind_of_parameter(grid):
+    both(MLP, grid, cv=3)
+
+
+def test_regression_with_sample_weights_and_several_scores():
+    x, y = make_regression(120, 5, noise=5.0, random_state=0)
+    w = np.random.default_rng(0).uniform(0.1, 2.0, len(x))
+    scoring = ["r2", "neg_mean_absolute_error"]
+    estimator = MLPRegressor(hidden_layer_sizes=(8,), learning_rate_init=0.02, max_iter=15, random_state=0)
+    grid = {"alpha": [0.001, 10.0], "loss": ["squared_error", "huber"]}
+    y = (y - y.mean()) / y.std()
+    both(estimator, grid, x, y, {"sample_weight": w}, cv=KFold(3), scoring=scoring, refit="r2")
+    ours = BatchedSearchCV(estimator, grid, cv=3, scoring=scoring, refit=False).fit(x, y)
+    assert not hasattr(ours, "best_estimator_")
+    assert hasattr(ours, "cv_results_")
+
+
+def test_a_function_chooses_the_best():
+    def most_regular(results):
+        return int(np.argmax([params["alpha"] for params in results["params"]]))
+
+    ours, _ = both(MLP, GRID, cv=3, refit=most_regular)
+    assert ours.best_params_["alpha"] == 0.1
+
+
+def test_transformers_of_a_pipeline_are_fitted_once_per_fold_and_setting():
+    fits = []
+
+    class Counted(StandardScaler):
+        def fit(self, X, y=None, sample_weight=None):
+            fits.append(len(X))
+            return super().fit(X, y, sample_weight)
+
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+    pipeline = make_pipeline(Counted(), SelectKBest(), MLP)
+    grid = {"selectkbest__k": [2, 4], "mlpclassifier__learning_rate_init": [0.01, 0.1, 0.3]}
+    theirs = GridSearchCV(pipeline, grid, cv=3).fit(frame, Y)
+    fits.clear()
+    ours = BatchedSearchCV(pipeline, grid, cv=3).fit(frame, Y)
+    assert len(fits) == 3 * 2 + 1  # and the refit
+    same(ours, theirs)
+    np.testing.assert_array_equal(ours.predict_proba(frame), theirs.predict_proba(frame))
+    assert list(ours.feature_names_in_) == list("abcdef")
+
+
+def test_draws_are_those_of_the_random_search():
+    distributions = {"learning_rate_init": [0.001, 0.01, 0.1, 0.3], "alpha": [1e-4, 1e-2]}
+    ours = BatchedSearchCV(MLP, distributions, n_iter=3, random_state=5, cv=3).fit(X, Y)
+    same(ours, RandomizedSearchCV(MLP, distributions, n_iter=3, random_state=5, cv=3).fit(X, Y))
+
+
+def test_fits_that_fail_follow_error_score():
+    grid = {"learning_rate_init": [0.1, -1.0, 1e300]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kinds = (BatchedSearchCV, GridSearchCV)
+        ours, theirs = (search(MLP, grid, cv=3, error_score=-7.0).fit(X, Y) for search in kinds)
+    same(ours, theirs)
+    assert list(ours.cv_results_["mean_test_score"][1:]) == [-7.0, -7.0]
+    with pytest.warns(UserWarning, match="non-finite"), pytest.warns(FitFailedWarning, match="3 fits failed out of a"):
+        BatchedSearchCV(MLP, {"learning_rate_init": [0.1, -1.0]}, cv=3).fit(X, Y)
+    with pytest.raises(ValueError, match="learning_rate_init"):
+        BatchedSearchCV(MLP, grid, cv=3, error_score="raise").fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("grid", "says"),
+    [({"rate": [0.1]}, "Invalid parameter 'rate'"), ({"alpha": []}, "alpha"), ({"alpha": 0.1}, "alpha")],
+)
+def test_bad_grids_are_refused_before_training(grid, says):
+    with pytest.raises((ValueError, TypeError), match=says):
+        BatchedSearchCV(MLP, grid).fit(X, Y)
+
+
+def test_other_estimators_are_fitted_one_by_one():
+    both(make_pipeline(StandardScaler(), LogisticRegression()), {"logisticregression__C": [0.1, 1.0]}, cv=3)
+
+
+def test_processes_find_the_same():
+    same(*(BatchedSearchCV(MLP, GRID, cv=3, n_jobs=n).fit(X, Y) for n in (None, 2)))
+
+
+def test_halving_drops_the_weakest_and_goes_on():
+    halving = Halving(factor=2, min_epochs=3)
+    ours = BatchedSearchCV(MLP, GRID, cv=3, halving=halving).fit(X, Y)
+    results = ours.cv_results_
+    assert list(np.unique(results["iter"], return_counts=True)[1]) == [8, 4, 2]
+    assert sorted(set(results["n_resources"])) == [3, 6, 12]
+    whole = GridSearchCV(MLP, GRID, cv=3).fit(X, Y)
+    last = np.flatnonzero(results["iter"] == 2)
+    for i in last:  # the survivors have the scores of a search without halving
+        j = whole.cv_results_["params"].index(results["params"][i])
+        assert results["mean_test_score"][i] == whole.cv_results_["mean_test_score"][j]
+    assert ours.best_index_ in last
+
+
+def test_the_warnings_of_fits_that_did_not_converge_are_given():
+    with pytest.warns(ConvergenceWarning, match="Maximum iterations"):
+        BatchedSearchCV(MLP, {"alpha": [0.1]}, cv=2, refit=False).fit(X, Y)
