@@ -225,7 +225,7 @@ class TestErrors:
 def test_a_group_of_processes_needs_arrays(data):
     x, y, _ = data
     t = trainer()
-    t._ranks = SimpleNamespace(group=SimpleNamespace(size=2, rank=0), rank=0, size=2)
+    t._run.ranks = SimpleNamespace(group=SimpleNamespace(size=2, rank=0), rank=0, size=2)
     with pytest.raises(ValueError, match="with a group pass arrays"):
         t.fit(batches_of(x, y), max_epochs=1)
     with pytest.raises(ValueError, match="find_lr trains in one process"):
