@@ -15,11 +15,16 @@ MOST = 80  # characters of an argument that a message shows
 
 
 def shown(x: object) -> str:
-    """``x`` in a message: a class by its name, anything else as its repr, truncated."""
+    """``x`` in a message: a class by its name, anything else as its repr on one line, truncated."""
     if isinstance(x, type):
-        return f"the class {x.__name__}: call it, {x.__name__}(...)"
-    text = repr(x)
+        return f"the class {x.__name__}"
+    text = " ".join(repr(x).split())
     return text if len(text) <= MOST else f"{text[:MOST]}... ({type(x).__name__})"
+
+
+def instead(x: object) -> str:
+    """`shown` where an instance is expected: a class is to be called."""
+    return f"{shown(x)}: call it, {x.__name__}(...)" if isinstance(x, type) else shown(x)
 
 
 class Rule(Protocol):
@@ -141,7 +146,7 @@ def conform(owner: object, **rules: Rule) -> None:
 def check_kind(name: str, x: object, methods: tuple[str, ...], such_as: str) -> None:
     """Raise `TypeError` unless ``x`` is an instance with these methods; ``such_as`` is an example of one."""
     if isinstance(x, type) or not all(callable(getattr(x, method, None)) for method in methods):
-        raise TypeError(f"{name} must be something such as {such_as}, not {shown(x)}")
+        raise TypeError(f"{name} must be something such as {such_as}, not {instead(x)}")
 
 
 def check_set(arrays: Any, wanted: str) -> None:

@@ -249,3 +249,10 @@ def test_without_the_library_the_extra_is_named(library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ImportError, match=rf"pip install 'mlp-xp\[{library}\]'"):
         getattr(drawn(NETWORKS["ReLU"]), f"to_{library}")()
+
+
+@pytest.mark.parametrize("loss", [mlp_xp.SquaredError, "mse"])
+def test_a_loss_of_the_wrong_kind(loss):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"loss must be something such as SquaredError\(\), not"):
+        Model.from_torch(torch.nn.Sequential(torch.nn.Linear(3, 2)), loss)

@@ -61,6 +61,13 @@ def test_the_suggestion_is_where_the_loss_falls_fastest():
     )
 
 
+def test_noise_of_the_first_batches_is_not_taken_for_a_fall():
+    rates = np.geomspace(1e-6, 1.0, 121)
+    losses = 0.3 - 0.1 / (1.0 + np.exp(-6.0 * (np.log10(rates) + 2.0)))  # steepest at 1e-2
+    losses[:2] += 0.1, 0.05  # two hard batches
+    assert 3e-3 < result(rates, losses).suggestion < 1e-1
+
+
 def test_smoothing_keeps_a_constant():
     np.testing.assert_allclose(smooth(np.full(20, 3.0)), 3.0)
 

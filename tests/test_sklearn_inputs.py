@@ -28,8 +28,11 @@ def test_a_regressor_refuses_strings(words: Any) -> None:
 
 @pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), BinaryCrossEntropy(), Huber])
 def test_a_regressor_refuses_losses_of_classes(loss: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match=r"loss must be one for real numbers, such as Huber|'loss' param"):
+    with pytest.raises(
+        (TypeError, ValueError), match=r"loss must be one for real numbers, such as Huber|'loss' param"
+    ) as error:
         MLPRegressor(loss, **QUICK).fit(X, X[:, 0])
+    assert isinstance(loss, type) == ("call it, Huber(...)" in str(error.value))
 
 
 def test_a_classifier_refuses_real_numbers() -> None:

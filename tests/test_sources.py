@@ -225,7 +225,7 @@ class TestErrors:
 def test_a_group_of_processes_needs_arrays(data):
     x, y, _ = data
     t = trainer()
-    t._ranks = SimpleNamespace(group=SimpleNamespace(size=2, rank=0), rank=0, size=2)
+    t._run.ranks = SimpleNamespace(group=SimpleNamespace(size=2, rank=0), rank=0, size=2)
     with pytest.raises(ValueError, match="with a group pass arrays"):
         t.fit(batches_of(x, y), max_epochs=1)
     with pytest.raises(ValueError, match="find_lr trains in one process"):
@@ -293,3 +293,9 @@ def test_a_frame_of_one_type_is_not_copied():
 
     a = np.zeros((5, 3))
     assert np.shares_memory(frame_to_numpy(pd.DataFrame(a, copy=False)), a)
+
+
+def test_a_table_without_rows():
+    arrow = pytest.importorskip("pyarrow")
+    with pytest.raises(ValueError, match="the data have no rows"):
+        arrow_batches(arrow.table({"a": arrow.array([], "f8"), "y": arrow.array([], "i8")}), "y")

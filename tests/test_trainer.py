@@ -24,6 +24,7 @@ from mlp_xp import (
     Embedding,
     FileError,
     He,
+    JSONLines,
     Progress,
     ReLU,
     Rescale,
@@ -339,7 +340,20 @@ WRONG = {
     "a loss by name": (lambda: Trainer(mlp(4, 3), "cross_entropy"), "loss must be .* not 'cross_entropy'"),
     "the optimizer as loss": (lambda: Trainer(mlp(4, 3), Adam()), "loss must be"),
     "a number as device": (lambda: Trainer(mlp(4, 3), device=0), "device must be"),
-    "a type as dtype": (lambda: Trainer(mlp(4, 3), dtype=np.float32), "the string 'float32'"),
+    "a type as dtype": (lambda: Trainer(mlp(4, 3), dtype=np.float32), "the string 'float32' .* the class float32$"),
+    "a class as a word": (lambda: mlp(4, 3, norm=ReLU), "norm must be 'layer' or 'batch', not the class ReLU$"),
+    "a number as model": (lambda: Trainer.from_model(3), "model must be a Model, .* not 3"),
+    "a trainer as model": (lambda: Trainer.from_model(Trainer(mlp(4, 3))), "model must be a Model, such as trainer"),
+    "one layer to freeze": (lambda: Trainer.from_model(Trainer(mlp(4, 3)).model, freeze=0), r"freeze must .* \[0, 1\]"),
+    "no path of a log": (lambda: CSVLog(None), "path of a file, .* got None"),
+    "no path of lines": (lambda: JSONLines(None), "path of a file, .* got None"),
+    "no path of a checkpoint": (lambda: Checkpoint(None), "path of a file, .* got None"),
+    "no rows": (lambda: Trainer(mlp(4, 3)).fit(None, [0], max_epochs=1), r"x must be an array .* not None$"),
+    "an array as validation data": (
+        lambda: Trainer(mlp(4, 3)).fit(*blobs(), max_epochs=1, validation_data=blobs()[0]),
+        r"^validation_data must be [^\n]* \(ndarray\)$",
+    ),
+    "a record out of range": (lambda: Trainer(mlp(4, 3)).history[-1], "the history has 0 epochs, so no record -1"),
     "a negative seed": (lambda: Trainer(mlp(4, 3), seed=-1), "seed must be an integer from 0"),
     "a chain of a list": (lambda: Chain([Dense(4, 3)]), "each layer of a Chain"),
     "a chain of classes": (lambda: Chain(Dense(4, 3), ReLU), "the class ReLU: call it"),
@@ -353,9 +367,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_arguments_of_the_wrong_kind_are_told_at_once(case: str) -> None:
+def test_arguments_of_the_wrong_kind_are_refused_at_once(case: str) -> None:
     make, message = WRONG[case]
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises((ValueError, TypeError, IndexError), match=message):
         make()
 
 

@@ -26,7 +26,7 @@ def plain_loop(xp: Namespace, body: Body, stack: Callable[[Sequence[Array]], Arr
 
 
 def _own(xp: Namespace, x: Array, carried: set[int]) -> Array:
-    """``x``, or a copy if it may lie in the memory of what is carried on and written to in the next step."""
+    """``x``, or a copy if it may share memory with carried arrays, which the next step overwrites."""
     seen = id(x) in carried or getattr(x, "base", None) is not None or getattr(x, "_base", None) is not None
     return xp.asarray(x, copy=True) if seen else x
 

@@ -35,6 +35,8 @@ def check_inputs(backend: Backend, network: Chain, x: Any, name: str = "x") -> A
         x = on_host(backend, x, name)
     if hasattr(x, "toarray"):
         raise ValueError(f"{name} is a sparse matrix, and dense rows are needed: {name}.toarray() makes them")
+    if len(x.shape) == 0:
+        raise TypeError(f"{name} must be an array of shape (rows, features), not {shown(x[()])}")
     if len(x.shape) != 2:
         how = f"for one row use {name}[None, :]" if len(x.shape) == 1 else f"use {name}.reshape(len({name}), -1)"
         raise ValueError(f"{name} must have two axes, rows and features, but its shape is {tuple(x.shape)}: {how}")

@@ -113,6 +113,8 @@ def arrow_batches(
         raise ValueError(f"the data have no column {missing[0]!r}; their columns are {', '.join(found.schema.names)}")
     frame_to_numpy(found.schema.empty_table().select([*names, *targets, *weights]), "the data")
     rows = found.count_rows()
+    if not rows:
+        raise ValueError("the data have no rows")
 
     def batches() -> Iterator[tuple[HostArray, ...]]:
         for table in _tables(found, list(dict.fromkeys((*names, *targets, *weights))), size):

@@ -20,8 +20,8 @@ _written: set[Path] = set()  # temporary folders that this process is using
 def write(path: str | Path, fill: Callable[[Path], Any]) -> None:
     """Call ``fill`` with the path of a temporary file, flush that file to the disk and rename it to ``path``.
 
-    The file lies in a private temporary folder beside ``path``, so that whatever a killed process leaves there can be
-    found: the next call removes it. If ``path`` is a symbolic link, its target is replaced. An existing file keeps its
+    The file is written in a private temporary folder beside ``path``: the next call removes whatever a killed process
+    left there. If ``path`` is a symbolic link, its target is replaced. An existing file keeps its
     mode. Raises `FileError` if the operating system reports an error; an existing file at ``path`` is then unchanged.
     """
     path = as_path(path)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mlp_xp._checks import check_kind
 from mlp_xp.model import Model, as_backend
 from mlp_xp.nn.layers import Chain, Layer, Sigmoid, StatefulLayer
 from mlp_xp.nn.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
@@ -48,6 +49,8 @@ def assemble(parts: Sequence[Part | Softmax], loss: Loss | None, device: str | B
 
     Without ``loss`` it is the one that belongs to the last softmax or sigmoid.
     """
+    if loss is not None:
+        check_kind("loss", loss, ("rows", "slope"), "SquaredError()")
     last = parts[-1] if parts else None
     if isinstance(last, Softmax):
         loss = SoftmaxCrossEntropy() if loss is None else loss

@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
-from mlp_xp._checks import FACTOR, NOT_NEGATIVE, POSITIVE, SHARE, Count, Number, conform, shown
+from mlp_xp._checks import FACTOR, NOT_NEGATIVE, POSITIVE, SHARE, Count, Number, conform, instead
 from mlp_xp_backends.typing import Array, Namespace
 
 RATE = NOT_NEGATIVE
@@ -315,5 +315,5 @@ def rate_or_schedule(name: str, lr: Any) -> float | Schedule:
     if not isinstance(lr, type) and callable(getattr(lr, "rate", None)):
         return cast(Schedule, lr)
     if not isinstance(lr, Real):
-        raise TypeError(f"{name} must be {RATE.wanted}, or a schedule such as OneCycle(0.01), not {shown(lr)}")
+        raise TypeError(f"{name} must be {RATE.wanted}, or a schedule such as OneCycle(0.01), not {instead(lr)}")
     return RATE(name, lr)

@@ -35,7 +35,7 @@ def export(estimator: Any) -> Any:
 
 
 def _activation(activation: Any) -> str:
-    """The one name that scikit-learn knows for all hidden layers; `ValueError` naming what it lacks."""
+    """The name of the hidden layers' activation in scikit-learn; `ValueError` naming one that it lacks."""
     names = {activation} if isinstance(activation, str) else set(activation)
     names = {"logistic" if name == "sigmoid" else name for name in names}
     if len(names) != 1 or not names <= {"identity", "logistic", "tanh", "relu"}:

@@ -10,7 +10,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
 
-from mlp_xp._checks import shown
+from mlp_xp._checks import instead
 from mlp_xp.model import Model
 from mlp_xp.nn.losses import Loss, Poisson, SquaredError
 from mlp_xp.nn.schedules import Schedule
@@ -147,7 +147,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # scikit-lea
     def _loss(self) -> Loss:
         loss: Loss = REGRESSION[self.loss] if isinstance(self.loss, str) else self.loss
         if isinstance(loss, type) or loss.target not in ("real", "count"):
-            raise ValueError(f"loss must be one for real numbers, such as Huber(delta=2.0), not {shown(loss)}")
+            raise ValueError(f"loss must be one for real numbers, such as Huber(delta=2.0), not {instead(loss)}")
         return loss
 
     def _portable_loss(self) -> Loss:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO, runtime_checkable
 
 import numpy as np  # noqa: TID251  snapshots are host arrays
 
-from mlp_xp._checks import shown
+from mlp_xp._checks import instead, shown
 from mlp_xp.files.atomic import remove_stale
 from mlp_xp.files.checkpoints import check_savable, write_snapshot
-from mlp_xp.files.paths import check_folder
+from mlp_xp.files.paths import as_path, check_folder
 from mlp_xp.training.history import Record
 from mlp_xp_backends.trees import leaves
 
@@ -75,7 +75,7 @@ def as_callbacks(callbacks: Any) -> list[Callback]:
 
 def _as_callback(callback: Any) -> Callback:
     if isinstance(callback, type) or not (isinstance(callback, Callback) or callable(callback)):
-        raise TypeError(f"a callback must be a Callback or a function of trainer and record, not {shown(callback)}")
+        raise TypeError(f"a callback must be a Callback or a function of trainer and record, not {instead(callback)}")
     return callback if isinstance(callback, Callback) else Each(callback)
 
 
@@ -157,7 +157,7 @@ class CSVLog(Callback):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = as_path(path)
         self.columns: tuple[str, ...] = ()
 
     def start(self, trainer: Trainer) -> None:
@@ -200,7 +200,7 @@ class Checkpoint(Callback):
     def __init__(self, path: str | Path, *, seconds: float = math.inf) -> None:
         if not isinstance(seconds, (int, float, np.number)) or isinstance(seconds, bool) or not seconds >= 0.0:
             raise ValueError(f"Checkpoint: seconds must be a number from 0, not {shown(seconds)}")
-        self.path = Path(path)
+        self.path = as_path(path)
         self.seconds = seconds
         self.written = time.monotonic()
 

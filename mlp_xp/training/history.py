@@ -44,7 +44,10 @@ class History(Sequence[Record]):
     def __getitem__(self, key: int | slice | str) -> Record | History | list[float]:
         if isinstance(key, str):
             return self._column(key)
-        chosen = range(self._length)[key]
+        try:
+            chosen = range(self._length)[key]
+        except IndexError:
+            raise IndexError(f"the history has {self._length} epochs, so no record {key}") from None
         return History([self._records[i] for i in chosen]) if isinstance(chosen, range) else dict(self._records[chosen])
 
     def _column(self, name: str) -> list[float]:

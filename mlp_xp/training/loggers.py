@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlp_xp._optional import need
-from mlp_xp.files.paths import check_folder
+from mlp_xp.files.paths import as_path, check_folder
 from mlp_xp.training.callbacks import Callback
 from mlp_xp.training.history import Record
 
@@ -30,7 +30,7 @@ class JSONLines(Callback):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = as_path(path)
 
     def start(self, trainer: Trainer) -> None:
         """Write the epochs so far, which a resumed run has in its checkpoint."""

@@ -21,6 +21,8 @@ EXPLODED = 4.0
 """The search ends when the smoothed loss is this many times its minimum."""
 FEWEST = 5
 """Steps before the explosion without which there is no slope to judge."""
+NOISY = round(2.0 / (1.0 - SMOOTHING))
+"""First steps whose slope is not judged, of at most half of the search: their mean is of few batches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +44,11 @@ class RateSearch:
 
     @property
     def suggestion(self) -> float:
-        """The rate at which the smoothed loss falls fastest per decade, before its minimum."""
-        end = max(int(np.argmin(self.smoothed)) + 1, 2)
-        return float(self.rates[np.argmin(np.gradient(self.smoothed[:end], np.log(self.rates[:end])))])
+        """The rate at which the smoothed loss falls fastest per decade, before its minimum, the first steps aside."""
+        start = min(NOISY, len(self.rates) // 2)
+        end = start + max(int(np.argmin(self.smoothed[start:])) + 1, 2)
+        slope = np.gradient(self.smoothed[start:end], np.log(self.rates[start:end]))
+        return float(self.rates[start + int(np.argmin(slope))])
 
     def __repr__(self) -> str:
         return f"RateSearch of {len(self.rates)} steps: suggestion {self.suggestion:.2g}"

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np  # noqa: TID251  generators of the host
 
-from mlp_xp._checks import check_count, check_kind, check_set, shown
+from mlp_xp._checks import check_count, check_kind, check_set, instead, shown
 from mlp_xp.data.sources import is_source
 from mlp_xp.files.generators import KINDS
+from mlp_xp.model import Model
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp.training.early_stopping import EarlyStopping
@@ -44,9 +45,8 @@ class FitOptions(NamedTuple):
         sets = _named_sets(validation_data)
         if early_stopping is not None:
             if not isinstance(early_stopping, EarlyStopping):
-                raise TypeError(
-                    f"early_stopping must be something such as EarlyStopping(patience=10), not {shown(early_stopping)}"
-                )
+                such_as = "something such as EarlyStopping(patience=10)"
+                raise TypeError(f"early_stopping must be {such_as}, not {instead(early_stopping)}")
             measured = ("loss", *(metric.__name__ for metric in loss.metrics))
             early_stopping.check(("epoch", "loss", "lr", "seconds", *(f"{s}_{m}" for s in sets for m in measured)))
         resident = None if resident is None else _flag("resident", resident)
@@ -59,6 +59,16 @@ def check_network(network: Any, loss: Any, optimizer: Any) -> None:
         raise TypeError(f"network must be a Chain of layers, such as mlp(784, 300, 10), not {shown(network)}")
     check_kind("loss", loss, ("rows", "slope"), "SoftmaxCrossEntropy()")
     check_kind("optimizer", optimizer, ("init", "rates", "update"), "Adam(0.001)")
+
+
+def check_fine_tuning(model: Any, freeze: Any) -> tuple[int, ...]:
+    """``freeze`` as a tuple, whose positions `TrainStep` checks; `TypeError` unless ``model`` is a model."""
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be a Model, such as trainer.model or load('net.safetensors'), not {shown(model)}")
+    try:
+        return tuple(freeze)
+    except TypeError:
+        raise TypeError(f"freeze must be positions of layers, such as [0, 1], not {shown(freeze)}") from None
 
 
 def check_dtype(dtype: Any) -> str:

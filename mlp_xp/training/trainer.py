@@ -24,7 +24,7 @@ from mlp_xp.training.callbacks import Callback, as_callbacks, ends_training
 from mlp_xp.training.early_stopping import EarlyStopping
 from mlp_xp.training.history import History, Record
 from mlp_xp.training.lr_finder import RateSearch, rate_ramp, search
-from mlp_xp.training.options import FitOptions, check_dtype, check_network, generator
+from mlp_xp.training.options import FitOptions, check_dtype, check_fine_tuning, check_network, generator
 from mlp_xp.training.ranks import Division, Ranks
 from mlp_xp.training.run import EpochProgress as EpochProgress
 from mlp_xp.training.run import Run
@@ -130,10 +130,11 @@ class Trainer:
         >>> model = Trainer(mlp(4, 8, 3), device="cpu").model
         >>> trainer = Trainer.from_model(model, head=Dense(8, 2), freeze=[0])
         """
+        frozen = check_fine_tuning(model, freeze)
         network = model.network if head is None else Chain(*model.network.layers[:-1], head)
         loss = model.loss if loss is None else loss
         check_network(network, loss, optimizer)
-        step = TrainStep(network, loss, optimizer, l2=l2, clip_norm=clip_norm, max_norm=max_norm, frozen=tuple(freeze))
+        step = TrainStep(network, loss, optimizer, l2=l2, clip_norm=clip_norm, max_norm=max_norm, frozen=frozen)
         rng = generator(seed)
         params, layers = to_host(model.backend, (model.params, model.state))
         if head is not None:

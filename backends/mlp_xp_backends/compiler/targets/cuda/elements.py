@@ -23,7 +23,7 @@ class Kernel:
 
     name: str
     slots: Sequence[Value]
-    """What lies at another place in every call: the items and the results, in the order of the table."""
+    """Arrays whose addresses change from call to call: the items and the results, in the order of the table."""
     tickets: int
     """The first of the counters behind the addresses in the table that is not taken."""
     arrays: list[Value] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Elements:
         return self._named(f"{self.kernel.pointer(root)}[{self.place(v, index)}]", v, full)
 
     def place(self, v: Value, index: Axes) -> str:
-        """How many elements behind the address of its root the element of ``v`` at these indices lies."""
+        """The offset, in elements from the address of its root, of the element of ``v`` at these indices."""
         strides = [s // v.dtype.itemsize for s in v.strides]
         along = {a: s for a, s in zip(index, strides, strict=True) if a is not None and s}
         start = [str(v.offset // v.dtype.itemsize)] if v.offset else []

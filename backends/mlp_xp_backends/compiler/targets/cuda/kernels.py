@@ -96,7 +96,7 @@ class _Writer(Elements):
         return [*self.lines, *ends, *(["}"] if self.parts > 1 else [])]
 
     def _indices(self, flat: str, axes: list[int]) -> list[str]:
-        """The index along each of ``axes``, which lie one behind the other in ``flat``."""
+        """The index along each of ``axes``, which ``flat`` counts in row-major order."""
         text = []
         for n, a in enumerate(axes):
             inner = prod(self.nest.domain[b] for b in axes[n + 1 :])

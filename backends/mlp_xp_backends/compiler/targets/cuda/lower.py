@@ -77,7 +77,7 @@ def lower(program: Program) -> Step:
 
 
 def _dense(v: Value, known: dict[Value, Value]) -> Value:
-    """An array of the body's own as it will lie on the device: in row-major order."""
+    """An array of the body's own in the layout that it has on the device: row-major."""
     if v.root.constant is None or not isinstance(v.root.constant, np.ndarray):
         return v
     return known.setdefault(v, replace(new_value(v.shape, v.dtype), constant=v.constant))
@@ -103,5 +103,5 @@ def stack_stride(v: Value) -> int | None:
 
 
 def _moves(v: Value) -> bool:
-    """Whether ``v`` lies at another place in every step."""
+    """Whether the address of ``v`` changes from step to step."""
     return v.root.source is not None and v.root.source[0] == "item"

@@ -41,7 +41,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Product:
-    """``a b`` with everything that cuBLAS wants to know; as it stores columns, ``(a b)' = b' a'`` is computed."""
+    """``a b`` with all arguments of cuBLAS; as it stores columns, ``(a b)' = b' a'`` is computed."""
 
     left: Matrix
     right: Matrix
@@ -68,7 +68,7 @@ class Product:
 
 
 def product(op: Op, address: Address) -> Product:
-    """The product ``op`` of matrices that lie at these addresses."""
+    """The product ``op`` of the matrices at these addresses."""
     a, b = op.inputs
     *lead, m, n = op.out.shape
     of = ctypes.c_double if op.out.dtype.itemsize == 8 else ctypes.c_float
@@ -90,7 +90,7 @@ def _stored(v: Value, address: Address) -> Matrix:
 
 
 def _compute(kind: int) -> int:
-    """How cuBLAS adds: in the dtype of the matrices, or as CuPy is told to (``CUPY_TF32=1``)."""
+    """How cuBLAS adds: in the dtype of the matrices, or as CuPy is configured (``CUPY_TF32=1``)."""
     if kind == REAL[np.dtype(np.float64)]:
         return int(cublas.CUBLAS_COMPUTE_64F)
     tf32 = get_compute_type(np.dtype(np.float32)) == COMPUTE_TYPE_TF32

@@ -16,7 +16,7 @@ Launch = list[Nest]
 
 
 def launches(graph: Graph) -> list[Launch]:
-    """Few launches: from the end on, products as soon as nobody waits for them, then all nests that are left over.
+    """Few launches: from the end on, products as soon as no operation depends on them, then all remaining nests.
 
     So every nest runs as late as it can, and the updates of all parameters come together in the last launch.
     """
@@ -37,7 +37,7 @@ def launches(graph: Graph) -> list[Launch]:
 
 
 def places(graph: Graph, order: list[Launch]) -> tuple[dict[Value, int], int]:
-    """Where in one piece of memory each stored result lies, in bytes, and how long that piece is.
+    """The offset of each stored result in one piece of memory, in bytes, and the length of that piece.
 
     Two results overlap only if the last launch that reads one comes before the launch that makes the other.
     """
