@@ -28,7 +28,7 @@ copyright = "the authors of mlp_xp"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.linkcode", "sphinx_copybutton"]
 root_doc = "docs/index"
 include_patterns = ["docs/**.md", "examples/README.md", "benchmarks/**.md", "CONTRIBUTING.md", "CHANGELOG.md"]
-exclude_patterns = [".*", "build", "dist", "benchmarks/results/passes*"]
+exclude_patterns = [".*", "build", "dist", "benchmarks/results/passes*", "benchmarks/results/ranks*"]
 
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_fence_as_directive = ["math"]
@@ -104,10 +104,12 @@ def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
 
 def resolve_public_name(app: Any, env: Any, node: Any, text: Any) -> Any:
     """`Dense` in a docstring of another module than `mlp_xp` means `mlp_xp.Dense`."""
-    if node.get("refdomain") != "py" or node["reftarget"].startswith("mlp_xp."):
+    if node.get("refdomain") != "py":
         return None
-    target = f"mlp_xp.{node['reftarget']}"
-    return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, text)
+    resolve = env.domains["py"].resolve_xref
+    targets = (f"{module}.{node['reftarget']}" for module in ("mlp_xp", "mlp_xp_backends.groups"))
+    found = (resolve(env, node["refdoc"], app.builder, "obj", target, node, text) for target in targets)
+    return next(filter(None, found), None)
 
 
 def plain_roles(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:

@@ -79,12 +79,13 @@ def built(name: str) -> Any:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick runs leave out eager JAX, which compiles every operation for every shape, and most whole runs."""
+    """Quick runs leave out eager JAX, which compiles every operation for every shape, and part of what jit compiles."""
     for item in items:
         values = getattr(getattr(item, "callspec", None), "params", {})
         name, wide = values.get("backend"), values.get("dtype") == "float64"
         run = getattr(values.get("case"), "run", False)
-        if name == "jax" or (name == "jax-jit" and wide) or (run and (wide or name in INTERPRETED)):
+        second = "step" in values and values["step"].clip_norm is None  # half of the steps clip
+        if name == "jax" or (name == "jax-jit" and (wide or second)) or (run and (wide or name in INTERPRETED)):
             item.add_marker("slow")
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 import platform
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -472,86 +471,6 @@ def test_memory_guard_passes_other_errors_and_survives_a_silent_device() -> None
 @pytest.mark.parametrize(("n", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**50, "1024.0 TiB")])
 def test_sizes(n: int, text: str) -> None:
     assert size(n) == text
-
-
-# CuPy where there is no GPU: NumPy in its clothes
-
-
-@pytest.fixture
-def dressed(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`CupyBackend` of a CuPy that is NumPy underneath and remembers the current device."""
-    current: list[int] = []
-    events: list[str] = []
-
-    class FakeDevice:
-        def __init__(self, index: int) -> None:
-            self.index = index
-
-        def __enter__(self) -> None:
-            current.append(self.index)
-
-        def __exit__(self, *_: object) -> None:
-            current.pop()
-
-        def synchronize(self) -> None:
-            events.append("synchronize")
-
-    def noted(name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            events.append(f"{name} on {current[-1:]}")
-            return getattr(np, name)(*args, **kwargs)
-
-        return call
-
-    names = {name: getattr(np, name) for name in dir(np) if not name.startswith("_")}
-    noisy = {name: noted(name) for name in (*CREATION, "stack", "matmul")}
-
-    def module(name: str, **attributes: Any) -> ModuleType:
-        made = ModuleType(name)
-        vars(made).update(attributes)
-        return made
-
-    cupy = module(
-        "cupy",
-        **names
-        | noisy
-        | {
-            "asnumpy": np.asarray,
-            "cuda": SimpleNamespace(Device=FakeDevice, runtime=SimpleNamespace(memGetInfo=lambda: (10, 100))),
-            "get_default_memory_pool": lambda: SimpleNamespace(free_bytes=lambda: 5),
-        },
-    )
-    compat = module("array_api_compat.cupy", **vars(cupy))
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setitem(sys.modules, "array_api_compat.cupy", compat)
-    package = importlib.import_module("array_api_compat")
-    monkeypatch.setattr(package, "cupy", compat, raising=False)
-    monkeypatch.delitem(sys.modules, "mlp_xp_backends.cupy_backend", raising=False)
-    made = importlib.import_module("mlp_xp_backends.cupy_backend").CupyBackend(1)
-    monkeypatch.delitem(sys.modules, "mlp_xp_backends.cupy_backend")
-    return SimpleNamespace(backend=made, events=events)
-
-
-def test_cupy_works_with_its_device_current(dressed: Any, problem: Problem) -> None:
-    backend, events = dressed.backend, dressed.events
-    (w, v), outs = backend.compile(descend)(*problem.on(backend, "float64"))
-    got = [backend.to_numpy(x) for x in (w, v, outs.loss, outs.nested[0])]
-    for x, y in zip(got, problem.solved(), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-12)
-    assert backend.xp.zeros((2,)).shape == (2,)
-    assert set(events) >= {"matmul on [1]", "stack on [1]", "zeros on [1]", "asarray on [1]"}
-    assert all(event.endswith("on [1]") for event in events)
-    backend.synchronize()
-    assert events[-1] == "synchronize"
-
-
-def test_cupy_functions_without_a_host_round_trip(dressed: Any) -> None:
-    xp = dressed.backend.xp
-    x = np.asarray([-2.0, 0.0, 3.0, np.nan])
-    np.testing.assert_array_equal(xp.sign(x), [-1.0, 0.0, 1.0, np.nan])
-    np.testing.assert_array_equal(xp.clip(x, -1.0, 1.0), [-1.0, 0.0, 1.0, np.nan])
-    np.testing.assert_array_equal(xp.clip(x, max=1.0), [-2.0, 0.0, 1.0, np.nan])
-    assert dressed.backend.memory() == Memory(15, 100)
 
 
 def test_plain_loop_on_numpy_is_the_recurrence(problem: Problem) -> None:

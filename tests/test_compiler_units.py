@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
 import warnings
 from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +96,21 @@ def test_a_process_forked_inside_a_run_has_all_its_threads() -> None:
             signal.alarm(20)
             os._exit(library.threads)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="MKL is used on Linux only")
+def test_libraries_that_are_installed_are_found() -> None:
+    """Otherwise the tests of them would be skipped."""
+    assert (mkl() is not None) == any(d.name.lower() == "mkl" for d in metadata.distributions())
+    bundled = Path(np.__file__).parent.parent / "numpy.libs"
+    assert (openblas() is not None) == any(bundled.glob("*openblas*"))
+
+
+def test_axes_of_length_1_have_any_stride() -> None:
+    number = np.dtype("f")
+    assert Value((1, 4), number, (999, 4)).is_contiguous
+    assert Value((0, 4), number, (4, 999)).is_contiguous
+    assert not Value((2, 4), number, (999, 4)).is_contiguous
 
 
 def test_mkl_that_is_missing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,7 @@ def test_places_of_programs_drawn_at_random(seed: int) -> None:
     assert emitted.source == emit(record(body, carry, consts, items)).source  # which is what CuPy's cache goes by
 
 
+@pytest.mark.slow
 def test_many_layers_stay_within_the_parameters_of_a_kernel() -> None:
     step = TrainStep(mlp(8, *[8] * 90, 8), SquaredError(), Adam())
     emitted = emit(recorded(step, inputs=8, outputs=8))

@@ -39,6 +39,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return folder / "out", kept
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn(drawn: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = drawn
     assert {path.name for path in folder.iterdir()} == set(figures.FIGURES)
@@ -46,6 +47,7 @@ def test_every_figure_is_drawn(drawn: tuple[Path, dict[str, Any]]) -> None:
         assert path.read_bytes().startswith({".png": b"\x89PNG\r\n", ".gif": b"GIF89a"}[path.suffix])
 
 
+@pytest.mark.slow
 def test_the_animation_has_a_frame_before_training_and_one_per_epoch(drawn: tuple[Path, dict[str, Any]]) -> None:
     from PIL import Image
 
@@ -53,6 +55,7 @@ def test_the_animation_has_a_frame_before_training_and_one_per_epoch(drawn: tupl
         assert animation.n_frames == 3  # --quick trains two epochs
 
 
+@pytest.mark.slow
 def test_axes_and_figures_are_named(drawn: tuple[Path, dict[str, Any]]) -> None:
     for name, figure in drawn[1].items():
         assert figure.get_suptitle() or any(ax.get_title() for ax in figure.axes), name
@@ -60,6 +63,7 @@ def test_axes_and_figures_are_named(drawn: tuple[Path, dict[str, Any]]) -> None:
             assert not ax.axison or ((ax.get_xlabel() or ax.get_label() == "<colorbar>") and ax.get_ylabel()), name
 
 
+@pytest.mark.slow
 def test_no_text_is_cut_off(drawn: tuple[Path, dict[str, Any]]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

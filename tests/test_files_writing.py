@@ -223,3 +223,12 @@ def test_a_name_that_is_too_long_gets_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="File name too long"):
         write(tmp_path / ("x" * 256))
     assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_writing_leaves_no_file_open(tmp_path: Path) -> None:
+    write(tmp_path / "f")
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  what the kernel lists
+    for _ in range(5):
+        write(tmp_path / "f")
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208

@@ -172,6 +172,21 @@ def test_ctrl_c_in_the_last_callbacks_is_not_lost(when: str) -> None:
     assert trainer.interrupted
 
 
+def test_fit_restores_the_handler_of_ctrl_c_and_runs_in_other_threads() -> None:
+    before, trainer = signal.getsignal(signal.SIGINT), Trainer(mlp(4, 3), device="cpu")
+    trainer.fit(X, Y, max_epochs=1)
+    assert signal.getsignal(signal.SIGINT) is before
+    thread = threading.Thread(target=lambda: trainer.fit(X, Y, max_epochs=2))
+    thread.start()
+    thread.join()
+    assert trainer.epoch == 2 and signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_options_of_early_stopping_become_numbers_of_python() -> None:
+    rule = EarlyStopping(min_delta=np.float32(0.5), patience=np.int64(3))
+    assert (type(rule.min_delta), type(rule.patience)) == (float, int)
+
+
 def test_the_log_is_a_rectangle_when_columns_are_added(tmp_path: Path) -> None:
     trainer = Trainer(mlp(4, 3), device="cpu")
     trainer.fit(X, Y, max_epochs=2, callbacks=[CSVLog(tmp_path / "log.csv")])

@@ -26,6 +26,7 @@ from mlp_xp.nn.layers import (
 )
 from mlp_xp.nn.layers.base import Spec
 from mlp_xp.nn.layers.dropout import Counter, hash32
+from mlp_xp.nn.networks import mlp
 from mlp_xp_backends import get_backend
 from mlp_xp_backends.numpy_namespace import xp as XP
 from mlp_xp_backends.trees import leaves, tree_map
@@ -407,3 +408,8 @@ def test_print_shows_a_table_of_all_layers():
     ]
     assert repr(Chain(ReLU())) == "Chain(layers=(ReLU(),))"
     assert "(rows, any)" in str(Chain(ReLU()))
+
+
+def test_networks_without_dropout_have_no_such_layer():
+    kinds = [[type(layer) for layer in mlp(4, 5, 3, dropout=rate).layers] for rate in (0.0, 0.5)]
+    assert kinds == [[Dense, ReLU, Dense], [Dense, ReLU, Dropout, Dense]]

@@ -24,7 +24,7 @@ from mlp_xp_backends.trees import ABSENT
 TESTS = Path(__file__).parent
 START = 20.0
 """Seconds that the processes of a job may take to start."""
-SIZES = [1, 2, 3, pytest.param(4, marks=pytest.mark.slow)]
+SIZES = [1, 3, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 4))]
 
 
 def mpi_run(program: Path, ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -118,7 +118,7 @@ def undisturbed(max_epochs: int) -> dict[str, np.ndarray]:
 
 
 @needs_mpi
-@pytest.mark.parametrize("how", ["dies", "raises"])
+@pytest.mark.parametrize("how", ["dies", pytest.param("raises", marks=pytest.mark.slow)])
 def test_a_rank_that_ends_ends_the_job_which_then_resumes(tmp_path: Path, how: str) -> None:
     ended = run_ended(tmp_path, 2, 5, how, victim=1, when=int(np.random.default_rng().integers(8, 50)))
     assert ended.returncode != 0

@@ -127,7 +127,7 @@ def steps_per_chunk(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     ("device", "kind"),
     [
         ("torch:cpu", "Adam and batch norm"),
-        ("jax:cpu", "momentum"),
+        pytest.param("jax:cpu", "momentum", marks=pytest.mark.slow),
         pytest.param("jax:cpu", "Adam and batch norm", marks=pytest.mark.slow),
     ],
 )
@@ -251,6 +251,13 @@ def test_a_checkpoint_written_after_the_last_chunk_of_an_epoch_is_resumed(tmp_pa
     resumed = Trainer.resume(tmp_path / "c", device="cpu")
     assert resumed.progress.step == resumed.progress.steps > 0
     assert everything(fit(resumed, kind, resident=False)) == everything(fit(make(device="cpu"), kind))
+
+
+def test_a_checkpoint_holds_the_steps_of_an_interrupted_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps_per_chunk(monkeypatch, 2)
+    stopped = fit(KINDS["momentum"][0](device="cpu"), "momentum", callbacks=[Checkpoint(tmp_path / "c"), Stop(1)])
+    assert everything(Trainer.resume(tmp_path / "c", device="cpu")) == everything(stopped)
+    assert stopped.progress.step == 2
 
 
 def test_the_end_of_early_stopping_is_part_of_a_checkpoint(tmp_path: Path) -> None:

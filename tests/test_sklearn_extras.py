@@ -29,7 +29,7 @@ def largest_difference(a: Any, b: Any) -> float:
     return max(float(np.max(np.abs(u - v))) for u, v in zip(a.coefs_, b.coefs_, strict=True))
 
 
-@pytest.mark.parametrize("device", ["torch:cpu", "jax:cpu", "array_api_strict"])
+@pytest.mark.parametrize("device", ["torch:cpu", pytest.param("jax:cpu", marks=pytest.mark.slow), "array_api_strict"])
 def test_every_device_learns_the_same(device: str) -> None:
     pytest.importorskip(device.partition(":")[0])
     here = MLPClassifier(**QUICK, dropout=0.2, early_stopping=True).fit(X, y)

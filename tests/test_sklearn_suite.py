@@ -16,6 +16,9 @@ import mlp_xp.sklearn as mlp_xp_sklearn
 PRIVATE = {"test_gradient"}
 """Tests of routines that are no part of the interface."""
 
+LONG = {"test_partial_fit_classification", "test_warm_start"}
+"""Tests that take seconds."""
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
@@ -39,7 +42,7 @@ def module_with_our_classes() -> ModuleType:
 
 module = module_with_our_classes()
 tests = {name: f for name, f in vars(module).items() if name.startswith("test_") and name not in PRIVATE}
-globals().update(tests)
+globals().update({name: pytest.mark.slow(f) if name in LONG else f for name, f in tests.items()})
 
 
 @pytest.fixture(autouse=True)

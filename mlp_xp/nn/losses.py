@@ -63,7 +63,7 @@ class Loss(Protocol):
     def forward(self, xp: Namespace, z: Array, y: Array, w: Array) -> tuple[Array, Tree]:
         """The reduced cost, one number per model, and the cache of `backward`.
 
-        On a part of a batch (`mlp_xp.nn.parts`) it is the weighted sum, whatever the reduction: the step divides.
+        On a part of a batch (``mlp_xp.nn.parts``) it is the weighted sum, whatever the reduction: the step divides.
         """
         cost, cache = self.rows(xp, z, y)
         share = _shares(xp, self.reduction, cost, w)

@@ -43,7 +43,7 @@ class Moment(NamedTuple):
     samples: int
     """Rows seen before this epoch."""
     losses: Sequence[float] = ()
-    """The monitored loss of every epoch so far; those of a trainer are `Losses`."""
+    """The monitored loss of every epoch so far; those of a trainer are ``Losses``."""
 
 
 class Schedule(Protocol):

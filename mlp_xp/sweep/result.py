@@ -24,10 +24,16 @@ BESIDE = ("epoch", "seconds", "lr")
 
 
 class SweepResult:
-    """What came of a `Sweep`: one record per model, in the order of the settings and folds.
+    """The result of a `Sweep`: one record per model, in the order of the settings and folds.
 
     ``monitor`` and ``mode`` say which value makes a model the ``best``: that of early stopping, otherwise
     ``valid_loss``, or ``loss`` without validation data.
+
+    >>> x = np.random.default_rng(0).standard_normal((100, 2))
+    >>> sweep = Sweep(mlp(2, 8, 2), grid={"lr": [0.001, 0.1], "seed": [0, 1]}, device="cpu")
+    >>> result = sweep.fit(x, (x[:, 0] > 0.0).astype(int), max_epochs=5)
+    >>> [record["lr"] for record in result.records]
+    [0.001, 0.001, 0.1, 0.1]
     """
 
     def __init__(

@@ -47,6 +47,8 @@ class Sweep:
         ``{parameter: distribution}``, of which ``n`` settings are drawn with ``seed``: a list of values, or an object
         with a method ``rvs`` such as ``scipy.stats.loguniform(1e-4, 1e-1)``.
 
+    Notes
+    -----
     A parameter is a field of the optimizer (``lr``, a number or a schedule, ``momentum``, ``b1`` ...), ``l2``,
     ``clip_norm``, ``max_norm``, ``dropout`` (the rate of the network's Dropout layers), ``class_weight``, ``seed``,
     ``batch_size``, ``max_epochs``, ``optimizer``, ``loss``, ``network``, or an argument of ``network``.
@@ -56,6 +58,8 @@ class Sweep:
     ValueError, TypeError
         If a parameter is unknown, there are no settings, or a setting is impossible. Nothing is trained then.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from mlp_xp import SGD, mlp
     >>> x = np.random.default_rng(0).standard_normal((200, 2))
