@@ -65,10 +65,9 @@ def check_targets(
     if y.shape[:1] != (rows,):
         raise ValueError(f"{name} has shape {y.shape} but x has {rows} rows: give one target per row")
     if y.dtype.kind not in "buif":
-        raise ValueError(
-            f"{name} must hold numbers, but its dtype is {y.dtype}: "
-            f"number the classes, for instance with np.unique({name}, return_inverse=True)"
-        )
+        classes = f"number the classes, for instance with np.unique({name}, return_inverse=True)"
+        how = f"convert it with {name}.astype(float)" if loss.target == "real" else classes
+        raise ValueError(f"{name} must hold numbers, but its dtype is {y.dtype}: {how}")
     if loss.target == "class" and y.ndim == 1:
         if y.dtype.kind == "f" or y.dtype.kind == "b":
             whole = y.dtype.kind == "b" or bool(np.all(y == np.floor(y)))
