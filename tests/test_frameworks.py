@@ -188,10 +188,10 @@ class TestKeras:
         return pytest.importorskip("keras")
 
     @pytest.mark.parametrize("name", [n for n in NETWORKS if n not in ("GELU", "Embedding sum")])
-    def test_round_trip_through_a_file(self, name, tmp_path):
+    def test_round_trip_through_a_file(self, name, tmp_path, keras):
         model, x = drawn(NETWORKS[name]), inputs(NETWORKS[name])
         built = model.to_keras()
-        np.testing.assert_allclose(np.asarray(built(x)), model.outputs(x), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(built(x)), model.outputs(x), rtol=1e-5, atol=1e-6)
         built.save(tmp_path / "model.keras")
         back = Model.from_keras(tmp_path / "model.keras", CE, device="cpu")
         assert same(back.params, model.params)
@@ -203,10 +203,10 @@ class TestKeras:
         assert back.dtype == "float64"
         assert same((back.params, back.state), (model.params, model.state))
 
-    def test_rescaling(self):
+    def test_rescaling(self, keras):
         model, x = drawn(RESCALED), inputs(RESCALED)
         built = model.to_keras()
-        np.testing.assert_allclose(np.asarray(built(x)), model.outputs(x), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(built(x)), model.outputs(x), rtol=1e-5, atol=1e-6)
         back = Model.from_keras(built, CE, device="cpu")
         np.testing.assert_allclose(back.outputs(x), model.outputs(x), rtol=1e-5, atol=1e-6)
 
@@ -226,7 +226,9 @@ class TestKeras:
             x = inputs(NETWORKS["ReLU"])
             model = Model.from_keras(built, device="cpu")
             assert model.loss == loss
-            np.testing.assert_allclose(model.predict_proba(x), np.asarray(built(x)), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(
+                model.predict_proba(x), keras.ops.convert_to_numpy(built(x)), rtol=1e-5, atol=1e-6
+            )
 
     @pytest.mark.parametrize("layer", [Sine(), nn.GELU()])
     def test_an_unsupported_layer_is_named(self, layer):

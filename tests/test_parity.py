@@ -264,7 +264,7 @@ class RMSpropEpsInside(RMSprop):
 
 class AdamWAfterwards(AdamW):
     def update(self, xp, w, slots, g, rates):
-        w, slots = self._adam.update(xp, w, slots, g, rates)
+        w, slots = self.adam.update(xp, w, slots, g, rates)
         w -= rates.scaled[1] * w
         return w, slots
 

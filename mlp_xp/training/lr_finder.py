@@ -32,7 +32,7 @@ class RateSearch:
     >>> rates = np.geomspace(1e-4, 1.0, 5)
     >>> found = RateSearch(rates, np.asarray([2.0, 2.0, 1.0, 0.9, 3.0]), np.asarray([2.0, 1.9, 1.0, 0.9, 2.0]))
     >>> found
-    RateSearch of 5 steps: suggestion 0.001
+    RateSearch of 5 steps: suggestion 0.01
     """
 
     rates: HostArray
