@@ -776,5 +776,6 @@ def test_split_by_sizes_and_seed(rng):
 
 def test_import_brings_nothing_heavy():
     code = "import sys, example_data; print(sorted({m.partition('.')[0] for m in sys.modules}))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    loaded = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
     assert not {"pooch", "requests", "PIL", "sklearn", "matplotlib", "scipy"} & set(ast.literal_eval(loaded))

@@ -265,10 +265,6 @@ def test_bytes_and_ids_stay_small_on_the_device() -> None:
 
 BAD = {
     "one axis": (lambda x, y: (x[:, 0], y), "two axes"),
-    "numbers in strings": (
-        lambda: Trainer(mlp(4, 1), SquaredError()).fit(np.ones((2, 4)), ["0.5", "1"], max_epochs=1),
-        r"y must hold numbers, .* convert it with y\.astype\(float\)",
-    ),
     "no rows": (lambda x, y: (x[:0], y[:0]), "no rows"),
     "columns": (lambda x, y: (x[:, :3], y), "takes 4 features but 3 arrive"),
     "strings": (lambda x, y: (x.astype(str), y), "real numbers"),
@@ -356,6 +352,10 @@ WRONG = {
     "an array as validation data": (
         lambda: Trainer(mlp(4, 3)).fit(*blobs(), max_epochs=1, validation_data=blobs()[0]),
         r"^validation_data must be [^\n]* \(ndarray\)$",
+    ),
+    "numbers in strings": (
+        lambda: Trainer(mlp(4, 1), SquaredError()).fit(np.ones((2, 4)), ["0.5", "1"], max_epochs=1),
+        r"y must hold numbers, .* convert it with y\.astype\(float\)",
     ),
     "a record out of range": (lambda: Trainer(mlp(4, 3)).history[-1], "the history has 0 epochs, so no record -1"),
     "a negative seed": (lambda: Trainer(mlp(4, 3), seed=-1), "seed must be an integer from 0"),
