@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import make_classification, make_regression
@@ -108,6 +107,7 @@ def test_transformers_of_a_pipeline_are_fitted_once_per_fold_and_setting():
             fits.append(len(X))
             return super().fit(X, y, sample_weight)
 
+    pd = pytest.importorskip("pandas")
     frame = pd.DataFrame(X, columns=list("abcdef"))
     pipeline = make_pipeline(Counted(), SelectKBest(), MLP)
     grid = {"selectkbest__k": [2, 4], "mlpclassifier__learning_rate_init": [0.01, 0.1, 0.3]}
