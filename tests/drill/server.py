@@ -27,17 +27,14 @@ def serve() -> None:
 
 def run(kind: str, path: Path, streamed: bool, steps: int) -> None:
     """Train and end this process: 0 if the run ended or was interrupted, 1 after an error."""
-    status = 1
+    status = 0  # also if another Ctrl-C interrupts the handling of the first
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         train(kind, path, streamed, steps)
-        status = 0
-    except KeyboardInterrupt:
-        status = 0
-    except BaseException:
+    except Exception:
+        status = 1
         traceback.print_exc()
     finally:
-        sys.stderr.flush()
         os._exit(status)
 
 
