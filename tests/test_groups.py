@@ -359,6 +359,7 @@ def test_nccl_sums_device_and_host_arrays(cupy: Any, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of CuPy, where NCCL is not installed: the test then skips
 def test_nccl_on_a_real_gpu() -> None:
     try:
         backend = with_group(get_backend("cupy"), get_group("nccl"))
