@@ -94,5 +94,5 @@ def test_mkl_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("MLP_XP_BLAS", raising=False)
     assert blas.__wrapped__() is openblas()
     monkeypatch.setenv("MLP_XP_BLAS", "accelerate")
-    with pytest.raises(ValueError, match="MLP_XP_BLAS is 'accelerate': it can be openblas or mkl"):
+    with pytest.raises(ValueError, match="MLP_XP_BLAS is 'accelerate': it can be openblas, openblas-parts or mkl"):
         blas.__wrapped__()

@@ -70,8 +70,9 @@ class OpenBlas(Blas):
 
     name = "OpenBLAS"
 
-    def __init__(self, library: Any, pattern: str, integer: Any) -> None:
+    def __init__(self, library: Any, pattern: str, integer: Any, in_parts: bool = False) -> None:
         super().__init__(library, pattern, integer)
+        self.in_parts = in_parts
         names = (pattern.format(f"openblas_{verb}_num_threads") for verb in ("get", "set"))
         self._threads: list[Any] = [getattr(library, name, None) for name in names]
         self._lock, self._inside, self._before = Lock(), 0, 0
@@ -80,9 +81,11 @@ class OpenBlas(Blas):
 
     @property
     def threads(self) -> int:
-        """OpenBLAS's own number: ``OPENBLAS_NUM_THREADS``, or by default the number of cores."""
+        """With ``in_parts``, OpenBLAS's own number: ``OPENBLAS_NUM_THREADS``, or by default the number of cores."""
         get, put = self._threads
-        return 0 if get is None or put is None else self._before if self._inside else int(get())
+        if not self.in_parts or get is None or put is None:
+            return 0
+        return self._before if self._inside else int(get())
 
     @contextmanager
     def on_one_core(self) -> Iterator[None]:
@@ -125,29 +128,31 @@ class Mkl(Blas):
 
 @cache
 def blas() -> Blas | None:
-    """The library for the products of compiled loops: NumPy's OpenBLAS, or MKL if ``MLP_XP_BLAS=mkl``.
+    """The library for the products of compiled loops: NumPy's OpenBLAS, or what ``MLP_XP_BLAS`` names.
 
-    `None` if NumPy has no OpenBLAS: its own products are used then. MKL is never the default: on AMD processors it
-    was 8 to 25 % slower.
+    ``openblas-parts`` splits large products into parts of fixed shapes for threads that sleep while they wait: the same
+    bits on any number of cores, and faster beside a busy neighbor, but slower on an idle machine. ``mkl`` is Intel's
+    MKL, never the default: on AMD processors it was 8 to 25 % slower. `None` if NumPy has no OpenBLAS: its own
+    products are used then.
     """
     wish = os.environ.get("MLP_XP_BLAS", "openblas").lower()
-    if wish not in ("openblas", "mkl"):
-        raise ValueError(f"MLP_XP_BLAS is {wish!r}: it can be openblas or mkl")
-    library = mkl() if wish == "mkl" else openblas()
+    if wish not in ("openblas", "openblas-parts", "mkl"):
+        raise ValueError(f"MLP_XP_BLAS is {wish!r}: it can be openblas, openblas-parts or mkl")
+    library = mkl() if wish == "mkl" else openblas(in_parts=True) if wish == "openblas-parts" else openblas()
     if wish == "mkl" and library is None:
         raise ValueError("MLP_XP_BLAS is mkl, but MKL is not installed: pip install mkl")
     return library
 
 
 @cache
-def openblas() -> Blas | None:
-    """The OpenBLAS in NumPy's wheel, if there is one."""
+def openblas(in_parts: bool = False) -> Blas | None:
+    """The OpenBLAS in NumPy's wheel, if there is one; see `blas` for ``in_parts``."""
     package = Path(np.__file__).parent
     for folder in (package.parent / "numpy.libs", package / ".dylibs"):
         for path in sorted(folder.glob("*openblas*")):
             try:
                 library = ctypes.CDLL(str(path))
-                return OpenBlas(library, *_naming(library))
+                return OpenBlas(library, *_naming(library), in_parts)
             except (OSError, AttributeError):
                 continue
     return None

@@ -18,12 +18,13 @@ from mlp_xp_backends.compiler.passes import (
     picks,
     sums_as_products,
 )
-from mlp_xp_backends.compiler.program import Kind, Program, Value
+from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
 from mlp_xp_backends.compiler.targets.cpu.adopt import adopted
 from mlp_xp_backends.compiler.targets.cpu.blas import Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.calls import Machine, calls, copied
 from mlp_xp_backends.compiler.targets.cpu.denormals import flushed
 from mlp_xp_backends.compiler.targets.cpu.memory import plan_memory, separate
+from mlp_xp_backends.compiler.targets.cpu.team import SPLIT
 from mlp_xp_backends.trees import leaves, unflatten
 from mlp_xp_backends.typing import HostArray, Tree
 
@@ -77,6 +78,7 @@ class Runner:
         self.buffers = [_aligned(size) for size in self.plan.buffers]
         self.bound: Any = None
         self.threads = 1
+        self.is_small = all(_work(op) < SPLIT for op in program.ops if op.kind in (Kind.MATMUL, Kind.GEMM))
         self.lock = Lock()
         ALIVE.add(self)
 
@@ -96,7 +98,8 @@ class Runner:
                 self.threads = threads
                 carried = self._bind(carried, given)
             outs = [np.empty((n, *v.shape), v.dtype) for v in self.program.outs]
-            one_core = nullcontext() if self.blas is None else self.blas.on_one_core()
+            alone = self.blas is not None and (self.is_small or self.blas.threads > 0)
+            one_core = self.blas.on_one_core() if self.blas is not None and alone else nullcontext()
             with flushed(), one_core, np.errstate(all="ignore"):
                 self._run(n, stacks, outs)
         return unflatten(trees[0], iter(carried)), unflatten(trees[1], iter(outs))
@@ -142,6 +145,12 @@ class Runner:
         self.outs = [at(v) for v in program.outs]
         self.bound = _keys(returned, given)
         return returned
+
+
+def _work(op: Op) -> int:
+    """Multiplications of a product of matrices; of each in a stack."""
+    rows, columns = op.out.shape[-2:]
+    return rows * columns * op.inputs[0].shape[-1]
 
 
 class _Lent:
