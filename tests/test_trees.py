@@ -7,7 +7,7 @@ import pickle
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlp_xp_backends.trees import ABSENT, leaves, named_leaves, tree_map, unflatten
@@ -25,6 +25,7 @@ trees = st.recursive(
 )
 
 
+@settings(deadline=None)  # importing JAX or torch takes longer than a test
 @given(trees)
 def test_unflatten_is_the_inverse_of_leaves(tree):
     again = unflatten(tree, iter(leaves(tree)))
@@ -32,17 +33,20 @@ def test_unflatten_is_the_inverse_of_leaves(tree):
     assert repr(again) == repr(tree)  # named tuples stay what they are
 
 
+@settings(deadline=None)  # importing JAX or torch takes longer than a test
 @given(trees)
 def test_map_maps_leaves(tree):
     assert leaves(tree_map(lambda x: 2 * x, tree)) == [2 * x for x in leaves(tree)]
     assert leaves(tree_map(lambda x, y: x - y, tree, tree)) == [0] * len(leaves(tree))
 
 
+@settings(deadline=None)  # importing JAX or torch takes longer than a test
 @given(trees)
 def test_every_leaf_has_a_name_of_its_own(tree):
     assert list(named_leaves(tree).values()) == leaves(tree)
 
 
+@settings(deadline=None)  # importing JAX or torch takes longer than a test
 @given(trees)
 def test_jax_sees_the_same_leaves(tree):
     jax = pytest.importorskip("jax")
