@@ -103,13 +103,15 @@ def drill(server: Server, folder: Path, disturbances: int, seed: int) -> Counter
         while not path.with_suffix(".end").exists():
             pid = server.start(kind, path, bool(turn % 2), rng.choice(CHUNKS))
             turn += 1
+            how = None
             if sum(done.values()) < enough:
                 time.sleep(rng.uniform(0.0, part * lasted[kind]))
                 how = rng.choice(DISTURBANCES)
                 disturb(pid, how, rng)
             status = server.wait()
-            assert status in (0, -signal.SIGKILL, -signal.SIGINT), (kind, seed, status)
-            if not path.with_suffix(".end").exists():
+            # Ctrl-C inside an import may become another error: what counts are the files and the bits
+            assert status == 0 or how is not None, (kind, seed, status)
+            if how is not None and not path.with_suffix(".end").exists():
                 done[kind, how] += 1
             if path.exists():
                 read_snapshot(path, KNOWN)

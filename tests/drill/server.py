@@ -11,6 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import safetensors.numpy  # noqa: F401  before the forks: interruptions rarely meet an import then
 from drill.runs import train
 
 
@@ -31,11 +32,19 @@ def run(kind: str, path: Path, streamed: bool, steps: int) -> None:
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         train(kind, path, streamed, steps)
-    except Exception:
-        status = 1
-        traceback.print_exc()
+    except Exception as error:
+        if not interrupted(error):
+            status = 1
+            traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C caused the error: inside an import, Python turns it into errors of other types."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 if __name__ == "__main__":
