@@ -21,10 +21,11 @@ from mlp_xp_backends.compiler.passes import (
 from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
 from mlp_xp_backends.compiler.targets.cpu.adopt import adopted
 from mlp_xp_backends.compiler.targets.cpu.blas import Blas, Call
-from mlp_xp_backends.compiler.targets.cpu.calls import Machine, calls, copied
+from mlp_xp_backends.compiler.targets.cpu.calls import Machine, copied
 from mlp_xp_backends.compiler.targets.cpu.denormals import flushed
 from mlp_xp_backends.compiler.targets.cpu.memory import plan_memory, separate
-from mlp_xp_backends.compiler.targets.cpu.team import SPLIT
+from mlp_xp_backends.compiler.targets.cpu.shares import shared_calls
+from mlp_xp_backends.compiler.targets.cpu.team import SPLIT, TEAM
 from mlp_xp_backends.trees import leaves, unflatten
 from mlp_xp_backends.typing import HostArray, Tree
 
@@ -77,7 +78,7 @@ class Runner:
         self.cells = {v: np.empty(v.shape, v.dtype) for v in program.items}
         self.buffers = [_aligned(size) for size in self.plan.buffers]
         self.bound: Any = None
-        self.threads = 1
+        self.threads = 0
         self.is_small = all(_work(op) < SPLIT for op in program.ops if op.kind in (Kind.MATMUL, Kind.GEMM))
         self.lock = Lock()
         ALIVE.add(self)
@@ -93,14 +94,14 @@ class Runner:
         carried, given, stacks = (list(map(np.asarray, leaves(tree))) for tree in (carry, consts, items))
         n, trees = len(stacks[0]), self.program.trees
         with self.lock:
-            threads = 1 if self.blas is None else self.blas.threads
+            threads = 0 if self.blas is None or self.is_small else self.blas.threads
             if self.bound != _keys(carried, given) or threads != self.threads:
                 self.threads = threads
                 carried = self._bind(carried, given)
             outs = [np.empty((n, *v.shape), v.dtype) for v in self.program.outs]
-            alone = self.blas is not None and (self.is_small or self.blas.threads > 0)
+            alone = self.blas is not None and (self.is_small or threads > 0)
             one_core = self.blas.on_one_core() if self.blas is not None and alone else nullcontext()
-            with flushed(), one_core, np.errstate(all="ignore"):
+            with flushed(), one_core, TEAM.led(threads), np.errstate(all="ignore"):
                 self._run(n, stacks, outs)
         return unflatten(trees[0], iter(carried)), unflatten(trees[1], iter(outs))
 
@@ -140,7 +141,7 @@ class Runner:
             return known[v]
 
         machine, program = Machine(at, self.blas, self.threads, self.checked), self.program
-        self.each: list[Call] = [call for op in program.ops for call in calls(op, machine)]
+        self.each: list[Call] = shared_calls(program.ops, machine)
         self.last = [copied(at(program.carry[k]), at(program.carry_out[k])) for k in self.plan.copies]
         self.outs = [at(v) for v in program.outs]
         self.bound = _keys(returned, given)
