@@ -143,9 +143,10 @@ def _product(op: Op) -> tuple[Shape, Any]:
     a, b = op.inputs[:2]
     _check(min(len(a.shape), len(b.shape)) >= 2 and a.shape[-1] == b.shape[-2], f"{a.shape} times {b.shape}")
     _check(a.dtype == b.dtype, f"{a.dtype} times {b.dtype}")
-    for number in op.inputs[2:4]:
-        _check(number.shape == () and number.dtype == a.dtype, "a factor is not a number of the same dtype")
     shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+    for number in op.inputs[2:4]:
+        fits = number.shape == () or number.shape in ((1, 1), (*shape[:-2], 1, 1))
+        _check(fits and number.dtype == a.dtype, "a factor is not a number for each matrix, of the same dtype")
     if len(op.inputs) > 4:
         _check(np.broadcast_shapes(shape, op.inputs[4].shape) == shape, "what is added does not fit the product")
     return shape, a.dtype

@@ -1,9 +1,13 @@
-"""Products with a scaled sum, ``alpha a b + beta c``, as one gemm of BLAS."""
+"""Products with a scaled sum, ``alpha a b + beta c``, as one gemm of BLAS for each matrix.
+
+A matrix of a stack is rounded like a matrix alone, whether its ``alpha`` and ``beta`` are those of all or its own.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
+from mlp_xp_backends.compiler.passes.chains import packable
 from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
 from mlp_xp_backends.compiler.tape import Tape
 
@@ -13,7 +17,8 @@ DTYPES = (np.float32, np.float64)
 def fused_products(program: Program) -> Program:
     """Rewrite ``c + a b``, ``beta c - alpha (a b)`` and similar sums as one gemm, ``s (a b)`` as one without ``c``.
 
-    Equal up to rounding. A product or a multiple is fused only if no other operation reads it.
+    Equal up to rounding. A product or a multiple is fused only if no other operation reads it, and not with an update
+    that is `packable`.
     """
     return _Products(program).run()
 
@@ -21,13 +26,13 @@ def fused_products(program: Program) -> Program:
 class _Products:
     def __init__(self, program: Program) -> None:
         self.program, self.tape = program, Tape()
-        self.made = dict(program.makers)
+        self.made, self.apart = dict(program.makers), packable(program)
 
     def run(self) -> Program:
         ops: list[Op] = []
         for op in self.program.ops:
             known = len(self.tape.ops)
-            new = self._fused(op) if op.kind is Kind.ELEMENTWISE and _uniform(op) else None
+            new = self._fused(op) if _uniform(op) and op not in self.apart else None
             ops += [*self.tape.ops[known:], new or op]
             self.made[op.out] = new or op
         return self.program.with_ops(ops)
@@ -41,7 +46,7 @@ class _Products:
             if product is None or p.shape != op.out.shape:
                 continue
             if op.name == "multiply":
-                if c.shape == () and product.kind is Kind.MATMUL:
+                if _is_number(c, op.out) and product.kind is Kind.MATMUL:
                     return Op(Kind.GEMM, "", (*product.inputs, c), op.out)
                 continue
             alpha = product.inputs[2] if product.kind is Kind.GEMM else self._number(1, op.out)
@@ -63,7 +68,7 @@ class _Products:
         op = self.made.get(v)
         if op is not None and op.name == "multiply" and _uniform(op) and self.program.only_reader(v) is not None:
             for y, s in (op.inputs, op.inputs[::-1]):
-                if s.shape == () and y.shape == v.shape:
+                if _is_number(s, v) and y.shape == v.shape:
                     return s, y
         return None, v
 
@@ -76,6 +81,11 @@ class _Products:
         return self.tape.elementwise("negative", (s,))
 
 
+def _is_number(s: Value, of: Value) -> bool:
+    """Whether ``s`` is 0-d or has a number for each matrix of a stack such as ``of``."""
+    return s.shape == () or (s.shape[-2:] == (1, 1) and s.shape[:-2] in ((), of.shape[:-2]))
+
+
 def _uniform(op: Op) -> bool:
-    """Whether operands and result share one dtype that BLAS supports."""
-    return op.out.dtype in DTYPES and all(v.dtype == op.out.dtype for v in op.inputs)
+    """Whether this is elementwise, and operands and result share one dtype that BLAS supports."""
+    return op.kind is Kind.ELEMENTWISE and op.out.dtype in DTYPES and all(v.dtype == op.out.dtype for v in op.inputs)

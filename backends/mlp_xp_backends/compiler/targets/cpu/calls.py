@@ -93,9 +93,10 @@ def _products(
         return None
     stack, found = c.shape[:-2], []
     a, b = (np.broadcast_to(x, (*stack, *x.shape[-2:])) for x in (a, b))
+    alpha, beta = (np.broadcast_to(s, (*stack, 1, 1)) for s in (alpha, beta))
     for k in np.ndindex(stack):
         pieces = parts(c[k], a[k], b[k]) if m.blas.threads else [(c[k], a[k], b[k])]
-        calls = [m.blas.gemm(z, x, y, alpha, beta) for z, x, y in pieces]
+        calls = [m.blas.gemm(z, x, y, alpha[k], beta[k]) for z, x, y in pieces]
         ready = [call for call in calls if call is not None]
         if len(ready) < len(calls):
             return None

@@ -30,9 +30,9 @@ from mlp_xp_backends.typing import HostArray, Tree
 
 PASSES: tuple[Pass, ...] = (
     picks,
-    horizontal_fusion,
     sums_as_products,
     fused_products,
+    horizontal_fusion,
     separate,
 )
 """The passes in order; only `separate` is required."""
