@@ -46,6 +46,7 @@ class Kind(Enum):
     # created only by passes
     PACK = auto()
     GEMM = auto()
+    AXPBY = auto()
     LESSEN = auto()
 
 
@@ -80,6 +81,7 @@ RULES: dict[Kind, Rule] = {
     Kind.ALL_SUM: Rule(("x",), ("f", "number"), NONE, "the sum of x over all ranks, f(x, out): never removed or moved"),
     Kind.PACK: Rule(("*x",), (), NONE, "the elements of all x in one 1-D array"),
     Kind.GEMM: Rule(("a", "b", "alpha", "beta", "c"), (), slice(4, 5), "alpha a b + beta c; alpha a b without c"),
+    Kind.AXPBY: Rule(("x", "alpha", "beta", "y"), (), slice(3, 4), "alpha x + beta y for (stacks of) matrices"),
     Kind.LESSEN: Rule(("x", "places"), (), slice(0, 1), "x minus 1 at these positions of its flat elements"),
 }
 

@@ -1,4 +1,4 @@
-"""Linear algebra libraries called directly: products that add to their result.
+"""Linear algebra libraries called directly: products that add to their result, and sums of multiples.
 
 NumPy's wheels carry an OpenBLAS of their own, with 64-bit integers and renamed symbols. Any other build of NumPy
 (Accelerate, the system's BLAS) has none, and `openblas` returns ``None``. SciPy's BLAS is not a substitute: two thread
@@ -28,14 +28,15 @@ LETTER: dict[np.dtype[Any], str] = {np.dtype(np.float32): "s", np.dtype(np.float
 
 
 class Blas:
-    """gemm in single and double precision; every argument is a pointer, as in Fortran."""
+    """gemm and axpby in single and double precision; every argument is a pointer, as in Fortran."""
 
     name: str
 
     def __init__(self, library: Any, pattern: str, integer: Any) -> None:
         self._integer = integer
         self._gemm = {dtype: library[pattern.format(letter + "gemm")] for dtype, letter in LETTER.items()}
-        for f in self._gemm.values():
+        self._axpby = {dtype: getattr(library, pattern.format(letter + "axpby"), None) for dtype, letter in LETTER.items()}
+        for f in (*self._gemm.values(), *filter(None, self._axpby.values())):
             f.restype = None
 
     @property
@@ -60,6 +61,14 @@ class Blas:
         i, p = self._int, _pointer
         sizes = (i(c.shape[1]), i(c.shape[0]), i(a.shape[1]))  # row-major c = a b is column-major c' = b' a'
         return f, (_char(tb), _char(ta), *sizes, p(alpha), p(b), i(ldb), p(a), i(lda), p(beta), p(c), i(ldc))
+
+    def axpby(self, y: HostArray, x: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
+        """``y <- alpha x + beta y`` for contiguous arrays; ``None`` if the library has no such function."""
+        f = self._axpby.get(y.dtype)
+        if f is None:
+            return None
+        i, p = self._int, _pointer
+        return f, (i(y.size), p(alpha), p(x), i(1), p(beta), p(y), i(1))
 
     def _int(self, n: int) -> Any:
         return ctypes.byref(self._integer(n))

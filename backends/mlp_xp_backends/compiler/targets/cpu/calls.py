@@ -94,14 +94,30 @@ def _products(
         return None
     stack, found = c.shape[:-2], []
     a, b = (np.broadcast_to(x, (*stack, *x.shape[-2:])) for x in (a, b))
+    alpha, beta = (np.broadcast_to(s, (*stack, 1, 1)) for s in (alpha, beta))
     for k in np.ndindex(stack):
         pieces = parts(c[k], a[k], b[k]) if m.threads else [(c[k], a[k], b[k])]
-        calls = [m.blas.gemm(z, x, y, alpha, beta) for z, x, y in pieces]
+        calls = [m.blas.gemm(z, x, y, alpha[k], beta[k]) for z, x, y in pieces]
         ready = [call for call in calls if call is not None]
         if len(ready) < len(calls):
             return None
         found += ready if len(ready) == 1 or m.threads == 1 else [TEAM.call(in_shares(ready, m.threads))]
     return found
+
+
+def _axpby(op: Op, m: Machine) -> list[Call]:
+    x, alpha, beta, out = *map(m.at, op.inputs[:3]), m.at(op.out)
+    stack, found = out.shape[:-2], _begun(op, op.inputs[3], m)
+    alpha, beta = (np.broadcast_to(s, (*stack, 1, 1)) for s in (alpha, beta))
+    for k in np.ndindex(stack):
+        call = None if m.blas is None else m.blas.axpby(out[k], x[k], alpha[k], beta[k])
+        found.append(call or (_axpby_of_numpy, (out[k], x[k], alpha[k], beta[k])))
+    return found
+
+
+def _axpby_of_numpy(y: HostArray, x: HostArray, alpha: HostArray, beta: HostArray) -> None:
+    y *= beta
+    y += alpha * x
 
 
 def _gemm_of_numpy(out: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray | None) -> None:
@@ -207,6 +223,7 @@ CALLS: dict[Kind, Callable[[Op, Machine], list[Call]]] = {
     Kind.WHERE: _where,
     Kind.MATMUL: _matmul,
     Kind.GEMM: _gemm,
+    Kind.AXPBY: _axpby,
     Kind.REDUCE: _reduce,
     Kind.ARG: _arg,
     Kind.TAKE: _take,

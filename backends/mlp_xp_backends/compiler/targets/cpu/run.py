@@ -17,6 +17,7 @@ from mlp_xp_backends.compiler.passes import (
     horizontal_fusion,
     picks,
     sums_as_products,
+    sums_of_multiples,
 )
 from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
 from mlp_xp_backends.compiler.targets.cpu.adopt import adopted
@@ -31,9 +32,10 @@ from mlp_xp_backends.typing import HostArray, Tree
 
 PASSES: tuple[Pass, ...] = (
     picks,
-    horizontal_fusion,
     sums_as_products,
     fused_products,
+    horizontal_fusion,
+    sums_of_multiples,
     separate,
 )
 """The passes in order; only `separate` is required."""
