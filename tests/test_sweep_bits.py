@@ -13,17 +13,12 @@ from mlp_xp import (
     AdamW,
     Chain,
     Dense,
-    Dropout,
-    EarlyStopping,
-    Halving,
-    LayerNorm,
-    ReLU,
     RMSprop,
     Sweep,
     mlp,
     schedules,
 )
-from tests.sweep_cases import alone, same, values
+from tests.sweep_cases import alone, same
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((640, 64))
@@ -59,8 +54,13 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def check(build: Any, optimizer: Any, settings: Any, dtype: str = "float32", **fit: Any) -> None:
-    sweep = Sweep(build() if "dropout" not in settings[0] else build, optimizer=optimizer, settings=settings,
-                  device="numpy", dtype=dtype)
+    sweep = Sweep(
+        build() if "dropout" not in settings[0] else build,
+        optimizer=optimizer,
+        settings=settings,
+        device="numpy",
+        dtype=dtype,
+    )
     result = sweep.fit(X, Y, **DATA | fit)
     for i, setting in enumerate(settings):
         same(result, i, alone(build, setting, optimizer, "numpy", dtype, X, Y, **DATA | fit))

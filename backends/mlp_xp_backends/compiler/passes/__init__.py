@@ -21,6 +21,6 @@ __all__ = [
     "fused_products",
     "horizontal_fusion",
     "picks",
-    "sums_of_multiples",
     "sums_as_products",
+    "sums_of_multiples",
 ]

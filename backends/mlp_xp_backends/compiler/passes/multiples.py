@@ -1,4 +1,4 @@
-"""Sums of multiples, ``alpha x + beta y``, as one axpby of BLAS for each matrix: one pass over memory instead of three."""
+"""Sums of multiples, ``alpha x + beta y``, as one axpby of BLAS for each matrix: one pass over memory, not three."""
 
 from __future__ import annotations
 

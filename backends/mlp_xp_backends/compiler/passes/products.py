@@ -31,6 +31,7 @@ class Fusion:
         self.made = dict(program.makers)
 
     def run(self) -> Program:
+        """The rewritten program."""
         ops: list[Op] = []
         for op in self.program.ops:
             known = len(self.tape.ops)
@@ -53,9 +54,11 @@ class Fusion:
         return None, v
 
     def number(self, x: float, like: Value) -> Value:
+        """A constant of the same dtype as ``like``."""
         return self.tape.constant(np.asarray(x, like.dtype))
 
     def negative(self, s: Value) -> Value:
+        """``-s``."""
         if s.constant is not None:
             return self.tape.constant(np.negative(s.constant))
         return self.tape.elementwise("negative", (s,))

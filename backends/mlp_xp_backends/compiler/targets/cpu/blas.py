@@ -31,17 +31,21 @@ class Blas:
     """gemm and axpby in single and double precision; every argument is a pointer, as in Fortran."""
 
     name: str
+    in_parts = False
+    """Whether all large products are divided between our own threads."""
 
     def __init__(self, library: Any, pattern: str, integer: Any) -> None:
         self._integer = integer
         self._gemm = {dtype: library[pattern.format(letter + "gemm")] for dtype, letter in LETTER.items()}
-        self._axpby = {dtype: getattr(library, pattern.format(letter + "axpby"), None) for dtype, letter in LETTER.items()}
+        self._axpby = {
+            dtype: getattr(library, pattern.format(letter + "axpby"), None) for dtype, letter in LETTER.items()
+        }
         for f in (*self._gemm.values(), *filter(None, self._axpby.values())):
             f.restype = None
 
     @property
     def threads(self) -> int:
-        """Threads to split products between; 0 if the library runs its products on threads of its own."""
+        """The threads that work may be divided between; 0 if the library runs its products on threads of its own."""
         return 0
 
     @contextmanager
@@ -90,9 +94,9 @@ class OpenBlas(Blas):
 
     @property
     def threads(self) -> int:
-        """With ``in_parts``, OpenBLAS's own number: ``OPENBLAS_NUM_THREADS``, or by default the number of cores."""
+        """OpenBLAS's own number: ``OPENBLAS_NUM_THREADS``, or by default the number of cores."""
         get, put = self._threads
-        if not self.in_parts or get is None or put is None:
+        if get is None or put is None:
             return 0
         return self._before if self._inside else int(get())
 
@@ -139,10 +143,10 @@ class Mkl(Blas):
 def blas() -> Blas | None:
     """The library for the products of compiled loops: NumPy's OpenBLAS, or what ``MLP_XP_BLAS`` names.
 
-    ``openblas-parts`` splits large products into parts of fixed shapes for threads that sleep while they wait: the same
-    bits on any number of cores, and faster beside a busy neighbor, but slower on an idle machine. ``mkl`` is Intel's
-    MKL, never the default: on AMD processors it was 8 to 25 % slower. `None` if NumPy has no OpenBLAS: its own
-    products are used then.
+    Steps with large arrays are divided between a `Team` of threads that sleep while they wait; OpenBLAS's own threads
+    are faster for products of middle size, and used for them. With ``openblas-parts`` the team computes these, too: the
+    same bits on any number of cores. ``mkl`` is Intel's MKL, never the default: on AMD processors it was 8 to 25 %
+    slower. `None` if NumPy has no OpenBLAS: its own products are used then.
     """
     wish = os.environ.get("MLP_XP_BLAS", "openblas").lower()
     if wish not in ("openblas", "openblas-parts", "mkl"):

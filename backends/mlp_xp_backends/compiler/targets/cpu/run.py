@@ -19,14 +19,14 @@ from mlp_xp_backends.compiler.passes import (
     sums_as_products,
     sums_of_multiples,
 )
-from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
+from mlp_xp_backends.compiler.program import Kind, Program, Value
 from mlp_xp_backends.compiler.targets.cpu.adopt import adopted
 from mlp_xp_backends.compiler.targets.cpu.blas import Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.calls import Machine, copied
 from mlp_xp_backends.compiler.targets.cpu.denormals import flushed
 from mlp_xp_backends.compiler.targets.cpu.memory import plan_memory, separate
-from mlp_xp_backends.compiler.targets.cpu.shares import shared_calls
-from mlp_xp_backends.compiler.targets.cpu.team import SPLIT, TEAM
+from mlp_xp_backends.compiler.targets.cpu.shares import pays, shared_calls, work
+from mlp_xp_backends.compiler.targets.cpu.team import MOST, SPLIT, TEAM
 from mlp_xp_backends.trees import leaves, unflatten
 from mlp_xp_backends.typing import HostArray, Tree
 
@@ -81,7 +81,8 @@ class Runner:
         self.buffers = [_aligned(size) for size in self.plan.buffers]
         self.bound: Any = None
         self.threads = 0
-        self.is_small = all(_work(op) < SPLIT for op in program.ops if op.kind in (Kind.MATMUL, Kind.GEMM))
+        self.is_small = all(work(op) < SPLIT for op in program.ops if op.kind in (Kind.MATMUL, Kind.GEMM))
+        self.pays = pays(program)
         self.lock = Lock()
         ALIVE.add(self)
 
@@ -96,7 +97,7 @@ class Runner:
         carried, given, stacks = (list(map(np.asarray, leaves(tree))) for tree in (carry, consts, items))
         n, trees = len(stacks[0]), self.program.trees
         with self.lock:
-            threads = 0 if self.blas is None or self.is_small else self.blas.threads
+            threads = self._threads()
             if self.bound != _keys(carried, given) or threads != self.threads:
                 self.threads = threads
                 carried = self._bind(carried, given)
@@ -106,6 +107,13 @@ class Runner:
             with flushed(), one_core, TEAM.led(threads), np.errstate(all="ignore"):
                 self._run(n, stacks, outs)
         return unflatten(trees[0], iter(carried)), unflatten(trees[1], iter(outs))
+
+    def _threads(self) -> int:
+        """The threads to divide work between; 0 if the BLAS runs the products on threads of its own."""
+        if self.blas is None or self.is_small:
+            return 0
+        threads = self.blas.threads
+        return threads if self.blas.in_parts or (self.pays and threads <= MOST) else 0
 
     def _run(self, n: int, stacks: list[HostArray], outs: list[HostArray]) -> None:
         cells = list(zip(self.cells.values(), stacks, strict=True))
@@ -148,12 +156,6 @@ class Runner:
         self.outs = [at(v) for v in program.outs]
         self.bound = _keys(returned, given)
         return returned
-
-
-def _work(op: Op) -> int:
-    """Multiplications of a product of matrices; of each in a stack."""
-    rows, columns = op.out.shape[-2:]
-    return rows * columns * op.inputs[0].shape[-1]
 
 
 class _Lent:

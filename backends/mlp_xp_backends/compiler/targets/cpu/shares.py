@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
-from mlp_xp_backends.compiler.program import Kind, Op, Value
+from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
 from mlp_xp_backends.compiler.targets.cpu.blas import Call
 from mlp_xp_backends.compiler.targets.cpu.calls import Machine, calls
 from mlp_xp_backends.compiler.targets.cpu.team import TEAM
 from mlp_xp_backends.typing import HostArray
 
 ROWWISE = (Kind.ELEMENTWISE, Kind.AXPBY, Kind.CAST, Kind.COPY, Kind.WHERE)
-import os
-LARGE = int(os.environ.get("LARGE", 200_000))
+LARGE = 200_000
 """Elements of a result from which threads that compute parts of it rarely wait for the interpreter lock."""
-ENOUGH = int(os.environ.get("ENOUGH", 1_000_000))
+ENOUGH = 1_000_000
 """Elements of all results of a run of operations from which dividing it pays."""
+HUGE = 64_000_000
+"""Multiplications of a product from which its parts are as fast as the threads of the BLAS."""
 FEWEST = 16
 """The smallest number of rows that are divided."""
+
+
+def pays(program: Program) -> bool:
+    """Whether the threads of a `TEAM` are faster than those of the BLAS; decided as for one matrix of each stack."""
+    products = (work(op) for op in program.ops if op.kind in (Kind.MATMUL, Kind.GEMM))
+    sizes = (prod(op.out.shape[-2:]) for op in program.ops if op.kind in ROWWISE)
+    return max(products, default=0) >= HUGE or sum(n for n in sizes if n >= LARGE) >= ENOUGH
+
+
+def work(op: Op) -> int:
+    """Multiplications of a product of matrices; of each in a stack."""
+    return prod(op.out.shape[-2:]) * op.inputs[0].shape[-1]
 
 
 def shared_calls(ops: Sequence[Op], machine: Machine) -> list[Call]:
@@ -67,7 +81,8 @@ def _joins(op: Op, run: Sequence[Op], m: Machine) -> bool:
     if any(op.out.shape[0] != before.out.shape[0] for before in run):
         return False
     return all(
-        _apart(m, op, v, before, before.out) and (v is not op.out or all(_apart(m, op, v, before, x) for x in before.inputs))
+        _apart(m, op, v, before, before.out)
+        and (v is not op.out or all(_apart(m, op, v, before, x) for x in before.inputs))
         for before in run
         for v in (*op.inputs, op.out)
     )

@@ -15,13 +15,15 @@ from functools import cache
 from threading import Lock, Thread, get_ident
 from typing import Any
 
+import numpy as np
+
 from mlp_xp_backends.compiler.targets.cpu.blas import Call
 from mlp_xp_backends.compiler.targets.cpu.denormals import flushed
 from mlp_xp_backends.typing import HostArray
 
 SPLIT = 8_000_000
 """Multiplications of a product from which several cores are faster than one."""
-MOST = int(os.environ.get("MOST", 4))
+MOST = 4
 """The largest number of parts of a product."""
 TILE = 8
 """The rows or columns of all parts but the last are multiples of this."""
@@ -51,6 +53,8 @@ class Worker:
 
     def __init__(self) -> None:
         self.calls: Sequence[Call] = ()
+        self.error: BaseException | None = None
+        self.retired = False
         self.go, self.done = Lock(), Lock()
         self.go.acquire()
         self.done.acquire()
@@ -58,13 +62,33 @@ class Worker:
         self.thread.start()
 
     def _work(self) -> None:
-        with flushed():
-            while True:
+        with flushed(), np.errstate(all="ignore"):
+            while not self.retired:
                 self.go.acquire()
-                calls, self.calls = self.calls, ()
-                for f, args in calls:
-                    f(*args)
+                try:
+                    _run_all(self.calls)
+                except BaseException as error:
+                    self.error = error
                 self.done.release()
+
+    def wait(self) -> None:
+        """Wait until all calls have run; raises what they raised."""
+        self.done.acquire()
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+
+    def retire(self) -> None:
+        """End the thread after the calls that it may have begun."""
+        self.retired = True
+        with suppress(RuntimeError):  # it has been released already
+            self.go.release()
+        self.thread.join()
+
+
+def _run_all(calls: Sequence[Call]) -> None:
+    for f, args in calls:
+        f(*args)
 
 
 class Team:
@@ -104,22 +128,21 @@ class Team:
     def _run(self, shares: Sequence[Sequence[Call]]) -> None:
         if self.leader != get_ident():
             for share in shares:
-                for f, args in share:
-                    f(*args)
+                _run_all(share)
             return
-        begun: list[Worker] = []
+        workers = self.workers[: len(shares) - 1]
         try:
-            for worker, share in zip(self.workers, shares[1:], strict=False):
+            for worker, share in zip(workers, shares[1:], strict=True):
                 worker.calls = share
-                begun.append(worker)
                 worker.go.release()
-            for f, args in shares[0]:
-                f(*args)
-        finally:
-            for worker in begun:
-                if worker.calls and worker.go.locked():  # interrupted before its release
-                    worker.go.release()
-                worker.done.acquire()
+            _run_all(shares[0])
+            for worker in workers:
+                worker.wait()
+        except BaseException:  # an interruption: which workers have begun is unknown
+            for worker in workers:
+                worker.retire()
+                self.workers.remove(worker)
+            raise
 
 
 TEAM = Team()
@@ -137,7 +160,7 @@ def _apart(workers: Sequence[Thread]) -> Iterator[None]:
         yield
         return
     cores.remove(here)
-    groups = [{here, *cores[n - 1 :: n]}, *(set(cores[k :: n]) for k in range(n - 1))]
+    groups = [{here, *cores[n - 1 :: n]}, *(set(cores[k::n]) for k in range(n - 1))]
     try:
         with suppress(OSError):  # the system may forbid it
             for thread, group in zip(workers, groups[1:], strict=True):
