@@ -10,7 +10,7 @@ import numpy as np
 from mlp_xp import Trainer
 from mlp_xp_backends.trees import leaves
 
-STEP = ("seed", "l2", "clip_norm", "max_norm", "class_weight")
+STEP = ("loss", "seed", "l2", "clip_norm", "max_norm", "class_weight")
 
 
 def alone(build: Any, setting: Any, optimizer: Any, device: str, dtype: str, x: Any, y: Any, **fit: Any) -> Trainer:

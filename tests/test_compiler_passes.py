@@ -25,6 +25,7 @@ from mlp_xp_backends.compiler.targets.cpu.run import PASSES, rewritten
 from mlp_xp_backends.compiler.verify import InvalidProgram, verify, verify_memory
 from mlp_xp_backends.trees import leaves
 from tests.compiler_cases import (
+    LIBRARIES,
     NETWORKS,
     OPTIMIZERS,
     assert_compiled,
@@ -57,6 +58,20 @@ def test_a_pass_changes_no_bit_or_rounds_differently(network: str, optimizer: st
     assert_same(with_it, without, amplified=1000)
     for a, b in zip(leaves(with_it), leaves(without), strict=True):
         assert rounded or np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_each_matrix_of_a_stack_has_its_own_factors(library: Any) -> None:
+    def body(xp: Any, c: Any, k: Any, x: Any) -> Any:
+        return (k[0] * c[0] - k[1] * xp.matmul(x.mT, x),), ()
+
+    carry, consts, items = (f((3, 20, 20)),), (f((3, 1, 1)), f((3, 1, 1), 1)), f((5, 3, 40, 20))
+    assert kinds(body, carry, consts, items) == ["ELEMENTWISE:negative", "GEMM"]
+    (together,), _ = compiled(body, library)(copied(carry), consts, items)
+    for i in range(3):
+        alone, numbers = (carry[0][i].copy(),), tuple(a[i, 0, 0] for a in consts)
+        (single,), _ = compiled(body, library)(alone, numbers, items[:, i])
+        np.testing.assert_array_equal(together[i], single)
 
 
 def kinds(body: Any, *arrays: Any, passes: Any = PASSES) -> list[str]:

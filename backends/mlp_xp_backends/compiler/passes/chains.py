@@ -1,8 +1,9 @@
 """Chains: the elementwise operations that update carried arrays.
 
-A network has many small parameters (biases, narrow layers), and a call of NumPy costs more than their arithmetic. Arrays
-with chains of the same form can be updated together. For a large array it is faster to let BLAS add the product of the
-gradient to it. `packable` decides for each matrix by itself, so that a model of a stack is rounded like a model alone.
+A network has many small parameters (biases, narrow layers), and a call of NumPy costs more than their arithmetic:
+arrays with chains of the same form can be updated together. For a large array it is faster to let BLAS add the product
+of the gradient to it. `packable` decides for each matrix by itself, so that a model of a stack is rounded like a model
+alone.
 """
 
 from __future__ import annotations
@@ -68,13 +69,6 @@ def pays(chain: Chain, size: int) -> bool:
     return size <= SMALL or (size <= LARGER and len(chain.ops) > MANY)
 
 
-def _is_elementwise(op: Op, is_number: IsNumber) -> bool:
-    """Whether element k of the result depends only on element k of the operands and on numbers."""
-    shape = op.out.shape
-    whole = all(is_number(v, shape) or (v.shape == shape and v.is_contiguous) for v in op.inputs)
-    return op.kind is Kind.ELEMENTWISE and op.out.shape != () and whole
-
-
 def chains(program: Program, is_number: IsNumber) -> Iterator[Chain]:
     """The chains of all updates; no two share an array or an operation."""
     order = {op: k for k, op in enumerate(program.ops)}
@@ -98,7 +92,7 @@ def chains(program: Program, is_number: IsNumber) -> Iterator[Chain]:
 def _reached(
     program: Program, slot: int, slot_of: Mapping[Value, int], order: Mapping[Op, int], is_number: IsNumber
 ) -> tuple[set[int], set[Op]]:
-    """The elementwise operations that lead to the new value in ``slot``, and the carried arrays that they start from."""
+    """The elementwise operations that lead to the new value in ``slot``, and the carried arrays they start from."""
     after = program.carry_out[slot]
     slots, ops, todo = {slot}, set(), [after]
     while todo:
@@ -116,6 +110,13 @@ def _reached(
             ops.add(op)
             todo.extend(x for x in op.inputs if not is_number(x, after.shape))
     return slots, ops
+
+
+def _is_elementwise(op: Op, is_number: IsNumber) -> bool:
+    """Whether element k of the result depends only on element k of the operands and on numbers."""
+    shape = op.out.shape
+    whole = all(is_number(v, shape) or (v.shape == shape and v.is_contiguous) for v in op.inputs)
+    return op.kind is Kind.ELEMENTWISE and op.out.shape != () and whole
 
 
 def _checked(program: Program, slots: Sequence[int], ops: Sequence[Op], is_number: IsNumber) -> Chain | None:

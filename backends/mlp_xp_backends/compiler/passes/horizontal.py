@@ -1,7 +1,7 @@
 """Horizontal fusion: the same update of many small arrays becomes one update of one long array.
 
-Carried arrays whose `chains` have the same form are stored in one 1-D array, and so are the other operands of the chains
-(their gradients).
+Carried arrays whose `chains` have the same form are stored in one 1-D array, and so are the other operands of the
+chains (their gradients).
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Blas:
     def gemm(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
         """``c <- alpha a b + beta c`` for matrices; ``None`` if BLAS does not support one of the layouts.
 
-        ``alpha`` and ``beta`` are 0-d arrays, read at every call. The caller keeps all arrays alive.
+        ``alpha`` and ``beta`` are arrays of one element, read at every call. The caller keeps all arrays alive.
         """
         f, ways = self._gemm.get(c.dtype), [way for way in map(_way, (c, a, b)) if way is not None]
         if f is None or len(ways) < 3 or ways[0][0] != b"N":
