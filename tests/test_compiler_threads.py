@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from functools import partial
 from typing import Any
 
@@ -156,6 +157,33 @@ def test_an_error_in_a_run_frees_the_team() -> None:
     assert not TEAM.free.locked() and not TEAM.leader
 
 
+def slowly(done: list[str]) -> None:
+    time.sleep(0.05)
+    done.append("worker")
+
+
+def test_an_interruption_waits_for_the_workers() -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    done: list[str] = []
+    function, args = TEAM.call([[(interrupt, ())], [(slowly, (done,))]])
+    with TEAM.led(2), pytest.raises(KeyboardInterrupt):
+        function(*args)
+    assert done == ["worker"]
+    function, args = TEAM.call([[], [(slowly, (done,))]])
+    with TEAM.led(2):
+        function(*args)
+    assert done == ["worker", "worker"]
+
+
+def test_errors_of_workers_are_raised() -> None:
+    function, args = TEAM.call([[], [(divmod, (1, 0))]])
+    for _ in range(2):
+        with TEAM.led(2), pytest.raises(ZeroDivisionError):
+            function(*args)
+
+
 @needs_openblas
 @pytest.mark.parametrize(
     ("sizes", "batch", "rule", "expected"),
@@ -163,6 +191,7 @@ def test_an_error_in_a_run_frees_the_team() -> None:
         ([784, 1000, 10], 128, SGD(0.1), True),  # a product of 100 million multiplications
         ([784, 300, 10], 128, SGD(0.1, momentum=0.9), False),  # of 30 million
         ([784, 300, 10], 128, Adam(0.001), True),  # the same with eight passes over its weights
+        ([784, 300, 10], 50, Adam(0.001), False),  # of 12 million
         ([20, 30, 10], 64, Adam(0.001), False),
     ],
 )

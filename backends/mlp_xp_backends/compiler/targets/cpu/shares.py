@@ -18,17 +18,20 @@ LARGE = 200_000
 """Elements of a result from which threads that compute parts of it rarely wait for the interpreter lock."""
 ENOUGH = 1_000_000
 """Elements of all results of a run of operations from which dividing it pays."""
-HUGE = 64_000_000
-"""Multiplications of a product from which its parts are as fast as the threads of the BLAS."""
+MIDDLE, HUGE = 16_000_000, 64_000_000
+"""Multiplications of a product from which its parts are as fast as the threads of the BLAS; the first number is for
+steps that gain from divided elementwise operations.
+"""
 FEWEST = 16
 """The smallest number of rows that are divided."""
 
 
 def pays(program: Program) -> bool:
     """Whether the threads of a `TEAM` are faster than those of the BLAS; decided as for one matrix of each stack."""
-    products = (work(op) for op in program.ops if op.kind in (Kind.MATMUL, Kind.GEMM))
+    products = max((work(op) for op in program.ops if op.kind in (Kind.MATMUL, Kind.GEMM)), default=0)
     sizes = (prod(op.out.shape[-2:]) for op in program.ops if op.kind in ROWWISE)
-    return max(products, default=0) >= HUGE or sum(n for n in sizes if n >= LARGE) >= ENOUGH
+    chained = sum(size for size in sizes if size >= LARGE)
+    return products >= HUGE or (products >= MIDDLE and chained >= ENOUGH)
 
 
 def work(op: Op) -> int:
