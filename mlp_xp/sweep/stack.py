@@ -28,7 +28,7 @@ GPU_SHARE = 0.1
 MOST = 1024
 """Models of a stack on a GPU."""
 SIZES = {
-    "numpy": ((2.5e5, 16), (8e5, 8), (4e6, 4), (math.inf, 2)),
+    "numpy": ((2.5e5, 16), (8e5, 8), (4e6, 4), (1.6e7, 2), (math.inf, 1)),
     "torch": ((2.5e5, 16), (8e5, 8), (2e6, 4), (math.inf, 1)),
     "jax": ((2.5e5, 16), (8e5, 8), (math.inf, 1)),
 }
