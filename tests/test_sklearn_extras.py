@@ -259,14 +259,15 @@ def test_ctrl_c_keeps_what_was_learned(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from mlp_xp.sklearn import stochastic
 
-    note = stochastic.note_loss
+    note = stochastic.note
 
-    def interrupt_after_three(e: Any, loss: float) -> None:
-        note(e, loss)
+    def interrupt_after_three(e: Any, *rest: Any) -> bool:
+        is_best = note(e, *rest)
         if e.n_iter_ == 3:
             signal.raise_signal(signal.SIGINT)
+        return is_best
 
-    monkeypatch.setattr(stochastic, "note_loss", interrupt_after_three)
+    monkeypatch.setattr(stochastic, "note", interrupt_after_three)
     with pytest.warns(UserWarning, match="interrupted by user"):
         model = MLPClassifier(**QUICK).fit(X, y)
     assert model.n_iter_ == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +38,6 @@ class Solver:
     def by_epoch(self) -> bool:
         """Whether the rate of an epoch is ``learning_rate``."""
         return isinstance(self.schedule, (ConstantRate, InverseScaling))
-
-    def moment(self, steps: int, samples: int, losses: Sequence[float]) -> Moment:
-        """The present moment in a training of ``steps`` steps, after epochs with these losses."""
-        return Moment(self.steps, steps, self.epochs, samples, losses[len(losses) - self.epochs :])
 
     def epoch_ends(self, at: Moment) -> None:
         """Set the rate of the epoch that begins ``at``; only `stalls` changes a constant one."""
