@@ -212,10 +212,12 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
 
     def _split(self, given: Any, data: Batch, validation_data: Any) -> tuple[Batch, Held | None]:
         """The rows to train on, and those to hold out."""
-        train = held = None
         if validation_data is not None:
             check_set(validation_data, "validation_data must be (X, y) or (X, y, sample_weight)")
-            held = self._held(*validation_data)
+            X, y, sample_weight = (*validation_data, None)[:3]
+            given, train = to_host(X), None
+            x, y = self._check(given, to_host(y), reset=False)
+            held = _part(Batch(x, self._encode(y), row_weights(sample_weight, x)))
         elif self.early_stopping:
             train, valid = train_test_split(
                 np.arange(data.x.shape[0]),
@@ -227,16 +229,10 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
                 raise ValueError(
                     "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
                 )
-            part = _part(data, valid)
-            held = Held(_safe_indexing(given, valid), part, self._decode(part.y))
-        return _part(data, train), held
-
-    def _held(self, X: Any, y: Any, sample_weight: Any = None) -> Held:
-        """A validation set of the user's own."""
-        given = to_host(X)
-        x, y = self._check(given, to_host(y), reset=False)
-        data = _part(Batch(x, self._encode(y), row_weights(sample_weight, x)))
-        return Held(given, data, self._decode(data.y))
+            given, held = _safe_indexing(given, valid), _part(data, valid)
+        else:
+            return _part(data), None
+        return _part(data, train), Held(given, held, self._decode(held.y))
 
     def _rows(self, X: Any) -> Any:
         """``X`` as scikit-learn checks it; skips checks that would take longer than the products."""

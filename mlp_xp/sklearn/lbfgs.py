@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -67,7 +68,8 @@ class Problem:
         self.l2 = e.alpha / total if e.l2_mode == "batch" else e.alpha
         data = data._replace(w=scaled(data.w))
         self.total = float(rows if data.w is ABSENT else data.w.sum(dtype=np.float64))
-        self.loop: Loop = gradient_loop(self.backend, self.network, loss)  # type: ignore[arg-type]  # it is frozen
+        summed: Any = replace(loss, reduction="sum")  # type: ignore[type-var]  # losses are dataclasses
+        self.loop = gradient_loop(self.backend, self.network, summed)
         streams = isinstance(data.x, SparseRows)
         size = max(1, WINDOW_BYTES * rows // data.x.nbytes) if streams else rows
         self.blocks = partial(blocks, self.backend, self.network, data, self.dtype, size)
@@ -106,16 +108,11 @@ def _packed(coefs: list[HostArray], intercepts: list[HostArray]) -> HostArray:
 
 @lru_cache(maxsize=8)
 def gradient_loop(backend: Backend, network: Chain, loss: Loss) -> Loop:
-    """The loop over batches whose steps give the sums of cost and gradient."""
-    states = no_state(network)
+    """The loop over batches whose steps give the cost and the gradient."""
 
     def body(xp: Namespace, carry: Tree, params: Tree, batch: Batch) -> tuple[Tree, tuple[Array, Tree]]:
-        x, y, w = batch
-        z, caches, _ = network.forward(xp, params, states, x, True)
-        cost, rows = loss.rows(xp, z, y)
-        dz = loss.slope(xp, rows)
-        if w is not ABSENT:
-            cost, dz = cost * w, dz * xp.expand_dims(w, axis=-1)
-        return carry, (xp.sum(cost, axis=-1), network.gradient(xp, params, caches, dz))
+        z, caches, _ = network.forward(xp, params, no_state(network), batch.x, True)
+        cost, cache = loss.forward(xp, z, batch.y, batch.w)
+        return carry, (cost, network.gradient(xp, params, caches, loss.backward(xp, cache)))
 
     return backend.compile(body)

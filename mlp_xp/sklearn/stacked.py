@@ -19,8 +19,8 @@ from mlp_xp.nn.step import TrainStep
 from mlp_xp.sklearn.arrays import SparseRows, home, to_host
 from mlp_xp.sklearn.base import BaseMLP
 from mlp_xp.sklearn.network import lists
-from mlp_xp.sklearn.solver import make_solver
-from mlp_xp.sklearn.stochastic import Course, adopt, first_state, is_over, note, warn_of_the_end
+from mlp_xp.sklearn.solver import Course, make_solver
+from mlp_xp.sklearn.stochastic import adopt, first_state, is_over, note, warn_of_the_end
 from mlp_xp.sklearn.validation import Held, Setting, Validation
 from mlp_xp.sklearn.weights import scaled
 from mlp_xp.sweep.binding import differing, structure

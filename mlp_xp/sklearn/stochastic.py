@@ -10,23 +10,24 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from mlp_xp.data.feed import Batch
-from mlp_xp.nn.optimizers import Rates
-from mlp_xp.nn.schedules import Moment
+from mlp_xp.nn.schedules import ConstantRate
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.sklearn.arrays import SparseRows
 from mlp_xp.sklearn.network import draw_state, lists, tree
-from mlp_xp.sklearn.solver import Solver, make_solver
+from mlp_xp.sklearn.solver import Course, Solver, make_solver
 from mlp_xp.sklearn.tasks import Tasks
 from mlp_xp.sklearn.validation import Held, Setting, Validation
 from mlp_xp.sklearn.weights import scaled
 from mlp_xp.training._interrupts import Interrupt
-from mlp_xp.training.epoch import batch_weights, epoch_loop, losses_on_host, mean_loss, run_epoch, step_count
+from mlp_xp.training.epoch import batch_weights, epoch_loop, losses_on_host, mean_loss, run_epoch
 from mlp_xp.training.ranks import Division, Ranks
 from mlp_xp_backends import get_backend
 from mlp_xp_backends.transfer import to_host
-from mlp_xp_backends.trees import ABSENT, tree_map
+from mlp_xp_backends.trees import tree_map
 from mlp_xp_backends.typing import HostArray
 
+SMALLEST_RATE = 1e-6
+"""The rate at which ``learning_rate="adaptive"`` stops."""
 PLAIN_WORK = 10**7
 """Multiply-adds of a forward pass up to which `partial_fit` runs NumPy's loop uncompiled: binding would take longer."""
 
@@ -67,44 +68,6 @@ def fit_stochastic(
     if e.early_stopping and (stopped or not incremental):
         e.coefs_, e.intercepts_ = e._best_coefs, e._best_intercepts
     return stopped
-
-
-class Course:
-    """The epochs of an estimator on ``rows`` rows with the weights ``w``, as far as the host plans them.
-
-    An epoch minimizes ``(sum_i w_i l_i + alpha |W|^2 / 2) / sum_i w_i`` over the rows of each batch, so that the
-    penalty is stronger the smaller the batch. With ``l2_mode="constant"`` it is ``alpha |W|^2 / 2`` plus the mean loss.
-    """
-
-    def __init__(self, e: Any, rows: int, w: Any) -> None:
-        if e.batch_size != "auto" and e.batch_size > rows:
-            clipped = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
-            warnings.warn(clipped, stacklevel=6)
-        self.e, self.w, self.rows = e, w, rows
-        self.batch_size = min(200 if e.batch_size == "auto" else int(e.batch_size), rows)
-        self.steps = step_count(rows, self.batch_size)
-
-    def moment(self) -> Moment:
-        """The present moment, for schedules."""
-        e, solver = self.e, self.e._optimizer
-        curve = getattr(e, "validation_loss_curve_", None)
-        losses = e.loss_curve_ if curve is None else curve
-        return Moment(solver.steps, self.steps * e.max_iter, solver.epochs, e.t_, losses[len(losses) - solver.epochs :])
-
-    def rates(self) -> Rates:
-        """The optimizer's numbers for the next epoch, (steps,) each."""
-        rates: Rates = self.e._optimizer.rates(self.moment(), self.steps)
-        return rates
-
-    def penalties(self, order: HostArray) -> Any:
-        """The penalty of each batch, (steps,)."""
-        alpha = float(self.e.alpha)
-        if alpha == 0.0 or self.e.solver == "adamw":
-            return ABSENT
-        if self.e.l2_mode == "constant":
-            return np.full(self.steps, alpha)
-        sums = batch_weights(order, self.batch_size, self.w)
-        return np.divide(alpha, sums, out=np.zeros_like(sums), where=sums > 0.0)  # without weight, no change
 
 
 class Epochs(Course):
@@ -199,7 +162,8 @@ def note(e: Any, course: Course, loss: float, scored: tuple[float, float] | None
     solver: Solver = e._optimizer
     solver.steps += course.steps
     solver.epochs += 1
-    solver.epoch_ends(course.moment())
+    if not isinstance(solver.schedule, ConstantRate):  # which only `is_over` changes
+        solver.learning_rate = solver.schedule.rate(course.moment())
     return is_best
 
 
@@ -207,11 +171,14 @@ def is_over(e: Any, prints: bool = True) -> bool:
     """Whether too many epochs have brought no improvement, and the solver does not lower its rate instead."""
     if e._no_improvement_count <= e.n_iter_no_change:
         return False
-    what = "Validation score" if e.early_stopping else "Training loss"
-    end = e._optimizer.stalls()
-    if e.verbose and prints:
-        says = end or f"Setting learning rate to {e._optimizer.learning_rate:f}"
-        print(f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs. {says}")
-    if not end:
+    solver: Solver = e._optimizer
+    lowers = solver.adaptive and solver.learning_rate > SMALLEST_RATE
+    if lowers:
+        solver.learning_rate /= 5.0
         e._no_improvement_count = 0
-    return bool(end)
+    if e.verbose and prints:
+        what = "Validation score" if e.early_stopping else "Training loss"
+        says = "Learning rate too small. Stopping." if solver.adaptive else "Stopping."
+        says = f"Setting learning rate to {solver.learning_rate:f}" if lowers else says
+        print(f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs. {says}")
+    return not lowers
