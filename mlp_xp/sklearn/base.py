@@ -122,10 +122,9 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
         setting, data, ranks = self._prepare(X, given, labels, sample_weight, incremental)
         with Tasks(self, given, labels, sample_weight, on=not incremental and ranks.rank == 0) as tasks:
             if self.solver == "lbfgs":
-                asked = (self.dropout, validation_data is not None, ranks.size > 1)
-                for name, is_asked in zip(("dropout", "validation_data", "group"), asked, strict=True):
-                    if is_asked:
-                        raise ValueError(f"{name} needs a solver that trains in epochs, such as 'adam', not 'lbfgs'")
+                has = {"dropout": self.dropout, "validation_data": validation_data is not None, "group": ranks.size > 1}
+                if refused := [name for name in has if has[name]]:
+                    raise ValueError(f"{refused[0]} needs a solver that trains in epochs, such as 'adam', not 'lbfgs'")
                 fit_lbfgs(self, setting, _part(data), tasks)
             else:
                 data, held = self._split(given, data, validation_data)
@@ -258,6 +257,8 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        if tags.classifier_tags is not None:
+            tags.classifier_tags.multi_label = True
         return tags
 
 

@@ -153,8 +153,3 @@ class MLPClassifier(BaseMLP, ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     def _loss(self) -> Loss:
         return LogLoss() if self._label_binarizer.y_type_ == "multiclass" else BinaryLogLoss()
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = True
-        return tags

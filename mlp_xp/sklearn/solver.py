@@ -67,7 +67,7 @@ class Course:
     def __init__(self, e: Any, rows: int, w: Any) -> None:
         if e.batch_size != "auto" and e.batch_size > rows:
             clipped = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
-            warnings.warn(clipped, stacklevel=6)
+            warnings.warn(clipped, stacklevel=7)
         self.e, self.w, self.rows = e, w, rows
         self.batch_size = min(200 if e.batch_size == "auto" else int(e.batch_size), rows)
         self.steps = step_count(rows, self.batch_size)

@@ -49,7 +49,7 @@ def fit_stochastic(
             tasks.begin(f"epoch {e.n_iter_}")
             loss = epochs.run(order, interrupt)
             if loss is None:
-                warnings.warn("Training interrupted by user.", stacklevel=4)
+                warnings.warn("Training interrupted by user.", stacklevel=5)
                 break
             scored = None
             if validation is not None:
@@ -115,7 +115,7 @@ def warn_of_the_end(e: Any) -> None:
     warnings.warn(
         f"Stochastic Optimizer: Maximum iterations ({e.max_iter}) reached and the optimization hasn't converged yet.",
         ConvergenceWarning,
-        stacklevel=5,
+        stacklevel=6,
     )
 
 

@@ -210,7 +210,7 @@ class Trainer:
             write_snapshot(path, self.snapshot())
 
     def __str__(self) -> str:
-        frozen = getattr(self.step, "frozen", ())
+        frozen = self.step.frozen
         lines = [str(self.step.network), f"loss {self.step.loss}", f"optimizer {self.step.optimizer}"]
         if frozen:
             lines.append(f"frozen layers {', '.join(map(str, frozen))}")
