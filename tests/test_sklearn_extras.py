@@ -69,7 +69,7 @@ def test_dropout_is_of_training_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "validation", "message"),
     [
-        ({"hidden_layer_sizes": (8.5,)}, None, r"must be integers, such as \(64, 32\), not \(8\.5,\)"),
+        ({"hidden_layer_sizes": (8.5,)}, None, r"each of hidden_layer_sizes must be a positive integer, not 8\.5"),
         ({"solver": Adam}, None, "the class Adam: call it"),
         ({}, X, r"validation_data must be \(X, y\)"),
     ],
@@ -193,7 +193,7 @@ def test_activations_per_layer() -> None:
         assert model.score(X, y) > 0.7
     with pytest.raises(ValueError, match="names 1 functions, but there are 2 hidden layers"):
         MLPClassifier(**QUICK, activation=["relu"]).fit(X, y)
-    with pytest.raises(ValueError, match="must be one of gelu"):
+    with pytest.raises(ValueError, match=r"must be one of .*gelu"):
         MLPClassifier(**QUICK, activation=["relu", "step"]).fit(X, y)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import _safe_indexing, check_random_state, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mlp_xp._checks import check_set, shown
+from mlp_xp._checks import Count, check_set
 from mlp_xp.data.feed import Batch
 from mlp_xp.forward import predictions
 from mlp_xp.model import as_backend
@@ -139,7 +138,9 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
         x, y = self._check(given, labels, reset=first)
         self._learn_labels(y, incremental)
         data = Batch(x, self._encode(y), self._weights(sample_weight, y, x, incremental))
-        units = [x.shape[1], *self._hidden(), data.y.shape[1]]
+        sizes = self.hidden_layer_sizes if isinstance(self.hidden_layer_sizes, Iterable) else [self.hidden_layer_sizes]
+        hidden = [Count()("each of hidden_layer_sizes", n) for n in sizes]
+        units = [x.shape[1], *hidden, data.y.shape[1]]
         network = build_network(units, self.activation, self.dropout)
         ranks = Ranks(self.group)
         self._random_state = ranks.random_state(check_random_state(self.random_state))
@@ -171,17 +172,6 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
         options = {"accept_sparse": ["csr", "csc"], "multi_output": True, "dtype": (np.float64, np.float32)}
         x, y = validate_data(self, x, y, y_numeric=numeric, reset=reset, **options)
         return x, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
-
-    def _hidden(self) -> list[int]:
-        """Units of each hidden layer."""
-        sizes = self.hidden_layer_sizes
-        try:
-            hidden = [operator.index(n) for n in (sizes if isinstance(sizes, Iterable) else [sizes])]
-        except TypeError:
-            raise TypeError(f"hidden_layer_sizes must be integers, such as (64, 32), not {shown(sizes)}") from None
-        if any(n <= 0 for n in hidden):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
-        return hidden
 
     def _units(self) -> list[int]:
         """Units of each layer of the fitted network, from input to output."""

@@ -12,13 +12,13 @@ import numpy as np
 
 from mlp_xp.nn.initializers import Uniform
 from mlp_xp.nn.layers import Affine, Chain, Dense, Dropout, Layer, Sigmoid, StatefulLayer
-from mlp_xp.nn.networks import ACTIVATIONS
+from mlp_xp.nn.networks import ACTIVATIONS, as_activation
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray, Tree
 
 Activation = str | Layer | Sequence[str | Layer]
 
-NAMES = {**ACTIVATIONS, "logistic": Sigmoid()}
+NAMES: dict[Any, Layer] = {**ACTIVATIONS, "logistic": Sigmoid()}
 
 
 def build_network(units: Sequence[int], activation: Activation, dropout: float) -> Chain:
@@ -48,10 +48,7 @@ def hidden_activations(activation: Activation, n: int) -> list[Layer]:
     each = [activation] * n if isinstance(activation, str) or not isinstance(activation, Sequence) else activation
     if len(each) != n:
         raise ValueError(f"activation names {len(each)} functions, but there are {n} hidden layers: give one for each")
-    unknown = [name for name in each if isinstance(name, str) and name not in NAMES]
-    if unknown:
-        raise ValueError(f"activation must be one of {', '.join(sorted(NAMES))}, not {unknown[0]!r}")
-    return [NAMES[name] if isinstance(name, str) else name for name in each]
+    return [as_activation(NAMES.get(name, name)) for name in each]
 
 
 def no_state(network: Chain) -> Tree:
