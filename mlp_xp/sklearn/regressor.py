@@ -22,7 +22,7 @@ from mlp_xp_backends.typing import HostArray
 
 @dataclass(eq=False, repr=False)
 class _WithLoss:
-    """The first argument of the regressor, as in scikit-learn."""
+    """``loss`` as the first argument, as in scikit-learn: the fields of the last base class come first."""
 
     loss: str | Loss = "squared_error"
 

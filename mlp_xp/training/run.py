@@ -63,9 +63,9 @@ class Run:
         with memory_guard(backend.device, backend.memory):
             self.state: TrainState = to_device(backend, snapshot.state)
             best = snapshot.best
-            trees = None if best is None else to_device(backend, (best.params, best.layers))
-        if best is not None and trees is not None:
-            best = best._replace(params=trees[0], layers=trees[1])
+            if best is not None:
+                params, layers = to_device(backend, (best.params, best.layers))
+                best = best._replace(params=params, layers=layers)
         self.best = BestEpoch(best, snapshot.stopped)
         self.interrupted = False
         """Whether Ctrl-C or a callback ended the last `fit` early."""
