@@ -72,9 +72,9 @@ stopped_ : bool
 
 
 def described(cls: type) -> type:
-    """The estimator with its constraints, and its parameters and attributes in front of the examples of its docstring.
+    """Set the constraints of an estimator, and describe its parameters and attributes in its docstring.
 
-    They are described as above, and all others as by scikit-learn.
+    Those that scikit-learn has too are described as there, unless they take more.
     """
     names = {field.name for field in fields(cls)}
     cls._parameter_constraints = {name: allowed for name, allowed in CONSTRAINTS.items() if name in names}  # type: ignore[attr-defined]

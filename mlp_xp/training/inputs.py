@@ -38,7 +38,7 @@ class Inputs(NamedTuple):
 
 
 def prepare(run: Run, x: Any, y: Any, sample_weight: Any, options: FitOptions) -> Inputs:
-    """Check the data, and that they continue an epoch under way and are what all ranks have; send them on their way."""
+    """Check the data and the options, also against an interrupted epoch and the other ranks, and make the feed."""
     ranks, step = run.ranks, run.step
     sharded = options.sharded and ranks.size > 1
     source = stream(run, x, y, sample_weight) if is_source(x) else None
