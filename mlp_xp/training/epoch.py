@@ -64,8 +64,7 @@ class Chunk(NamedTuple):
 def epoch_loop(backend: Backend, step: TrainStep) -> Loop:
     """The compiled loop over `Item`: gather a batch from the data and take a step on it.
 
-    Cached, so that equal steps share what a backend compiles. A loop may keep the arrays of its last run alive:
-    call ``epoch_loop.__wrapped__`` for one of your own where that matters.
+    Cached, so that equal steps share what a backend compiles. A loop keeps no arrays of its runs alive.
     """
 
     def body(xp: Namespace, state: TrainState, data: Batch, item: Item) -> tuple[TrainState, Array]:
