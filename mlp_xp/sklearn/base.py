@@ -120,23 +120,25 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def _fit(self, X: Any, y: Any, sample_weight: Any, validation_data: Any, incremental: bool) -> Any:
         if incremental and self.early_stopping and self._has_stopped(validation_data):
             return self
-        given, labels = to_host(X), to_host(y)
-        setting, data, ranks = self._prepare(X, given, labels, sample_weight, incremental)
-        with Tasks(self, given, labels, sample_weight, on=not incremental and ranks.rank == 0) as tasks:
-            if self.solver == "lbfgs":
-                self._refuse_what_needs_epochs(validation_data)
-                if ranks.size > 1:
-                    raise ValueError("solver='lbfgs' runs in one process: group needs 'sgd', 'adam' or 'adamw'")
-                fit_lbfgs(self, setting, data._replace(x=as_rows(data.x)), tasks)
-            else:
-                data, held = self._split(given, data, validation_data)
-                validation = None if held is None else self._validation(setting, held)
-                self.stopped_ = fit_stochastic(self, setting, data, validation, tasks, incremental, ranks)
-        return self._checked()
+        ranks = Ranks(self.group)
+        with ranks.messages.together():
+            given, labels = to_host(X), to_host(y)
+            setting, data = self._prepare(X, given, labels, sample_weight, incremental, ranks)
+            with Tasks(self, given, labels, sample_weight, on=not incremental and ranks.rank == 0) as tasks:
+                if self.solver == "lbfgs":
+                    self._refuse_what_needs_epochs(validation_data)
+                    if ranks.size > 1:
+                        raise ValueError("solver='lbfgs' runs in one process: group needs 'sgd', 'adam' or 'adamw'")
+                    fit_lbfgs(self, setting, data._replace(x=as_rows(data.x)), tasks)
+                else:
+                    data, held = self._split(given, data, validation_data)
+                    validation = None if held is None else self._validation(setting, held)
+                    self.stopped_ = fit_stochastic(self, setting, data, validation, tasks, incremental, ranks)
+            return self._checked()
 
     def _prepare(
-        self, X: Any, given: Any, labels: Any, sample_weight: Any, incremental: bool
-    ) -> tuple[Setting, Batch, Ranks]:
+        self, X: Any, given: Any, labels: Any, sample_weight: Any, incremental: bool, ranks: Ranks
+    ) -> tuple[Setting, Batch]:
         """Check the data and set the attributes that training starts from."""
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         x, y = self._check(given, labels, reset=first)
@@ -144,7 +146,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
         data = Batch(x, self._encode(y), self._weights(sample_weight, y, x, incremental))
         units = [x.shape[1], *self._hidden(), data.y.shape[1]]
         network = build_network(units, self.activation, self.dropout)
-        ranks = Ranks(self.group)
         self._random_state = ranks.random_state(check_random_state(self.random_state))
         if first:
             self._initialize(*draw(network, self._random_state, self.dtype or str(x.dtype)))
@@ -155,7 +156,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]  # sci
             )
         ranks.check_equal(parameters=(*self.coefs_, *self.intercepts_), data=(x.shape, data.y.shape))
         setting = Setting(ranks.backend(self._backend(X)), network, self._loss(), str(self.coefs_[0].dtype))
-        return setting, data, ranks
+        return setting, data
 
     def _checked(self) -> Any:
         """The estimator after its training; `ValueError` if it has diverged."""

@@ -135,7 +135,7 @@ class Epochs(Course):
         losses = []
         rates, l2 = self.rates(), self.penalties(order)
         chunks = run_epoch(self.loop, self.feed, self.state, order, self.batch_size, rates, l2=l2, cut=self.cut)
-        for chunk in chunks:
+        for chunk in self.ranks.messages.steps(chunks):
             self.state = chunk.state
             losses.append(chunk.losses)
             if self.ranks.any(interrupt.requested):

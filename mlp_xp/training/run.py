@@ -168,7 +168,7 @@ class Run:
         chunks = epochs.run_epoch(
             loop, feed, self.state, order, plan.batch_size, rates, start=self.position, cut=division.cut
         )
-        for chunk in chunks:
+        for chunk in self.ranks.messages.steps(chunks):
             self.state = chunk.state
             self.losses.append(chunk.losses)
             self.updates += chunk.end - chunk.start
@@ -231,11 +231,13 @@ class Run:
     def diverged(self, what: str, x: Array | None = None) -> TrainingDivergedError:
         """The error, with advice; ``x`` is searched for NaN and infinities."""
         row = None if x is None else first_not_finite(self.backend, x)
-        advice = (
-            "try a rate ten times smaller, clip_norm=1.0, or look for very large numbers in x"
-            if row is None
-            else f"x holds NaN or infinity, the first in row {row}: drop these rows or fill them in"
-        )
+        rows = [] if x is None else self.ranks.gather(-1 if row is None else row)
+        if row is not None:
+            advice = f"x holds NaN or infinity, the first in row {row}: drop these rows or fill them in"
+        elif (rank := next((rank for rank, found in enumerate(rows) if found >= 0), None)) is not None:
+            advice = f"x of rank {rank} holds NaN or infinity, the first in its row {rows[rank]}"
+        else:
+            advice = "try a rate ten times smaller, clip_norm=1.0, or look for very large numbers in x"
         return TrainingDivergedError(f"{what}: {advice}")
 
     def check_finite(self) -> None:

@@ -308,60 +308,65 @@ class Trainer:
             other options, or the ranks of a group differ in options or parameters.
         TrainingDivergedError
             If the loss of an epoch or the parameters at the end are not finite.
+        RankError
+            If another rank of the group raised an error, of its input or a callback for instance: then all ranks raise
+            one. Only an error inside the steps ends the processes of all ranks.
         RuntimeError
             If an exception inside a step, such as a second Ctrl-C or an exhausted memory, ended an earlier call.
         """
-        options = FitOptions.checked(
-            max_epochs, batch_size, validation_data, shuffle, early_stopping, resident, sharded, self.step.loss
-        )
-        run, ranks, hooks = self._run, self._run.ranks, as_callbacks(callbacks)
-        run.check_whole()
-        if ranks.rank > 0:
-            hooks = []
-        sharded = options.sharded and ranks.size > 1
-        stream = inputs.stream(run, x, y, sample_weight) if is_source(x) else None
-        if stream is None and y is None:
-            raise TypeError("fit needs y, the targets of the rows of x; a source of batches yields both")
-        data = inputs.checked_data(run, x, y, sample_weight, sharded) if stream is None else stream.data
-        division = Division.of(ranks, int(data.x.shape[0]), sharded)
-        rows = division.rows
-        plan = Plan(options.max_epochs, min(options.batch_size or rows, rows), options.shuffle, rows)
-        if stream is not None:
-            plan = plan._replace(batch_size=1, shuffle=False)
-        run.check_plan(plan)
-        ranks.check_equal(
-            options=(plan, early_stopping, tuple(options.validation_sets)),
-            progress=(run.updates, run.position, run.rng.bit_generator.state),
-            parameters=to_host(self.backend, self.state) if ranks.size > 1 else (),
-        )
-        sets = {name: inputs.evaluation(run, arrays, sharded) for name, arrays in options.validation_sets.items()}
-        feed = stream or ranks.feed(self.backend, self.step.network, data, self.dtype, options.resident)
-        run.begin(plan, early_stopping)
-        with Interrupt() as interrupt:
+        with self._run.ranks.messages.together():
+            options = FitOptions.checked(
+                max_epochs, batch_size, validation_data, shuffle, early_stopping, resident, sharded, self.step.loss
+            )
+            run, ranks, hooks = self._run, self._run.ranks, as_callbacks(callbacks)
+            run.check_whole()
+            if ranks.rank > 0:
+                hooks = []
+            sharded = options.sharded and ranks.size > 1
+            stream = inputs.stream(run, x, y, sample_weight) if is_source(x) else None
+            if stream is None and y is None:
+                raise TypeError("fit needs y, the targets of the rows of x; a source of batches yields both")
+            data = inputs.checked_data(run, x, y, sample_weight, sharded) if stream is None else stream.data
+            division = Division.of(ranks, int(data.x.shape[0]), sharded)
+            rows = division.rows
+            plan = Plan(options.max_epochs, min(options.batch_size or rows, rows), options.shuffle, rows)
+            if stream is not None:
+                plan = plan._replace(batch_size=1, shuffle=False)
+            run.check_plan(plan)
+            ranks.check_equal(
+                options=(plan, early_stopping, tuple(options.validation_sets), options.resident, options.sharded),
+                step=(self.step, self.dtype, run.class_weight),
+                progress=(run.updates, run.position, run.rng.bit_generator.state),
+                parameters=to_host(self.backend, self.state) if ranks.size > 1 else (),
+            )
+            sets = {name: inputs.evaluation(run, arrays, sharded) for name, arrays in options.validation_sets.items()}
+            feed = stream or ranks.feed(self.backend, self.step.network, data, self.dtype, options.resident)
+            run.begin(plan, early_stopping)
+            with Interrupt() as interrupt:
 
-            def stops() -> bool:
-                return ends_training([hook.chunk(self) for hook in hooks]) or interrupt.requested
+                def stops() -> bool:
+                    return ends_training([hook.chunk(self) for hook in hooks]) or interrupt.requested
 
-            for hook in hooks:
-                hook.start(self)
-            asked = False
-            while not (run.is_done(early_stopping) or asked or ranks.any(interrupt.requested)):
-                record = run.run_epoch(feed, data, division, stops)
-                if record is None:
-                    asked = True
-                    break
-                for name, evaluation in sets.items():
-                    values = evaluation(self.state.params, self.state.layers)
-                    record |= {f"{name}_{key}": value for key, value in values.items()}
-                run.finish_epoch(record, early_stopping, rows if stream is None else stream.rows)
-                asked = ranks.any(ends_training([hook.epoch(self, record) for hook in hooks]))
-            run.end(early_stopping, ranks.any(interrupt.requested) or run.position > 0)
-            for hook in hooks:
-                hook.end(self)
-            run.interrupted |= ranks.any(interrupt.requested)
-        if not run.interrupted:
-            run.check_finite()
-        return self.history
+                for hook in hooks:
+                    hook.start(self)
+                asked = False
+                while not (run.is_done(early_stopping) or asked or ranks.any(interrupt.requested)):
+                    record = run.run_epoch(feed, data, division, stops)
+                    if record is None:
+                        asked = True
+                        break
+                    for name, evaluation in sets.items():
+                        values = evaluation(self.state.params, self.state.layers)
+                        record |= {f"{name}_{key}": value for key, value in values.items()}
+                    run.finish_epoch(record, early_stopping, rows if stream is None else stream.rows)
+                    asked = ranks.any(ends_training([hook.epoch(self, record) for hook in hooks]))
+                run.end(early_stopping, ranks.any(interrupt.requested) or run.position > 0)
+                for hook in hooks:
+                    hook.end(self)
+                run.interrupted |= ranks.any(interrupt.requested)
+            if not run.interrupted:
+                run.check_finite()
+            return self.history
 
     def find_lr(
         self,
