@@ -21,6 +21,8 @@ from mlp_xp.training.epoch import batch_weights, row_order, step_count
 from mlp_xp.training.messages import Messages
 from mlp_xp_backends import Backend
 from mlp_xp_backends.groups import Group, get_group, with_group
+from mlp_xp_backends.groups.base import gpu_of
+from mlp_xp_backends.probe import probe
 from mlp_xp_backends.trees import ABSENT, leaves
 from mlp_xp_backends.typing import HostArray
 
@@ -46,11 +48,12 @@ class Ranks:
         Raises `BackendError` for a library that cannot run with a group.
         """
         backend = as_backend(device)
-        numbered = not (device is None or isinstance(device, str)) or device.endswith(":0") if device else False
-        if self.size > 1 and backend.device == "cuda:0" and not numbered and self.group.local_rank:
-            library = "" if backend.name == "cupy" else f"{backend.name}:"
-            backend = as_backend(f"{library}cuda:{self.group.local_rank}")
         self.bound(backend)
+        unnumbered = device is None or (isinstance(device, str) and not device.endswith(":0"))
+        if self.size > 1 and backend.device == "cuda:0" and unnumbered and self.group.local_rank:
+            library = "" if backend.name == "cupy" else f"{backend.name}:"
+            visible = len(probe(f"{library}cuda" if library else "cupy").devices)
+            backend = as_backend(f"{library}cuda:{gpu_of(self.group.local_rank, visible)}")
         return backend
 
     def bound(self, backend: Backend) -> Backend:
