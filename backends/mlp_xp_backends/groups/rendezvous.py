@@ -11,7 +11,7 @@ from mlp_xp_backends.protocol import BackendError
 
 PATIENCE = 300.0
 """Seconds to wait for ranks that start later."""
-GREETING = b"mlp_xp rank %10d\n"
+GREETING = b"I am rank %10d\n"
 
 
 def address(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
