@@ -104,9 +104,12 @@ def run_shards() -> dict[str, np.ndarray]:
     """Every rank has rows of its own."""
     bounds, _ = sharded(group.size)
     own = slice(*bounds[group.rank : group.rank + 2])
-    trainer = Trainer(mlp(7, 8, 3), device="cpu", dtype="float64", group="mpi", class_weight="balanced")
-    data = x[own], labels[own]
-    trainer.fit(*data, max_epochs=3, batch_size=10, shuffle=False, sharded=True, validation_data=data)
+    network = mlp(7, 8, 3, norm="batch", dropout=0.2)
+    rule = {"optimizer": rank_cases.momentum, "class_weight": "balanced"}
+    trainer = Trainer(network, device="cpu", dtype="float64", group="mpi", **rule)
+    data, weights = (x[own], labels[own]), rank_cases.weights[own]
+    options = {"max_epochs": 3, "batch_size": 10, "shuffle": False, "sharded": True}
+    trainer.fit(*data, **options, sample_weight=weights, validation_data=(*data, weights))
     shuffled = Trainer(mlp(7, 8, 3), device="cpu", group="mpi")
     shuffled.fit(*data, max_epochs=2, batch_size=7, sharded=True, early_stopping=EarlyStopping(monitor="loss"))
     assert everywhere_equal([digest(shuffled), shuffled.epoch])
@@ -149,7 +152,7 @@ def main(folder: Path, names: list[str]) -> None:
         found |= check_checkpoints(folder) | run_shards() | (check_interruption() if group.size > 1 else {})
         check_callbacks()
         check_agreement()
-    if group.size == 2 and find_spec("sklearn"):
+    if group.size in (2, 3) and find_spec("sklearn"):
         check_estimators()
     np.savez(folder / f"found-{group.size}-{group.rank}.npz", **found)
 
