@@ -336,10 +336,10 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
     class Communicator:
         """Two ranks that hold the same numbers; buffers are addresses, dtypes are NCCL's numbers."""
 
-        def __init__(self, size: int, number: tuple[int, ...], rank: int) -> None:
+        def __init__(self, size: int, number: bytes, rank: int) -> None:
             if made.refuses:
                 raise NcclError("NCCL_ERROR_INVALID_USAGE: invalid usage")
-            Device.events.append(f"rank {rank} of {size} by {number[:3]} on {Device.current[-1]}")
+            Device.events.append(f"rank {rank} of {size} by {number[:3]!r} on {Device.current[-1]}")
 
         def sum(self, x: int, out: int, count: int, code: int, op: str, stream: int) -> None:
             Device.events.append(f"sum of {count} {code} in {stream}")
@@ -356,15 +356,14 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
         available=True,
         NcclError=NcclError,
         NcclCommunicator=Communicator,
-        get_unique_id=lambda: (-128, 0, 255, *range(125)),
+        get_unique_id=lambda: bytes(range(128, 256)),
         NCCL_SUM="sum",
         **{f"NCCL_{name}": name.lower() for name in ("FLOAT32", "FLOAT64", "INT32", "INT64", "UINT8")},
     )
     vars(made).update(
         ndarray=CupyArray,
-        ascontiguousarray=lambda x: x,
-        asarray=lambda x: x if isinstance(x, CupyArray) else CupyArray(x, Device.current[-1]),
-        array=lambda x, order: CupyArray(x.x if isinstance(x, CupyArray) else x, Device.current[-1]),
+        asarray=lambda x, order: x if isinstance(x, CupyArray) else CupyArray(x, Device.current[-1]),
+        array=lambda x: CupyArray(x.x, Device.current[-1]),
         empty_like=lambda x: CupyArray(np.full_like(x.x, 7), Device.current[-1]),
         asnumpy=lambda x: x.x,
         cuda=SimpleNamespace(
@@ -406,26 +405,27 @@ def test_nccl_sums_device_and_host_arrays(cupy: Any) -> None:
     x = CupyArray([1.0, 2.0])
     np.testing.assert_array_equal(group.sum(x).x, [2.0, 4.0])
     np.testing.assert_array_equal(x.x, [1.0, 2.0])
-    np.testing.assert_array_equal(group.sum(np.asarray([3], np.int32)), [6])
+    total = group.sum(np.asarray(3, np.int32))
+    assert total.shape == ()
+    assert total == 6
     np.testing.assert_array_equal(group.broadcast(np.asarray([3], np.uint8), root=1), [3])
     out = CupyArray([0.0, 0.0])
     assert group.sum(x, out) is out
     np.testing.assert_array_equal(out.x, [2.0, 4.0])
     group.barrier()
     assert Device.events == [
-        *("use 0", "rank 0 of 1 by (-128, 0, 255) on 0", "sum of 2 float64 in 1000", "sum of 1 int32 in 1000"),
+        *("use 0", "rank 0 of 1 by b'\\x80\\x81\\x82' on 0", "sum of 2 float64 in 1000", "sum of 1 int32 in 1000"),
         *("broadcast of 1 uint8 from 1 in 1000", "sum of 2 float64 in 1000", "sum of 1 int32 in 1000"),
     ]
 
 
 def test_nccl_uses_the_gpu_of_the_rank(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In whatever thread and on whatever current device; the id of the job comes from rank 0, bit for bit."""
-    number = np.asarray((-128, 127, 255, *range(125)), np.int16).tobytes()
+    """In whatever thread and on whatever current device; the id of the job is that of rank 0."""
     monkeypatch.setattr(nccl, "place", lambda: Place(6, 8, 2))
-    monkeypatch.setattr(nccl, "from_first", lambda own, rank, size, at: number)
+    monkeypatch.setattr(nccl, "from_first", lambda own, rank, size, at: b"the id")
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     group = nccl.NcclGroup()
-    assert Device.events == ["use 2", "rank 6 of 8 by (-128, 127, 255) on 2"]
+    assert Device.events == ["use 2", "rank 6 of 8 by b'the' on 2"]
     Device.current[:] = [0]
     group.sum(np.ones(3, np.float32))
     assert Device.events[2:] == ["sum of 3 float32 in 1002"]
@@ -492,8 +492,14 @@ def test_an_uncaught_exception_ends_all_ranks(monkeypatch: pytest.MonkeyPatch, c
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of CuPy, where NCCL is not installed: the test then skips
 def test_nccl_on_a_real_gpu() -> None:
     try:
-        backend = with_group(get_backend("cupy"), get_group("nccl"))
+        group = get_group("nccl")
+        backend = with_group(get_backend("cupy"), group)
     except BackendError as error:
         pytest.skip(str(error).partition("\n")[0])
-    x = backend.asarray(np.arange(3.0))
-    np.testing.assert_array_equal(backend.to_numpy(backend.xp.all_sum(x)), [0.0, 1.0, 2.0])
+    for dtype in ("float32", "float64", "int32", "int64", "uint8"):
+        x = np.arange(3, dtype=dtype)
+        np.testing.assert_array_equal(backend.to_numpy(backend.xp.all_sum(backend.asarray(x))), x)
+        np.testing.assert_array_equal(group.broadcast(x), x)
+    assert group.sum(np.asarray(1.5)).shape == ()
+    assert group.sum(np.zeros((0, 2))).shape == (0, 2)
+    group.barrier()

@@ -79,7 +79,7 @@ def _buffers(x: Array, out: Array | None = None) -> tuple[Array, Array]:
         import cupy
 
         with x.device:
-            x = cupy.ascontiguousarray(x)
+            x = cupy.asarray(x, order="C")  # ascontiguousarray would give a 0-d array an axis
             out = cupy.empty_like(x) if out is None else out
         _synchronize(x)
         return x, out

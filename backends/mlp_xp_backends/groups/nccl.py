@@ -34,13 +34,11 @@ class NcclGroup:
         visible = int(self._cupy.cuda.runtime.getDeviceCount())
         self._device = self._cupy.cuda.Device(gpu_of(self.local_rank, visible))
         self._device.use()
-        # 16 bits for each of the 128 numbers: chars have no sign on Arm (cupy, issue 9430)
-        own = np.asarray(self._nccl.get_unique_id() if self.rank == 0 else (), np.int16).tobytes()
-        shared = from_first(own, self.rank, self.size, address()) if self.size > 1 else own
+        number = self._nccl.get_unique_id() if self.rank == 0 else b""
+        if self.size > 1:
+            number = from_first(number, self.rank, self.size, address())
         try:
-            self._comm = self._nccl.NcclCommunicator(
-                self.size, tuple(np.frombuffer(shared, np.int16).tolist()), self.rank
-            )
+            self._comm = self._nccl.NcclCommunicator(self.size, number, self.rank)
         except self._nccl.NcclError as error:
             raise BackendError(
                 f'group "nccl": rank {self.rank} on cuda:{self._device.id} of {visible}: {error}.\n'
@@ -53,7 +51,7 @@ class NcclGroup:
     def sum(self, x: Array, out: Array | None = None) -> Array:
         """See `Group`."""
         with self._device:
-            on_device = self._cupy.ascontiguousarray(self._here(x))
+            on_device = self._here(x)
             direct = isinstance(out, self._cupy.ndarray)
             total: Any = out if direct else self._cupy.empty_like(on_device)
             addresses, code = (on_device.data.ptr, total.data.ptr), self._code(on_device)
@@ -63,7 +61,7 @@ class NcclGroup:
     def broadcast(self, x: Array, root: int = 0) -> Array:
         """Return the ``x`` of rank ``root``, as a new array."""
         with self._device:
-            out = self._cupy.array(self._here(x), order="C")
+            out = self._cupy.array(self._here(x))
             at = out.data.ptr
             self._comm.broadcast(at, at, out.size, self._code(out), root, self._stream())
             return self._like(x, out)
@@ -79,8 +77,8 @@ class NcclGroup:
         os._exit(1)
 
     def _here(self, x: Array) -> Array:
-        """``x`` on the GPU of this rank."""
-        x = self._cupy.asarray(x)
+        """``x`` on the GPU of this rank, contiguous."""
+        x = self._cupy.asarray(x, order="C")  # ascontiguousarray would give a 0-d array an axis
         if x.device.id != self._device.id:
             raise BackendError(
                 f'group "nccl": the array is on cuda:{x.device.id}, and the GPU of rank {self.rank} is '
