@@ -117,22 +117,30 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
                 raise ValueError("partial_fit does not support early_stopping=True without validation_data")
             if getattr(self, "stopped_", False):
                 return self
-        given, labels = to_host(X), to_host(y)
-        setting, data, ranks = self._prepare(X, given, labels, sample_weight, incremental)
-        with Tasks(self, given, labels, sample_weight, on=not incremental and ranks.rank == 0) as tasks:
-            if self.solver == "lbfgs":
-                has = {"dropout": self.dropout, "validation_data": validation_data is not None, "group": ranks.size > 1}
-                if refused := [name for name in has if has[name]]:
-                    raise ValueError(f"{refused[0]} needs a solver that trains in epochs, such as 'adam', not 'lbfgs'")
-                fit_lbfgs(self, setting, _part(data), tasks)
-            else:
-                data, held = self._split(given, data, validation_data)
-                self.stopped_ = fit_stochastic(self, setting, data, held, tasks, incremental, ranks)
-        return self._checked()
+        ranks = Ranks(self.group)
+        with ranks.messages.together():
+            given, labels = to_host(X), to_host(y)
+            setting, data = self._prepare(X, given, labels, sample_weight, incremental, ranks)
+            with Tasks(self, given, labels, sample_weight, on=not incremental and ranks.rank == 0) as tasks:
+                if self.solver == "lbfgs":
+                    has = {
+                        "dropout": self.dropout,
+                        "validation_data": validation_data is not None,
+                        "group": ranks.size > 1,
+                    }
+                    if refused := [name for name in has if has[name]]:
+                        raise ValueError(
+                            f"{refused[0]} needs a solver that trains in epochs, such as 'adam', not 'lbfgs'"
+                        )
+                    fit_lbfgs(self, setting, _part(data), tasks)
+                else:
+                    data, held = self._split(given, data, validation_data)
+                    self.stopped_ = fit_stochastic(self, setting, data, held, tasks, incremental, ranks)
+            return self._checked()
 
     def _prepare(
-        self, X: Any, given: Any, labels: Any, sample_weight: Any, incremental: bool
-    ) -> tuple[Setting, Batch, Ranks]:
+        self, X: Any, given: Any, labels: Any, sample_weight: Any, incremental: bool, ranks: Ranks
+    ) -> tuple[Setting, Batch]:
         """Check the data and set the attributes that training starts from."""
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         x, y = self._check(given, labels, reset=first)
@@ -142,7 +150,6 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
         hidden = [Count()("each of hidden_layer_sizes", n) for n in sizes]
         units = [x.shape[1], *hidden, data.y.shape[1]]
         network = build_network(units, self.activation, self.dropout)
-        ranks = Ranks(self.group)
         self._random_state = ranks.random_state(check_random_state(self.random_state))
         if first:
             dtype = self.dtype or str(x.dtype)
@@ -155,7 +162,7 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
             )
         ranks.check_equal(parameters=(*self.coefs_, *self.intercepts_), data=(x.shape, data.y.shape))
         setting = Setting(ranks.backend(self._backend(X)), network, self._loss(), str(self.coefs_[0].dtype))
-        return setting, data, ranks
+        return setting, data
 
     def _checked(self) -> Any:
         """The estimator after its training; `ValueError` if it has diverged."""

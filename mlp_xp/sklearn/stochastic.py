@@ -88,7 +88,7 @@ class Epochs(Course):
         """Train on all rows in that order; return the mean loss of a row, or ``None`` after Ctrl-C."""
         losses, l2 = [], self.penalties(order)
         chunks = run_epoch(self.loop, self.feed, self.state, order, self.batch_size, self.rates(), l2=l2, cut=self.cut)
-        for chunk in chunks:
+        for chunk in self.ranks.messages.steps(chunks):
             self.state = chunk.state
             losses.append(chunk.losses)
             if self.ranks.any(interrupt.requested):

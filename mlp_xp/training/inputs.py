@@ -50,7 +50,8 @@ def prepare(run: Run, x: Any, y: Any, sample_weight: Any, options: FitOptions) -
         plan = plan._replace(batch_size=1, shuffle=False)
     run.check_plan(plan)
     ranks.check_equal(
-        options=(plan, options.early_stopping, tuple(options.validation_sets)),
+        options=(plan, options.early_stopping, tuple(options.validation_sets), options.resident, options.sharded),
+        step=(step, run.dtype, run.class_weight),
         progress=(run.updates, run.position, run.rng.bit_generator.state),
         parameters=to_host(run.backend, run.state) if ranks.size > 1 else (),
     )

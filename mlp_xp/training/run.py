@@ -168,7 +168,7 @@ class Run:
         chunks = epochs.run_epoch(
             loop, feed, self.state, order, plan.batch_size, rates, start=self.position, cut=division.cut
         )
-        for chunk in chunks:
+        for chunk in self.ranks.messages.steps(chunks):
             self.state = chunk.state
             self.losses.append(chunk.losses)
             self.updates += chunk.end - chunk.start
@@ -180,8 +180,8 @@ class Run:
         weights = division.weights(order, plan.batch_size, data.w)
         loss = epochs.mean_loss(losses, weights, self.step.loss.reduction)
         if not math.isfinite(loss):
-            place = feed.place_of_nan() if isinstance(feed, Stream) else place_of_nan(self.backend, data.x)
-            raise diverged(f"the loss of epoch {self.epoch + 1} is {loss} at rate {lrs[-1]:g}", place)
+            what = f"the loss of epoch {self.epoch + 1} is {loss} at rate {lrs[-1]:g}"
+            raise diverged(what, self.place_of_nan(feed, data))
         return {
             "epoch": self.epoch + 1,
             "loss": loss,
@@ -228,6 +228,12 @@ class Run:
         if rule is not None and best is not None and not self.continues:
             params, layers = self.copy((best.params, best.layers))
             self.state = self.state._replace(params=params, layers=layers)
+
+    def place_of_nan(self, feed: Feed | Stream, data: Batch) -> str:
+        """Where the data hold NaN or infinity, on this rank or another; empty if nowhere."""
+        place = feed.place_of_nan() if isinstance(feed, Stream) else place_of_nan(self.backend, data.x)
+        other = next((rank for rank, found in enumerate(self.ranks.gather(bool(place))) if found), None)
+        return place or ("" if other is None else f"x of rank {other} holds NaN or infinity")
 
     def check_finite(self) -> None:
         """Raise `TrainingDivergedError` if a parameter is infinite or NaN."""

@@ -307,43 +307,47 @@ class Trainer:
             other options, or the ranks of a group differ in options or parameters.
         TrainingDivergedError
             If the loss of an epoch or the parameters at the end are not finite.
+        RankError
+            If another rank of the group raised an error, of its input or a callback for instance: then all ranks raise
+            one. Only an error inside the steps ends the processes of all ranks.
         RuntimeError
             If an exception inside a step, such as a second Ctrl-C or an exhausted memory, ended an earlier call.
         """
-        options = FitOptions.checked(
-            max_epochs, batch_size, validation_data, shuffle, early_stopping, resident, sharded, self.step.loss
-        )
         run, ranks = self._run, self._run.ranks
-        run.check_whole()
-        hooks = as_callbacks(callbacks)
-        if ranks.rank > 0:
-            hooks = []
-        given = inputs.prepare(run, x, y, sample_weight, options)
-        run.begin(given.plan, early_stopping)
-        with Interrupt() as interrupt:
+        with ranks.messages.together():
+            options = FitOptions.checked(
+                max_epochs, batch_size, validation_data, shuffle, early_stopping, resident, sharded, self.step.loss
+            )
+            hooks = as_callbacks(callbacks)
+            run.check_whole()
+            if ranks.rank > 0:
+                hooks = []
+            given = inputs.prepare(run, x, y, sample_weight, options)
+            run.begin(given.plan, early_stopping)
+            with Interrupt() as interrupt:
 
-            def stops() -> bool:
-                return ends_training([hook.chunk(self) for hook in hooks]) or interrupt.requested
+                def stops() -> bool:
+                    return ends_training([hook.chunk(self) for hook in hooks]) or interrupt.requested
 
-            for hook in hooks:
-                hook.start(self)
-            asked = False
-            while not (asked or run.is_done(early_stopping) or ranks.any(interrupt.requested)):
-                record = run.run_epoch(given.feed, given.data, given.division, stops)
-                if record is None:
-                    break
-                for name, evaluation in given.evaluations.items():
-                    values = evaluation(self.state.params, self.state.layers)
-                    record |= {f"{name}_{key}": value for key, value in values.items()}
-                run.finish_epoch(record, early_stopping, given.rows)
-                asked = ranks.any(ends_training([hook.epoch(self, record) for hook in hooks]))
-            run.end(early_stopping, ranks.any(interrupt.requested) or run.position > 0)
-            for hook in hooks:
-                hook.end(self)
-            run.interrupted |= ranks.any(interrupt.requested)
-        if not run.interrupted:
-            run.check_finite()
-        return self.history
+                for hook in hooks:
+                    hook.start(self)
+                asked = False
+                while not (asked or run.is_done(early_stopping) or ranks.any(interrupt.requested)):
+                    record = run.run_epoch(given.feed, given.data, given.division, stops)
+                    if record is None:
+                        break
+                    for name, evaluation in given.evaluations.items():
+                        values = evaluation(self.state.params, self.state.layers)
+                        record |= {f"{name}_{key}": value for key, value in values.items()}
+                    run.finish_epoch(record, early_stopping, given.rows)
+                    asked = ranks.any(ends_training([hook.epoch(self, record) for hook in hooks]))
+                run.end(early_stopping, ranks.any(interrupt.requested) or run.position > 0)
+                for hook in hooks:
+                    hook.end(self)
+                run.interrupted |= ranks.any(interrupt.requested)
+            if not run.interrupted:
+                run.check_finite()
+            return self.history
 
     def find_lr(
         self,
