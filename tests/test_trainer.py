@@ -388,8 +388,9 @@ def test_nothing_left_to_train_is_said() -> None:
     trainer = Trainer(mlp(4, 3), device="cpu")
     trainer.fit(*blobs(), max_epochs=2)
     before = bits(trainer)
-    with pytest.warns(UserWarning, match=r"2 epochs are done and max_epochs.* is 2: .* max_epochs=4"):
+    with pytest.warns(UserWarning, match=r"2 epochs are done and max_epochs.* is 2: .* max_epochs=4") as caught:
         trainer.fit(*blobs(), max_epochs=2)
+    assert caught[0].filename == __file__
     assert bits(trainer) == before
 
 

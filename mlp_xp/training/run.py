@@ -145,7 +145,7 @@ class Run:
                 how = f"max_epochs={self.epoch + plan.max_epochs} trains {plan.max_epochs} more"
             else:
                 why, how = f"early stopping ended this run after epoch {self.epoch}", "a longer patience continues it"
-            warnings.warn(f"{why}: nothing is left to train; {how}", stacklevel=4)
+            warnings.warn(f"{why}: nothing is left to train; {how}", stacklevel=3)
 
     def is_done(self, rule: EarlyStopping | None) -> bool:
         """Whether nothing is left to train."""
