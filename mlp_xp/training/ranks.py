@@ -24,7 +24,7 @@ from mlp_xp_backends.typing import HostArray
 
 
 class Ranks:
-    """The processes of a run, of which this is number ``rank``; a group of one process sends no messages."""
+    """The processes of a run, of which this is number ``rank``."""
 
     def __init__(self, group: str | Group | None) -> None:
         if group is None or isinstance(group, str):
@@ -72,28 +72,25 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set on any rank."""
-        return bool(flag) if self.size == 1 else bool(self.group.sum(np.asarray([flag], np.int32))[0])
+        return bool(self.group.sum(np.asarray([flag], np.int32))[0])
 
     def total(self, numbers: Any) -> HostArray:
         """The sum over the ranks of float64 numbers."""
-        numbers = np.asarray(numbers, np.float64)
-        total: HostArray = numbers if self.size == 1 else self.group.sum(numbers)
+        total: HostArray = self.group.sum(np.asarray(numbers, np.float64))
         return total
 
     def gather(self, number: int) -> list[int]:
         """The number of each rank."""
         own = np.zeros(self.size, np.int64)
         own[self.rank] = number
-        return [number] if self.size == 1 else self.group.sum(own).tolist()
+        return list(map(int, self.group.sum(own)))
 
     def first(self, number: float) -> float:
         """The number of rank 0."""
-        return number if self.size == 1 else float(self.group.broadcast(np.asarray([number], np.float64))[0])
+        return float(self.group.broadcast(np.asarray([number], np.float64))[0])
 
     def check_equal(self, **things: Any) -> None:
         """Raise `ValueError` on all ranks unless each of the things, of which ``repr`` shows all, is equal on them."""
-        if self.size == 1:
-            return
         own = np.asarray([_digest(thing) for thing in things.values()])
         differs = self.group.sum((own != self.group.broadcast(own)).astype(np.int64)) > 0
         if differs.any():
