@@ -22,7 +22,7 @@ from mlp_xp.files.snapshot import Plan
 from mlp_xp.training.ranks import Division, Ranks, _digest
 from mlp_xp_backends import BackendError, get_backend
 from mlp_xp_backends.groups import Solo
-from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.trees import ABSENT, leaves
 
 TESTS = Path(__file__).parent
 START = 20.0
@@ -385,3 +385,25 @@ def test_a_division_without_shards_has_the_rows_that_all_ranks_have() -> None:
     batches = division.cut(np.arange(40), 8)
     assert isinstance(batches, Slices) and batches.rows(0, 1).tolist() == [[0, 1, 2, 3]]
     assert isinstance(Division.of(Ranks(None), 40, False).cut(np.arange(40), 8), Whole)
+
+
+def test_two_ranks_compare_their_parameters() -> None:
+    """Equal seeds and options, and a weight that was changed on one rank."""
+    sent: list[Any] = []
+
+    class First(Two):
+        def broadcast(self, x: Any, root: int = 0) -> Any:
+            sent.append(x)
+            return x
+
+    class Second(Two):
+        def broadcast(self, x: Any, root: int = 0) -> Any:
+            return sent[0]
+
+    trainers = [Trainer(mlp(3, 2), device="cpu", group=group()) for group in (First, Second, Second)]
+    leaves(trainers[2].state.params)[0][0, 0] += 1.0
+    x, y = np.zeros((8, 3)), np.zeros(8, int)
+    for trainer in trainers[:2]:
+        trainer.fit(x, y, max_epochs=1)
+    with pytest.raises(ValueError, match="they differ in: parameters$"):
+        trainers[2].fit(x, y, max_epochs=1)
