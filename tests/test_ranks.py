@@ -405,5 +405,5 @@ def test_two_ranks_compare_their_parameters() -> None:
     x, y = np.zeros((8, 3)), np.zeros(8, int)
     for trainer in trainers[:2]:
         trainer.fit(x, y, max_epochs=1)
-    with pytest.raises(ValueError, match="they differ in: parameters$"):
+    with pytest.raises(ValueError, match=r"they differ in: parameters$"):
         trainers[2].fit(x, y, max_epochs=1)
