@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 from types import SimpleNamespace
 from typing import Any
@@ -99,3 +100,9 @@ def test_losses_of_no_chunks_are_none() -> None:
 def test_progress_before_the_first_fit() -> None:
     at = Trainer(mlp(4, 3), device="cpu").progress
     assert (at.epoch, at.max_epochs, at.step, at.steps, at.losses) == (1, 0, 0, 0, ())
+
+
+def test_the_seconds_of_epochs_add_up_to_less_than_those_of_the_fit() -> None:
+    began = time.perf_counter()
+    history = Trainer(mlp(4, 3), device="cpu").fit(np.zeros((40, 4)), np.zeros(40, int), max_epochs=3)
+    assert min(history["seconds"]) > 0.0 and sum(history["seconds"]) < time.perf_counter() - began
