@@ -63,7 +63,15 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_rows(models: int | None) -> N
 
 @pytest.mark.parametrize(
     ("device", "batch_size", "steps"),
-    [("cpu", 10, 20), ("cpu", 1, 200), ("cpu", 199, 1), ("cpu", 1000, 1), ("cuda:0", 10, 40), ("cuda:0", 1, 150)],
+    [
+        ("cpu", 10, 20),
+        ("cpu", 1, 200),
+        ("cpu", 199, 1),
+        ("cpu", 1000, 1),
+        ("cuda:0", 10, 40),
+        ("cuda:0", 1, 150),
+        ("cuda:0", 401, 1),
+    ],
 )
 def test_a_chunk_has_as_many_steps_as_its_work_allows(
     device: str, batch_size: int, steps: int, monkeypatch: pytest.MonkeyPatch
@@ -98,7 +106,9 @@ def test_losses_of_no_chunks_are_none() -> None:
 
 
 def test_progress_before_the_first_fit() -> None:
-    at = Trainer(mlp(4, 3), device="cpu").progress
+    trainer = Trainer(mlp(4, 3), device="cpu")
+    at = trainer.progress
+    assert not trainer.interrupted and trainer.epoch == 0
     assert (at.epoch, at.max_epochs, at.step, at.steps, at.losses) == (1, 0, 0, 0, ())
 
 
