@@ -344,17 +344,16 @@ class Trainer:
 
             for hook in hooks:
                 hook.start(self)
-            asked = False
-            while not (run.is_done(early_stopping) or asked or ranks.any(interrupt.requested)):
+            while not (run.is_done(early_stopping) or ranks.any(interrupt.requested)):
                 record = run.run_epoch(feed, data, division, stops)
                 if record is None:
-                    asked = True
                     break
                 for name, evaluation in sets.items():
                     values = evaluation(self.state.params, self.state.layers)
                     record |= {f"{name}_{key}": value for key, value in values.items()}
                 run.finish_epoch(record, early_stopping, rows if stream is None else stream.rows)
-                asked = ranks.any(ends_training([hook.epoch(self, record) for hook in hooks]))
+                if ranks.any(ends_training([hook.epoch(self, record) for hook in hooks])):
+                    break
             run.end(early_stopping, ranks.any(interrupt.requested) or run.position > 0)
             for hook in hooks:
                 hook.end(self)
