@@ -105,7 +105,7 @@ def fits(backend: Backend, network: Chain, data: Batch, dtype: str) -> bool:
 
 def shares_memory(backend: Backend, network: Chain, data: Batch, dtype: str) -> bool:
     """Whether ``x`` on the device is the array of the host."""
-    return backend.name == "numpy" and (network.first.takes != "floats" or str(data.x.dtype) == dtype)
+    return backend.name == "numpy" and _dtype_there(network, dtype) in (None, str(data.x.dtype))
 
 
 def is_mapped(a: Array) -> bool:

@@ -120,10 +120,10 @@ def _part(backend: Backend, place: Place, dtype: str) -> Any:
 
 def chunk_steps(backend: Backend, params: Tree, batch_size: int) -> int:
     """The number of steps in a chunk, at least 1, by the multiply-adds of a step."""
-    work = 3 * batch_size * sum(math.prod(p.shape) for p in leaves(params))
+    work = max(1, 3 * batch_size * sum(math.prod(p.shape) for p in leaves(params)))
     if backend.device == "cpu":
-        return max(1, int(CHUNK_WORK / max(work, 1)))
-    return max(1, min(GPU_STEPS, int(GPU_WORK / max(work, 1))))
+        return max(1, int(CHUNK_WORK / work))
+    return max(1, min(GPU_STEPS, int(GPU_WORK / work)))
 
 
 def step_count(rows: int, batch_size: int) -> int:

@@ -31,7 +31,7 @@ ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 class Ranks:
-    """The processes of a run, of which this is number ``rank``; a group of one process sends no messages."""
+    """The processes of a run, of which this is number ``rank``."""
 
     def __init__(self, group: str | Group | None) -> None:
         if group is None or isinstance(group, str):
@@ -92,17 +92,14 @@ class Ranks:
         """The number of each rank."""
         own = np.zeros(self.size, np.int64)
         own[self.rank] = number
-        numbers: list[int] = self.messages.sum(own).tolist()
-        return numbers
+        return list(map(int, self.messages.sum(own)))
 
     def first(self, number: float) -> float:
         """The number of rank 0."""
-        return number if self.size == 1 else float(self.messages.broadcast(np.asarray([number], np.float64))[0])
+        return float(self.messages.broadcast(np.asarray([number], np.float64))[0])
 
     def check_equal(self, **things: Any) -> None:
         """Raise `ValueError` on all ranks unless each of the things, of which ``repr`` shows all, is equal on them."""
-        if self.size == 1:
-            return
         own = np.asarray([_digest(thing) for thing in things.values()])
         differs = self.messages.sum((own != self.messages.broadcast(own)).astype(np.int64)) > 0
         if differs.any():

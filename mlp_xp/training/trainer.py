@@ -331,8 +331,7 @@ class Trainer:
 
                 for hook in hooks:
                     hook.start(self)
-                asked = False
-                while not (asked or run.is_done(early_stopping) or ranks.any(interrupt.requested)):
+                while not (run.is_done(early_stopping) or ranks.any(interrupt.requested)):
                     record = run.run_epoch(given.feed, given.data, given.division, stops)
                     if record is None:
                         break
@@ -340,7 +339,8 @@ class Trainer:
                         values = evaluation(self.state.params, self.state.layers)
                         record |= {f"{name}_{key}": value for key, value in values.items()}
                     run.finish_epoch(record, early_stopping, given.rows)
-                    asked = ranks.any(ends_training([hook.epoch(self, record) for hook in hooks]))
+                    if ranks.any(ends_training([hook.epoch(self, record) for hook in hooks])):
+                        break
                 run.end(early_stopping, ranks.any(interrupt.requested) or run.position > 0)
                 for hook in hooks:
                     hook.end(self)
