@@ -168,6 +168,21 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next_writer(tmp_path: Pa
 
 
 @posix
+def test_an_interruption_while_cleaning_up_leaves_nothing_after_the_next_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", interrupted)
+        write(tmp_path / "f")
+    assert len(names(tmp_path)) == 2  # the file is complete, its empty temporary folder is left
+    write(tmp_path / "f")
+    assert names(tmp_path) == ["f"]
+
+
+@posix
 def test_temporary_files_of_others_stay(tmp_path: Path) -> None:
     """Those of running processes, those for other targets, and whatever merely looks similar."""
     prefix, other = atomic._prefix(tmp_path / "f"), atomic._prefix(tmp_path / "g")

@@ -42,8 +42,8 @@ def write(path: str | Path, fill: Callable[[Path], Any]) -> None:
     except OSError as error:
         raise failed("write", path, error, "; an existing file is unchanged") from error
     finally:
+        _written.discard(folder)  # first: if removing it is interrupted, the next call does
         shutil.rmtree(folder, ignore_errors=True)
-        _written.discard(folder)
     with contextlib.suppress(OSError):  # some systems cannot flush a folder
         _flush(target.parent)
 
