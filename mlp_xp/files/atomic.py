@@ -20,9 +20,10 @@ _written: set[Path] = set()  # temporary folders that this process is using
 def write(path: str | Path, fill: Callable[[Path], Any]) -> None:
     """Call ``fill`` with the path of a temporary file, flush that file to the disk and rename it to ``path``.
 
-    The file is written in a private temporary folder beside ``path``: the next call removes whatever a killed process
-    left there. If ``path`` is a symbolic link, its target is replaced. An existing file keeps its
-    mode. Raises `FileError` if the operating system reports an error; an existing file at ``path`` is then unchanged.
+    The file is written in a private temporary folder beside ``path``. If the process is killed, the folder stays until
+    the next call for this path, by any process. If ``path`` is a symbolic link, its target is replaced. An existing
+    file keeps its mode. Raises `FileError` if the operating system reports an error; an existing file at ``path`` is
+    then unchanged.
     """
     path = as_path(path)
     check_folder(path)
