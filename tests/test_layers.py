@@ -208,6 +208,19 @@ def test_chain_composes_and_nests():
     close((y, dx, leaves(grads)[0]), (other[0], other[2], leaves(other[3])[0]), rtol=0.0)
 
 
+@pytest.mark.parametrize("entries", [1, 3])
+def test_a_chain_refuses_trees_of_another_length(entries):
+    chain, x = Chain(Tanh(), Sigmoid()), np.ones((ROWS, 7))
+    right, wrong = (((),) * n for n in (2, entries))
+    _, caches, _ = chain.forward(XP, right, right, x, True)
+    for trees in ((wrong, right), (right, wrong)):
+        with pytest.raises(ValueError, match="zip"):
+            chain.forward(XP, *trees, x, True)
+    for trees in ((wrong, caches), (right, caches[:1] * entries)):
+        with pytest.raises(ValueError, match="zip"):
+            chain.backward(XP, *trees, x)
+
+
 @pytest.mark.parametrize(
     "chain",
     [
