@@ -91,6 +91,16 @@ def test_a_large_extra_survives(tmp_path: Path) -> None:
     assert read_model(tmp_path / "m").extra == extra
 
 
+def test_extra_has_at_most_100_levels(tmp_path: Path) -> None:
+    extra: dict = {"a": []}
+    for _ in range(98):
+        extra = {"a": [extra["a"]]}
+    write_model(tmp_path / "m", model(extra=extra))
+    assert read_model(tmp_path / "m").extra == extra
+    with pytest.raises(ValueError, match=r"extra.* is nested too deeply to be saved: at most 100 levels"):
+        write_model(tmp_path / "m", model(extra={"a": [extra["a"]]}))
+
+
 def test_numpy_scalars_and_tuples_in_extra_are_converted(tmp_path: Path) -> None:
     write_model(tmp_path / "m", model(extra={"n": np.int64(3), "x": (np.float32(0.5), np.True_)}))
     assert read_model(tmp_path / "m").extra == {"n": 3, "x": [0.5, True]}
