@@ -174,6 +174,38 @@ def test_a_kink_is_stepped_around():
     assert report.ok, report
 
 
+@dataclass(frozen=True)
+class Kinked(Layer):
+    """``y = x + kink |p| / 2`` at p = 0, where the slope changes by ``kink``."""
+
+    kink: float
+
+    def specs(self):
+        return Spec(1, 1)
+
+    def init(self, rng):
+        return np.zeros((1, 1))
+
+    def forward(self, xp, params, x):
+        return x + 0.5 * self.kink * xp.abs(params), xp.sign(params)
+
+    def backward(self, xp, params, sign, dy):
+        return dy, xp.sum(dy * 0.5 * self.kink * sign, axis=-2, keepdims=True)
+
+
+@pytest.mark.parametrize(("size", "limit"), [(0.1, 1e-5**0.5), (1.0, 1e-5**0.5), (50.0, 50.0 * 1e-5**0.5)])
+def test_a_kink_is_a_second_difference_above_h_to_the_power_of_1_5(size, limit):
+    """A slope that changes by k makes a second difference of k h, with h = 1e-5; a large loss is rounded more."""
+    for kink in (0.8 * limit, 1.2 * limit):
+        chain, x, y = Chain(Kinked(kink)), np.full((1, 1), size), np.zeros((1, 1))
+        params = chain.init(None)
+        if kink < limit:
+            assert check_gradients(chain, AbsoluteError(), x, y, params=params).ok
+        else:
+            with pytest.raises(ValueError, match="no derivative at any entry"):
+                check_gradients(chain, AbsoluteError(), x, y, params=params)
+
+
 def test_rounding_leaves_much_room_below_the_tolerance(x, classes):
     assert max(check_gradients(mlp(N_IN, 5, N_OUT), SoftmaxCrossEntropy(), x, classes).errors.values()) < 1e-9
 

@@ -413,3 +413,13 @@ def test_what_cannot_be_frozen(frozen, words):
 def test_a_network_without_parameters_cannot_be_trained():
     with pytest.raises(ValueError, match="there are no parameters to train"):
         TrainStep(Chain(ReLU(), Dropout(0.5)), SOFTMAX, SGD(0.1))
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.1])
+def test_a_layer_that_returns_too_few_gradients_is_found(l2):
+    class Forgetful(Dense):
+        def gradient(self, xp, params, x, dy):
+            return super().gradient(xp, params, x, dy)._replace(b=())
+
+    with pytest.raises(ValueError, match="zip"):
+        one(TrainStep(Chain(Forgetful(N_IN, N_OUT)), SOFTMAX, SGD(0.1), l2=l2))
