@@ -154,6 +154,17 @@ def test_out_of_fold_is_the_mean_of_all_folds_that_hold_a_row_out_and_nan_withou
         sweep(0.1).fit(X, Y, **FIT).out_of_fold()
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_best_setting_has_the_best_mean_and_no_fold_that_diverged(mode):
+    settings = [{"lr": 1e30}, {"lr": 1e-3}, {"lr": 0.5}]
+    rule = EarlyStopping(monitor="valid_loss", mode=mode, patience=9)
+    models = Sweep(mlp(3, 4, 2), optimizer=SGD(), settings=settings, device="numpy:plain")
+    result = models.fit(1e3 * X, Y, **FIT, folds=2, early_stopping=rule)
+    assert [record["diverged"] is None for record in result.records[:2]] == [False, False]
+    means = [np.mean([r["valid_loss"] for r in result.records[2 * i : 2 * i + 2]]) for i in (1, 2)]
+    assert result.best_setting == 1 + int(np.argmin(means) if mode == "min" else np.argmax(means))
+
+
 def test_a_trainer_goes_on_where_its_model_is():
     result = sweep(0.1, 0.5).fit(X, Y, **FIT)
     ours = result.trainer(1)
