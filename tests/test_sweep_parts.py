@@ -95,13 +95,19 @@ def test_progress_is_reported_to_stderr(capsys):
 
 def test_progress_on_a_terminal_counts_the_models_that_are_done(monkeypatch):
     class Terminal(io.StringIO):
+        flushed = ()
+
         def isatty(self):
             return True
 
-    for options, shown in (({}, ""), ({"progress": True}, "\r1 of 2 models\r2 of 2 models\r2 of 2 models\n")):
+        def flush(self):
+            self.flushed = (*self.flushed, self.getvalue().rpartition("\r")[2])
+
+    for options, flushed, shown in (({}, (), ""), ({"progress": True}, ("1 of 2 models", "2 of 2 models"), "\n")):
         monkeypatch.setattr("sys.stderr", Terminal())
         sweep(0.1, 0.2).fit(X, Y, **FIT, **options)
-        assert sys.stderr.getvalue() == shown
+        assert sys.stderr.flushed == flushed  # a terminal shows a line without an end only then
+        assert sys.stderr.getvalue()[-1:] == shown
 
 
 # Results
