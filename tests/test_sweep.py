@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -220,6 +221,19 @@ def test_a_killed_sweep_continues_and_ends_with_the_same_bits(tmp_path, monkeypa
         same(result, i, whole.trainer(i))
     with pytest.raises(ValueError, match="another sweep"):
         sweep.fit(X, Y, **data | {"max_epochs": 9}, checkpoint=tmp_path)
+
+
+def test_a_sweep_that_is_killed_before_its_first_model_can_be_started_again(tmp_path, monkeypatch):
+    def killed(file, text, **options):
+        file.write_bytes(text[: len(text) // 2].encode())
+        raise KeyboardInterrupt
+
+    sweep = Sweep(network, optimizer=SGD(), grid={"lr": [0.1]}, device="numpy:plain")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "write_text", killed)
+        sweep.fit(X, Y, **FIT, checkpoint=tmp_path)
+    sweep.fit(X, Y, **FIT, checkpoint=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model-00000.safetensors", "sweep.txt"]
 
 
 def test_processes_give_the_same_models():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  losses and measured values are host arrays
@@ -51,14 +51,8 @@ class Group(NamedTuple):
     """Models that train together."""
 
 
-def train(
-    group: Group,
-    runs: Sequence[Run],
-    until: int | None = None,
-    done: Callable[[Run], Any] | None = None,
-    ticked: Callable[[int], Any] | None = None,
-) -> list[Run]:
-    """Train all runs to their end, or to ``until`` epochs; call ``done`` with each that is, and return them."""
+def train(group: Group, runs: Sequence[Run], until: int | None = None) -> list[Run]:
+    """Train all runs to their end, or to ``until`` epochs, and return them."""
     backend = as_backend(group.device)
     waiting = [run for run in runs if not is_over(run, until)][::-1]
     team = Team(group, backend)
@@ -66,11 +60,7 @@ def train(
         team.refill(waiting)
         with np.errstate(all="ignore"):  # of models that diverge
             team.epoch()
-        if ticked is not None:
-            ticked(len(team.runs))
-        for run in team.release(until, bool(waiting)):
-            if done is not None:
-                done(run)
+        team.release(until, bool(waiting))
     return list(runs)
 
 
@@ -106,7 +96,7 @@ class Team:
             self._exchange(list(range(len(self.runs))), new)
 
     def _exchange(self, keep: list[int], new: list[Run]) -> None:
-        xp, old = self.backend.xp, len(self.runs)
+        xp = self.backend.xp
         self.stack.exchange(keep, [(run.candidate.step, run.snapshot.state) for run in new])
         self.runs = [*(self.runs[i] for i in keep), *new]
         if not self.runs or self.runs[0].rule is None:
@@ -118,7 +108,7 @@ class Team:
             for run in new
         ]
         parts = []
-        if keep and old:
+        if keep:
             chosen = self.backend.asarray(np.array(keep, np.int32))
             parts.append(tree_map(lambda a: xp.take(a, chosen, axis=0), self.best))
         if kept:
@@ -173,7 +163,7 @@ class Team:
             found |= {f"{name}_{key}": column for key, column in zip(names, values, strict=True)}
         return found
 
-    def release(self, until: int | None, more: bool) -> list[Run]:
+    def release(self, until: int | None, more: bool) -> None:
         """Store the runs that are done, and take them out of the stack if that is worth the compilation."""
         done = [i for i, run in enumerate(self.runs) if i not in self.over and is_over(run, until)]
         if done:
@@ -182,7 +172,6 @@ class Team:
             for i, state, kept in zip(done, self.stack.states(done), best, strict=True):
                 self.runs[i].store(state, kept)
             self.over |= set(done)
-        released = [self.runs[i] for i in done]
         left = [i for i in range(len(self.runs)) if i not in self.over]
         if not left or (self.over and (more or len(left) <= SHRINK * len(self.runs))):
             self.over = set()
@@ -190,4 +179,3 @@ class Team:
                 self._exchange(left, [])
             else:
                 self.runs = []
-        return released

@@ -142,8 +142,6 @@ class Stack:
 
 def rows_on_host(backend: Backend, tree: Tree, chosen: Sequence[int]) -> list[Any]:
     """These models of a stacked tree on the host, each as a tree of its own."""
-    if not chosen:
-        return []
     taken = tree_map(lambda a: backend.xp.take(a, backend.asarray(np.array(chosen, np.int32)), axis=0), tree)
     host = to_host(backend, taken)
     return [tree_map(lambda a, i=i: np.array(a[i]), host) for i in range(len(chosen))]
