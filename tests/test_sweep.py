@@ -16,7 +16,9 @@ from mlp_xp import (
     Chain,
     Dense,
     EarlyStopping,
+    Embedding,
     Halving,
+    ReLU,
     RMSprop,
     SquaredError,
     Sweep,
@@ -135,6 +137,24 @@ def test_stacks_of_any_size_and_refilled_ones_give_the_same_models(together):
     assert len({record["epochs"] for record in result.records}) > 2
     for i, setting in enumerate(settings):
         same(result, i, alone(setting, SGD(), "numpy:plain", "float32", **fit))
+
+
+@pytest.mark.parametrize("device", ["numpy:plain", "numpy", "torch:cpu", "jax:cpu"])
+def test_models_that_read_words(device):
+    """Each model has the ids of its own order of rows."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 20, (103, 3))
+    fit = FIT | {"validation_data": (x[:40], Y[:40])}
+
+    def words():
+        return Chain(Embedding(20, 5, ids_per_row=3), Dense(15, 8), ReLU(), Dense(8, 3))
+
+    settings, optimizer = [{"lr": 0.1}, {"lr": 0.2, "seed": 1}, {"momentum": 0.5}], SGD(0.1, momentum=0.9)
+    sweep = Sweep(words(), optimizer=optimizer, settings=settings, device=device, dtype="float64")
+    result = sweep.fit(x, Y, **fit, together=2)
+    for i, setting in enumerate(settings):
+        trainer = sweep_cases.alone(words, setting, optimizer, device, "float64", x, Y, **fit)
+        same(result, i, trainer, exact=device.startswith("numpy"))
 
 
 def test_a_diverging_model_is_marked_and_affects_no_other():
