@@ -46,6 +46,7 @@ class Kind(Enum):
     # created only by passes
     PACK = auto()
     GEMM = auto()
+    AXPBY = auto()
     LESSEN = auto()
 
 
@@ -85,6 +86,7 @@ RULES: dict[Kind, Rule] = {
         slice(4, 5),
         "alpha a b + beta c, or alpha a b; numbers of all matrices or of each",
     ),
+    Kind.AXPBY: Rule(("x", "alpha", "beta", "y"), (), slice(3, 4), "alpha x + beta y; numbers as of a gemm"),
     Kind.LESSEN: Rule(("x", "places"), (), slice(0, 1), "x minus 1 at these positions of its flat elements"),
 }
 
