@@ -28,7 +28,7 @@ from mlp_xp import (
     schedules,
 )
 from mlp_xp.sweep.binding import differing, structure
-from mlp_xp.sweep.driver import train
+from mlp_xp.sweep.driver import Team, train
 from tests import sweep_cases
 from tests.sweep_cases import same, values
 
@@ -223,11 +223,11 @@ def test_a_killed_sweep_continues_and_ends_with_the_same_bits(tmp_path, monkeypa
     whole = sweep.fit(X, Y, **data)
     trained = []
 
-    def counted(group, runs, until=None, limit=2):
+    def counted(group, runs, until, save, limit=2):
         if len(trained) == limit:
             raise KeyboardInterrupt
         trained.append([run.index for run in runs if not run.is_done])
-        return train(group, runs, until)
+        return train(group, runs, until, save)
 
     monkeypatch.setattr("mlp_xp.sweep.sweep.train", counted)
     monkeypatch.setattr("mlp_xp.sweep.sweep.TASK", 1)
@@ -240,6 +240,38 @@ def test_a_killed_sweep_continues_and_ends_with_the_same_bits(tmp_path, monkeypa
         same(result, i, whole.trainer(i))
     with pytest.raises(ValueError, match="another sweep"):
         sweep.fit(X, Y, **data | {"max_epochs": 9}, checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize("rule", [None, EarlyStopping(patience=2)])
+def test_a_sweep_that_is_killed_within_a_stack_continues_there(tmp_path, monkeypatch, rule):
+    settings = [{"lr": lr, "momentum": m} for lr in (0.1, 0.2, 1e30, 0.4) for m in (0.5, 0.9)]
+    data = FIT | {"validation_data": (XV, YV), "early_stopping": rule, "max_epochs": 6}
+    sweep = Sweep(network, optimizer=SGD(schedules.Cosine(0.1)), settings=settings, device="numpy")
+    whole = sweep.fit(X, Y, **data)
+    epoch, epochs = Team.epoch, []
+
+    def counted(team):
+        if len(epochs) == 4:
+            raise KeyboardInterrupt
+        epochs.append(len(team.under_way))
+        epoch(team)
+
+    monkeypatch.setattr(Team, "epoch", counted)
+    monkeypatch.setattr("mlp_xp.sweep.driver.INTERVAL", 0.0)
+    parts = 0
+    while True:  # killed after every four epochs
+        epochs.clear()
+        parts += 1
+        try:
+            result = sweep.fit(X, Y, **data, checkpoint=tmp_path, together=3)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert parts > 2
+    assert values(result.records) == values(whole.records)
+    for i, record in enumerate(whole.records):
+        if record["diverged"] is None:
+            same(result, i, whole.trainer(i))
 
 
 def test_processes_give_the_same_models():
