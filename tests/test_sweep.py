@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 from typing import Any
 
@@ -298,6 +299,28 @@ def test_thousands_of_models_train_in_chunks():
     )
     assert len(result) == 400
     assert len({record["loss"] for record in result.records}) == 20
+
+
+@pytest.mark.slow
+def test_ten_thousand_models_need_the_working_memory_of_a_few():
+    """A batch takes 40 KB of each model: 400 MB, were they all trained at once. The result keeps some KB of each."""
+    x = RNG.standard_normal((500, 20))
+    y = (x[:, 0] > 0.0).astype(int)
+
+    def memory(models):
+        grid = {"lr": np.linspace(0.01, 0.1, models // 10).tolist(), "seed": list(range(10))}
+        sweep = Sweep(mlp(20, 2, 2), optimizer=SGD(), grid=grid, device="numpy")
+        tracemalloc.start()
+        result = sweep.fit(x, y, max_epochs=1, batch_size=None)
+        kept, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(result) == models
+        return kept, peak - kept
+
+    memory(20)
+    kept, working = memory(10_000)
+    assert working < 20e6
+    assert kept < 10_000 * 10e3
 
 
 # The table, distributions, errors
