@@ -54,6 +54,8 @@ class Run:
         self.best: Best | None = None if snapshot is None else snapshot.best
         self._snapshot = snapshot
         self._monitor, self._losses = monitored(self.records)
+        if snapshot is not None:
+            self._note_divergence(snapshot.state)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -127,8 +129,7 @@ class Run:
         """Take the state back from the stack, and the best parameters and layer states; restore these at the end."""
         if best is not None and self.best is not None:
             self.best = self.best._replace(params=best[0], layers=best[1])
-        if self.diverged is None and self.is_done and not all(np.all(np.isfinite(p)) for p in leaves(state.params)):
-            self.diverged = self.epoch
+        self._note_divergence(state)
         if self.is_done and self.best is not None:
             state = state._replace(params=self.best.params, layers=self.best.layers)
         self._snapshot = self.snapshot._replace(
@@ -138,3 +139,8 @@ class Run:
             generator=dict(self._rng.bit_generator.state),
             best=self.best,
         )
+
+    def _note_divergence(self, state: TrainState) -> None:
+        """Mark a model that has infinite or NaN parameters after its last epoch."""
+        if self.diverged is None and self.is_done and not all(np.all(np.isfinite(p)) for p in leaves(state.params)):
+            self.diverged = self.epoch

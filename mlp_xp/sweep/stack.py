@@ -149,8 +149,6 @@ def rows_on_host(backend: Backend, tree: Tree, chosen: Sequence[int]) -> list[An
 
 def models_together(backend: Backend, network: Chain, batch_size: int, dtype: str) -> int:
     """How many models of this kind a stack has for the best speed."""
-    if network.first.takes == "ids":
-        return 1  # ids are the same for all models of a stack
     numbers = sum(spec.rows * spec.columns for spec in leaves(network.specs()))
     if backend.device == "cpu":
         sizes = SIZES.get(backend.name, SIZES["jax"])
