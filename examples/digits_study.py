@@ -1,6 +1,6 @@
 """A study of the learning rate: 784-300-10 on MNIST, trained on single images and on mini-batches.
 
-    python examples/digits_study.py --out pictures            # Adam on mini-batches
+    python examples/digits_study.py --out figures            # Adam on mini-batches
     python examples/digits_study.py --recipe published        # SGD, one image per step
     python examples/digits_study.py --rates 0.03 --seeds 1    # one rate, one run
 

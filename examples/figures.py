@@ -1,8 +1,8 @@
 """All figures of the README and the documentation, drawn anew by one command.
 
-    python examples/figures.py --out docs/pictures            # about five minutes on two cores
-    python examples/figures.py --out docs/pictures --only moons.gif mnist-curves.png
-    python examples/figures.py --out pictures --quick         # seconds: small data, short training
+    python examples/figures.py --out docs/figures            # about five minutes on two cores
+    python examples/figures.py --out docs/figures --only moons.gif mnist-curves.png
+    python examples/figures.py --out figures --quick         # seconds: small data, short training
 
 Data: MNIST, notMNIST and the 4-grams in the folders ``mnist``, ``notmnist`` and ``ngram250`` of --data-dir or
 ``$MLP_XP_DATA``; --quick needs none of them. The figure of speed shows the results in ``benchmarks/results``.

@@ -2,7 +2,7 @@
 
     python examples/from_scratch.py                           # derivatives side by side, then the library trains well
     python examples/from_scratch.py --recipe published        # loops and library take the same steps
-    python examples/from_scratch.py --out pictures            # the decision boundary and the loss of each epoch
+    python examples/from_scratch.py --out figures            # the decision boundary and the loss of each epoch
 
 The network maps a point x = (x_1, x_2) to the probabilities p = (p_1, p_2) of two classes:
 

@@ -3,7 +3,7 @@
     python examples/language_model.py train --save words.safetensors
     python examples/language_model.py predict "city of new" "life in the" "he is the" --load words.safetensors
     python examples/language_model.py eval --load words.safetensors
-    python examples/language_model.py tsne --load words.safetensors --out pictures
+    python examples/language_model.py tsne --load words.safetensors --out figures
     python examples/language_model.py train --corpus book.txt --vocab-size 1000 --save book.safetensors
 
 Each of the three words is looked up in one table with 16 numbers per word. The three rows, concatenated

@@ -1,7 +1,7 @@
 """Handwritten digits: a network with one hidden layer classifies MNIST, 98 % correct within seconds.
 
     python examples/mnist.py                                  # 784-300-10 on the fastest device of this machine
-    python examples/mnist.py --out pictures                   # curves, confusion matrix, sheet of mistakes
+    python examples/mnist.py --out figures                   # curves, confusion matrix, sheet of mistakes
     python examples/mnist.py --hidden 512 512 --dropout 0.2 --epochs 12
     python examples/mnist.py --checkpoint run.safetensors     # after each epoch; if the run is killed:
     python examples/mnist.py --resume run.safetensors

@@ -3,7 +3,7 @@
     python examples/notmnist.py                               # 93 % of the test letters correct
     python examples/notmnist.py --recipe published            # 200 full-batch epochs with momentum 0.99
     python examples/notmnist.py --recipe published --reduction mean
-    python examples/notmnist.py --save letters.safetensors --out pictures
+    python examples/notmnist.py --save letters.safetensors --out figures
     python examples/notmnist.py --load letters.safetensors    # evaluates the model, trains nothing
 
 Both recipes train the same network, with ReLU, Xavier weights and zero biases, on the published split of 10,000 letters

@@ -85,9 +85,9 @@ def texts(figure: Any) -> list[Any]:
 
 
 def test_the_pages_show_figures_that_the_command_draws() -> None:
-    shown = {name for page in PAGES if page.exists() for name in re.findall(r"pictures/([\w.-]+)", page.read_text())}
+    shown = {name for page in PAGES if page.exists() for name in re.findall(r"figures/([\w.-]+)", page.read_text())}
     assert shown <= set(figures.FIGURES)
-    assert {path.name for path in (ROOT / "docs" / "pictures").iterdir()} == set(figures.FIGURES)
+    assert {path.name for path in (ROOT / "docs" / "figures").iterdir()} == set(figures.FIGURES)
 
 
 def test_without_data_the_command_asks_for_them(
