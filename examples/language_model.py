@@ -285,9 +285,9 @@ def tsne(run: Run) -> None:
         middles = [i for i, word in enumerate(words) if word.isalpha()] or range(len(words))
         groups = neighbourhoods(places, cosine, middles)
         chosen = chosen or [group[0] for group in groups]
-        title = f"t-SNE map of {len(words)} word vectors"
+        title = f"Map of {len(words)} word vectors (t-SNE)"
         run.draw("language_model-map.png", word_plots.word_map, places, words, title)
-        title = "neighbourhoods of the map with the most similar word vectors"
+        title = "Neighbourhoods in the map of word vectors (words farther away in grey)"
         run.draw("language_model-neighbourhoods.png", word_plots.neighbourhoods, places, words, groups, title)
     print_nearest(run, words, cosine, chosen)
 
