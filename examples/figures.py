@@ -124,7 +124,7 @@ def draw_speed(path: Path) -> None:
     """The figure of the committed results for a CPU."""
     sys.path.append(str(ROOT))
     plot = importlib.import_module("benchmarks.plot")
-    results = sorted(RESULTS.glob("cpu-*.json"))[-1]
+    (results,) = RESULTS.glob("cpu-*.json")
     plot.draw(json.loads(results.read_text(encoding="utf-8")), path)
 
 

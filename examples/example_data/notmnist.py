@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .dataset import DataError, Dataset, Split, split
+from .images import read_archive, read_folder
 from .letters import LETTERS, SIDE, draw_letters
 from .locate import MissingDataError, find
-from .images import read_archive, read_folder
 from .readers import read_npz
 
 __all__ = ["load_notmnist"]

@@ -114,7 +114,7 @@ def _label(ax: Axes, word: str, point: Numbers, middle: Numbers, gap: float, dar
 def _outside(ax: Axes) -> Boxes:
     """Four boxes around the frame, with a margin inside it."""
     corners = ax.transAxes.transform([(0, 0), (1, 1)]) * 72.0 / DPI
-    left, bottom, right, top = np.ravel(corners + [[MARGIN], [-MARGIN]])
+    left, bottom, right, top = np.ravel(corners + np.array([[MARGIN], [-MARGIN]]))
     return np.array(
         [
             (left - FAR, -FAR, left, FAR),
