@@ -230,7 +230,9 @@ def draw(run: Run, trainer: Trainer, test: Split) -> None:
             "plain loops": plots.Line(epochs, run.result["loops_losses"], wide=True),
             "library": plots.Line(epochs, [record["loss"] for record in run.epochs]),
         }
-        run.draw(name, plots.lines, series, "epoch", plots.CROSS_ENTROPY, "2-3-2 network, published recipe")
+        run.draw(
+            name, plots.lines, series, "epoch", plots.CROSS_ENTROPY, "2-3-2 network, recipe of a course report (2022)"
+        )
     else:
         run.draw(name, plots.curves, run.epochs, "2-3-2 network, Adam with one cycle")
     plane = plane_plots.Plane.around(np.array([[-2.6, -2.6], [2.6, 2.6]]))
