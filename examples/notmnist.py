@@ -133,7 +133,7 @@ def train(run: Run, data: Dataset, rng: np.random.Generator) -> Model:
     options.views = options.views or recipe.views
     options.reduction = options.reduction or recipe.reduction
     part = data.train if options.recipe == "published" else unseen(data)
-    print(f"{len(part.x):,} training letters, {options.views} views of each")
+    print(f"{len(part.x):,} training letters, {options.views} view{'s' * (options.views > 1)} of each")
     trainer = new_trainer(run, recipe, len(part.x) * options.views)
     with run.timed("train"):
         trainer.fit(
