@@ -9,7 +9,7 @@ the import differs.
 
 Data: tables included in scikit-learn (1.7 or newer): 569 x 30, 178 x 13 or 1797 x 64 numbers.
 
-Time: 3 seconds on two cores.
+Time: about 3 seconds on two cores.
 """
 
 from __future__ import annotations
