@@ -14,7 +14,8 @@ The network maps a point x = (x_1, x_2) to the probabilities p = (p_1, p_2) of t
 
 Data: points drawn at random, 60,000 for training, 10,000 for validation and 10,000 for the test; no files.
 
-Time: about a second on two cores; the published recipe 15 (300,000 steps of one point each, in loops and in the library).
+Time: about a second on two cores; the published recipe 15 (300,000 steps of one point each, in loops and in the
+library).
 
 Source: derivatives and losses are published in a course report ("Implementing MLP using NumPy", 2022).
 """

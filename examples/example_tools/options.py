@@ -76,7 +76,10 @@ def add_run_options(
 def add_recipe_option(parser: argparse.ArgumentParser) -> None:
     """Add --recipe published or default."""
     parser.add_argument(
-        "--recipe", choices=("default", "published"), default="default", help="train well, or repeat the published recipe"
+        "--recipe",
+        choices=("default", "published"),
+        default="default",
+        help="train well, or repeat the published recipe",
     )
 
 
