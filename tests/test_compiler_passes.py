@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlp_xp_backends.compiler.passes import fused_products, horizontal_fusion, picks, sums_as_products
+from mlp_xp_backends.compiler.passes import (
+    fused_products,
+    horizontal_fusion,
+    picks,
+    sums_as_products,
+    sums_of_multiples,
+)
 from mlp_xp_backends.compiler.program import Kind, Op, Program, new_value
 from mlp_xp_backends.compiler.recorder import record
 from mlp_xp_backends.compiler.report import report
@@ -18,14 +24,31 @@ from mlp_xp_backends.compiler.targets.cpu.memory import Place, plan_memory, sepa
 from mlp_xp_backends.compiler.targets.cpu.run import PASSES, rewritten
 from mlp_xp_backends.compiler.verify import InvalidProgram, verify, verify_memory
 from mlp_xp_backends.trees import leaves
-from tests.compiler_cases import NETWORKS, OPTIMIZERS, assert_same, compiled, copied, f, training, verified
+from tests.compiler_cases import (
+    LIBRARIES,
+    NETWORKS,
+    OPTIMIZERS,
+    assert_compiled,
+    assert_same,
+    compiled,
+    copied,
+    f,
+    training,
+    verified,
+)
 
 
-@pytest.mark.parametrize("network", ["relu", "classes", "vocabulary"])
+@pytest.mark.parametrize("network", ["relu", "wide", "classes", "vocabulary"])
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 @pytest.mark.parametrize(
     ("rewrite", "rounded"),
-    [(picks, False), (horizontal_fusion, False), (sums_as_products, True), (fused_products, True)],
+    [
+        (picks, False),
+        (horizontal_fusion, False),
+        (sums_as_products, True),
+        (fused_products, True),
+        (sums_of_multiples, True),
+    ],
 )
 def test_a_pass_changes_no_bit_or_rounds_differently(network: str, optimizer: str, rewrite: Any, rounded: bool) -> None:
     case = training(network, OPTIMIZERS[optimizer])
@@ -37,12 +60,51 @@ def test_a_pass_changes_no_bit_or_rounds_differently(network: str, optimizer: st
         assert rounded or np.array_equal(a, b)
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_each_matrix_of_a_stack_has_its_own_factors(library: Any) -> None:
+    def body(xp: Any, c: Any, k: Any, x: Any) -> Any:
+        return (k[0] * c[0] - k[1] * xp.matmul(x.mT, x),), ()
+
+    carry, consts, items = (f((3, 20, 20)),), (f((3, 1, 1)), f((3, 1, 1), 1)), f((5, 3, 40, 20))
+    assert kinds(body, carry, consts, items) == ["ELEMENTWISE:negative", "GEMM"]
+    (together,), _ = compiled(body, library)(copied(carry), consts, items)
+    for i in range(3):
+        alone, numbers = (carry[0][i].copy(),), tuple(a[i, 0, 0] for a in consts)
+        (single,), _ = compiled(body, library)(alone, numbers, items[:, i])
+        np.testing.assert_array_equal(together[i], single)
+
+
 def kinds(body: Any, *arrays: Any, passes: Any = PASSES) -> list[str]:
     program, _ = verified(record(body, *arrays), passes)
     return [op.kind.name + ":" * bool(op.name) + op.name for op in program.ops if op.kind is not Kind.VIEW]
 
 
 X, K, W = f((2, 20, 30)), f((30, 30)), (f((30, 30)),)
+LARGE, STACK = f((300, 300)), f((3, 300, 300))
+SUMS: dict[str, tuple[Any, Any, list[str]]] = {
+    "alpha x + beta y": (lambda x, y: 0.1 * x + 0.9 * y, LARGE, ["AXPBY"]),
+    "y - alpha x": (lambda x, y: y - x * 0.1, LARGE, ["AXPBY"]),
+    "a number for each matrix": (lambda x, y: y - x * y[:, :1, :1], STACK, ["negative", "AXPBY"]),
+    "alpha x - y, which is not a multiple of y": (lambda x, y: 0.1 * x - y, LARGE, ["multiply", "subtract"]),
+    "x + y": (lambda x, y: x + y, LARGE, ["add"]),
+    "small arrays, which are packed": (lambda x, y: 0.1 * x + 0.9 * y, f((100, 100)), ["multiply", "multiply", "add"]),
+    "a row": (lambda x, y: 0.1 * x[:1] + y, LARGE, ["multiply", "add"]),
+    "transposed": (lambda x, y: 0.1 * x.T + y, LARGE, ["multiply", "add"]),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_what_becomes_of_a_sum_of_multiples(name: str) -> None:
+    formula, like, expected = SUMS[name]
+
+    def body(xp: Any, c: Any, k: Any, x: Any) -> Any:
+        return c, formula(x, k)
+
+    k, x = like, f((2, *like.shape), 1)
+    assert [kind.removeprefix("ELEMENTWISE:") for kind in kinds(body, (), k, x)] == expected
+    assert_compiled(body, (), k, x)
+
+
 FORMULAS: dict[str, tuple[Any, list[str]]] = {
     "w - lr x'y": (
         lambda xp, c, k, x: ((c[0] - 0.1 * xp.matmul(x.mT, x),), ()),

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mlp_xp import SGD, Adam, Trainer, mlp
+from mlp_xp_backends.compiler.targets.cpu import run, shares
 from mlp_xp_backends.compiler.targets.cpu.blas import OpenBlas, mkl, openblas
-from mlp_xp_backends.compiler.targets.cpu.team import MOST, SPLIT, TEAM, parts
+from mlp_xp_backends.compiler.targets.cpu.team import MOST, SPLIT, TEAM, TILE, parts
 from mlp_xp_backends.trees import leaves
-from tests.compiler_cases import Library, compiled, f
+from tests.compiler_cases import NETWORKS, OPTIMIZERS, Library, assert_compiled, compiled, copied, f, training
 
 needs_openblas = pytest.mark.skipif(openblas() is None, reason="NumPy has no OpenBLAS")
+in_parts = partial(openblas, in_parts=True)
+always = pytest.mark.usefixtures("divide_always")
+
+
+@pytest.fixture
+def divide_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divide elementwise operations of any size."""
+    for name in ("LARGE", "ENOUGH", "FEWEST"):
+        monkeypatch.setattr(shares, name, 2)
 
 
 @pytest.mark.parametrize(
     ("shape", "number"),
-    [((512, 784, 1000), 8), ((128, 1000, 1000), 8), ((1000, 128, 10), 1), ((3, 30_000, 700), 4), ((200, 200, 200), 2)],
+    [((512, 784, 1000), 4), ((128, 1000, 1000), 4), ((1000, 128, 10), 1), ((3, 30_000, 700), 2), ((201, 200, 200), 2)],
 )
 def test_parts_cover_the_product_once(shape: tuple[int, int, int], number: int) -> None:
     rows, shared, columns = shape
@@ -28,7 +41,8 @@ def test_parts_cover_the_product_once(shape: tuple[int, int, int], number: int) 
     assert (len(pieces) > 1) == (rows * shared * columns >= SPLIT)
     assert len(pieces) == number <= MOST
     axis = int(columns > rows)
-    assert all(z.shape[axis] % 16 == 0 for z, _, _ in pieces[:-1])
+    sizes = [z.shape[axis] for z, _, _ in pieces]
+    assert all(size % TILE == 0 for size in sizes[:-1]) and max(sizes) - min(sizes) < 2 * TILE
     for z, x, y in pieces:
         assert np.may_share_memory(z, c)
         z += x @ y
@@ -37,18 +51,156 @@ def test_parts_cover_the_product_once(shape: tuple[int, int, int], number: int) 
 
 @needs_openblas
 @pytest.mark.parametrize("rule", [SGD(0.1, momentum=0.9), Adam(0.001)], ids=["momentum", "adam"])
-def test_the_same_bits_on_any_number_of_threads(rule: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hidden", [[400, 400], [1200]])
+def test_the_same_bits_on_any_number_of_threads(rule: Any, hidden: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openblas(), "in_parts", True)  # products of middle size, too
     x, y = f((300, 300)), np.arange(300) % 10
     weights = []
     for threads in (1, 2, 4, 3):
         monkeypatch.setattr(OpenBlas, "threads", threads)
-        trainer = Trainer(mlp(300, 400, 400, 10), optimizer=rule, seed=1)
+        trainer = Trainer(mlp(300, *hidden, 10), optimizer=rule, seed=1)
         trainer.fit(x, y, max_epochs=3, batch_size=100)
         weights.append([w.copy() for w in leaves(trainer.state.params)])
     assert TEAM.workers
     for others in weights[1:]:
         for a, b in zip(weights[0], others, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@needs_openblas
+@always
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_divided_rows_have_the_bits_of_the_whole(network: str, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SPLIT", 0)  # no program is small
+    case = training(network, OPTIMIZERS[optimizer])
+    monkeypatch.setattr(OpenBlas, "threads", 1)
+    whole = compiled(case[0], in_parts)(copied(case[1]), *case[2:])
+    monkeypatch.setattr(OpenBlas, "threads", 3)
+    called = count_shares(monkeypatch)
+    divided = compiled(case[0], in_parts)(copied(case[1]), *case[2:])
+    assert called
+    for a, b in zip(leaves(divided), leaves(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def count_shares(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of shares of each divided call, in order."""
+    counts: list[int] = []
+    original = TEAM.call
+
+    def call(found: Any) -> Any:
+        counts.append(len(found))
+        return original(found)
+
+    monkeypatch.setattr(TEAM, "call", call)
+    return counts
+
+
+BODIES: dict[str, tuple[Any, list[int]]] = {
+    "rows": (lambda xp, c, k, x: (c, xp.tanh(x * 2.0 + k[0]) - x), [3]),
+    "rows and a number for each": (lambda xp, c, k, x: (c, x * x[:, :1] + 1.0), [3]),
+    "the transpose, made by other rows": (
+        lambda xp, c, k, x: (c, xp.tanh(x) + xp.tanh(x).T * 1.0),
+        [3, 3, 3],
+    ),
+    "a column of what was made": (lambda xp, c, k, x: (c, xp.where(xp.exp(x) > k, x, 0.0)), [3]),
+    "other rows than those of the result": (lambda xp, c, k, x: (c, xp.exp(x) + xp.exp(x)[::-1]), [3, 3]),
+    "rows reversed without being changed": (lambda xp, c, k, x: (c, xp.exp(x) + x[::-1]), [3]),
+    "sums between": (lambda xp, c, k, x: (c, xp.exp(x) / xp.sum(xp.exp(x), axis=-1, keepdims=True)), [3, 3]),
+    "a product between": (lambda xp, c, k, x: (c, xp.tanh(xp.matmul(xp.exp(x), k))), [3, 3]),
+    "in place": (lambda xp, c, k, x: (c + x * c, xp.sum(c)), [3]),
+    "memory used by two dtypes": (
+        lambda xp, c, k, x: (c, xp.astype(xp.exp(x) > 1.0, xp.float64) * 2.0),
+        [3, 3],
+    ),
+}
+
+
+@needs_openblas
+@always
+@pytest.mark.parametrize("body", BODIES)
+def test_what_is_divided(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    function, expected = BODIES[body]
+    monkeypatch.setattr(OpenBlas, "threads", 3)
+    monkeypatch.setattr(run, "SPLIT", 0)
+    monkeypatch.setattr(shares, "work", lambda op: 0)
+
+    def body_with_product(xp: Any, c: Any, k: Any, x: Any) -> Any:  # without one, a program is small
+        carry, out = function(xp, c, k, x)
+        return carry, (out, xp.matmul(x, k))
+
+    case = (f((40, 40)), f((40, 40), 1), f((5, 40, 40), 2))
+    called = count_shares(monkeypatch)
+    compiled(body_with_product, in_parts)(copied(case[0]), *case[1:])
+    assert [n for n in called if n == 3] == expected
+    assert_compiled(body_with_product, *case, library=in_parts)
+
+
+@needs_openblas
+def test_threads_of_the_team_are_on_different_cores_while_a_run_lasts() -> None:
+    if not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one core, or the system does not tell")
+    before = os.sched_getaffinity(0)
+    with TEAM.led(2):
+        here, there = os.sched_getaffinity(0), os.sched_getaffinity(TEAM.workers[0].thread.native_id or 0)
+        assert here and there and not here & there and here | there == before
+    assert os.sched_getaffinity(0) == before
+
+
+@needs_openblas
+def test_an_error_in_a_run_frees_the_team() -> None:
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    with pytest.raises(ZeroDivisionError), TEAM.led(2):
+        raise ZeroDivisionError
+    assert before is None or os.sched_getaffinity(0) == before
+    assert not TEAM.free.locked() and not TEAM.leader
+
+
+def slowly(done: list[str]) -> None:
+    time.sleep(0.05)
+    done.append("worker")
+
+
+def test_an_interruption_waits_for_the_workers() -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    done: list[str] = []
+    function, args = TEAM.call([[(interrupt, ())], [(slowly, (done,))]])
+    with TEAM.led(2), pytest.raises(KeyboardInterrupt):
+        function(*args)
+    assert done == ["worker"]
+    function, args = TEAM.call([[], [(slowly, (done,))]])
+    with TEAM.led(2):
+        function(*args)
+    assert done == ["worker", "worker"]
+
+
+def test_errors_of_workers_are_raised() -> None:
+    function, args = TEAM.call([[], [(divmod, (1, 0))]])
+    for _ in range(2):
+        with TEAM.led(2), pytest.raises(ZeroDivisionError):
+            function(*args)
+
+
+@needs_openblas
+@pytest.mark.parametrize(
+    ("sizes", "batch", "rule", "expected"),
+    [
+        ([784, 1000, 10], 128, SGD(0.1), True),  # a product of 100 million multiplications
+        ([784, 300, 10], 128, SGD(0.1, momentum=0.9), False),  # of 30 million
+        ([784, 300, 10], 128, Adam(0.001), True),  # the same with eight passes over its weights
+        ([784, 300, 10], 50, Adam(0.001), False),  # of 12 million
+        ([20, 30, 10], 64, Adam(0.001), False),
+    ],
+)
+def test_which_steps_are_divided(sizes: list[int], batch: int, rule: Any, expected: bool) -> None:
+    before = set(run.ALIVE)
+    trainer = Trainer(mlp(*sizes), optimizer=rule)
+    trainer.fit(f((batch, sizes[0])), np.arange(batch) % 10, max_epochs=1, batch_size=batch)
+    steps = [runner for runner in set(run.ALIVE) - before if runner.program.carry]
+    assert [runner.pays for runner in steps] == [expected]
 
 
 @needs_openblas

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.launches import arguments, recorded, steps
+from mlp_xp import SGD, Sweep
 from mlp_xp.nn.losses import SquaredError
 from mlp_xp.nn.networks import mlp
 from mlp_xp.nn.optimizers import Adam
@@ -77,6 +79,21 @@ def test_many_layers_stay_within_the_parameters_of_a_kernel() -> None:
     assert max(len(k.arrays) for k in emitted.kernels.values()) <= 500
 
 
+def of_stack(models: int) -> Emitted:
+    """The step of a stack of models, each with rows and a rate of its own."""
+    body, state, data, (rows, rates) = arguments(STEPS["SGD, momentum"], batch=16)
+    state = tree_map(lambda a: np.stack([a] * models), state)
+    rates = tree_map(lambda a: np.stack([a] * models, axis=1)[..., None, None], rates)
+    return emit(record(body, state, data, (np.stack([rows] * models, axis=1), rates)))
+
+
+def test_launches_do_not_grow_with_the_models_of_a_stack() -> None:
+    found = [(e.launches, e.products) for e in map(of_stack, (2, 4, 16, 256))]
+    alone = emit(recorded(STEPS["SGD, momentum"], batch=16))
+    assert found == [found[0]] * 4
+    assert found[0] <= (alone.launches + 1, alone.products)
+
+
 def check_places(emitted: Emitted) -> None:
     """Between its launch and the last one that reads it, nobody else writes to the memory of a result."""
     makers = {op.out: k for k, launch in enumerate(emitted.order) for nest in launch for op in nest.at}
@@ -129,18 +146,23 @@ def test_the_fused_step_is_the_plain_step(cupy_backend: Any, name: str) -> None:
 EVENTS = ("launches", "kernel step*", "cublas*", "cudaGraphLaunch", "cuda*Synchronize", "cudaMemcpy*", "cudaMalloc")
 
 
-def counted(backend: Any, n: int) -> dict[str, int]:
-    """What the emulated device is asked for by a second call of ``n`` steps."""
+def counter() -> Callable[[bytes], int]:
+    """How often the emulated device was asked for something."""
     if "EMU_HOME" not in os.environ:
         pytest.skip("counts need the emulated device")
-    counter = ctypes.CDLL(os.environ["EMU_HOME"] + "/lib/libcuda.so.1").emu_count
+    return ctypes.CDLL(os.environ["EMU_HOME"] + "/lib/libcuda.so.1").emu_count
+
+
+def counted(backend: Any, n: int) -> dict[str, int]:
+    """What the emulated device is asked for by a second call of ``n`` steps."""
+    count = counter()
     body, carry, consts, items = arguments(STEPS["Adam"], batch=16, n=n)
     loop = backend.compile(body)
     carry, consts, items = (on_device(backend, tree) for tree in (carry, consts, items))
-    carry, _ = loop(carry, consts, items)
-    before = [counter(event.encode()) for event in EVENTS]
+    carry = loop(carry, consts, items)[0]  # its losses go back to the pool of memory
+    before = [count(event.encode()) for event in EVENTS]
     loop(carry, consts, items)
-    return {event: counter(event.encode()) - was for event, was in zip(EVENTS, before, strict=True)}
+    return {event: count(event.encode()) - was for event, was in zip(EVENTS, before, strict=True)}
 
 
 @pytest.mark.gpu
@@ -153,6 +175,38 @@ def test_launches_are_what_was_counted_and_nothing_waits(cupy_backend: Any, monk
     assert found["cublas*"] == 20 * emitted.products
     assert found["launches"] == 20 * (emitted.launches - emitted.products) + 1  # and what fills in the table
     assert found["cuda*Synchronize"] == found["cudaMemcpy*"] == found["cudaMalloc"] == 0
+
+
+@pytest.mark.gpu
+def test_launches_of_a_sweep_do_not_grow_with_the_models_of_a_stack(
+    cupy_backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen models together launch in a step what four do. One may need a kernel less: it computes numbers inline."""
+    from mlp_xp_backends.compiler.targets.cuda import launch
+
+    monkeypatch.setattr(launch, "WORTH", 10**9)
+    count = counter()
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((160, 12)), rng.integers(0, 3, 160)
+    settings = [{"lr": 0.1 / (i + 1), "momentum": 0.02 * (i + 1), "l2": 0.01 * (i + 1), "seed": i} for i in range(16)]
+    sweep = Sweep(mlp(12, 16, 3, dropout=0.2), optimizer=SGD(), settings=settings, device=cupy_backend)
+
+    def events(together: int, epochs: int) -> dict[str, int]:
+        before = [count(event.encode()) for event in EVENTS]
+        sweep.fit(x, y, max_epochs=epochs, batch_size=16, together=together)
+        return {event: count(event.encode()) - was for event, was in zip(EVENTS, before, strict=True)}
+
+    def of_an_epoch(together: int) -> dict[str, float]:
+        events(together, 1)  # compiles
+        two, three = events(together, 2), events(together, 3)
+        return {event: (three[event] - two[event]) * together / 16 for event in EVENTS}
+
+    one, four, sixteen = map(of_an_epoch, (1, 4, 16))
+    assert sixteen == four
+    assert 10 * 10 < sixteen["kernel step*"] + sixteen["cublas*"] <= one["kernel step*"] + one["cublas*"] + 10
+    assert sixteen["launches"] == sixteen["kernel step*"] + 1
+    assert sixteen["cudaMemcpy*"] == one["cudaMemcpy*"]
+    assert sixteen["cuda*Synchronize"] == sixteen["cudaMalloc"] == 0
 
 
 @pytest.mark.gpu

@@ -46,6 +46,7 @@ class Kind(Enum):
     # created only by passes
     PACK = auto()
     GEMM = auto()
+    AXPBY = auto()
     LESSEN = auto()
 
 
@@ -79,7 +80,13 @@ RULES: dict[Kind, Rule] = {
     Kind.CALL: Rule(("*x",), ("f", "args", "keywords"), NONE, "NumPy's function f of args, where None is the next x"),
     Kind.ALL_SUM: Rule(("x",), ("f", "number"), NONE, "the sum of x over all ranks, f(x, out): never removed or moved"),
     Kind.PACK: Rule(("*x",), (), NONE, "the elements of all x in one 1-D array"),
-    Kind.GEMM: Rule(("a", "b", "alpha", "beta", "c"), (), slice(4, 5), "alpha a b + beta c; alpha a b without c"),
+    Kind.GEMM: Rule(
+        ("a", "b", "alpha", "beta", "c"),
+        (),
+        slice(4, 5),
+        "alpha a b + beta c, or alpha a b; numbers of all matrices or of each",
+    ),
+    Kind.AXPBY: Rule(("x", "alpha", "beta", "y"), (), slice(3, 4), "alpha x + beta y; numbers as of a gemm"),
     Kind.LESSEN: Rule(("x", "places"), (), slice(0, 1), "x minus 1 at these positions of its flat elements"),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -143,12 +143,24 @@ def _product(op: Op) -> tuple[Shape, Any]:
     a, b = op.inputs[:2]
     _check(min(len(a.shape), len(b.shape)) >= 2 and a.shape[-1] == b.shape[-2], f"{a.shape} times {b.shape}")
     _check(a.dtype == b.dtype, f"{a.dtype} times {b.dtype}")
-    for number in op.inputs[2:4]:
-        _check(number.shape == () and number.dtype == a.dtype, "a factor is not a number of the same dtype")
     shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+    _check_factors(op.inputs[2:4], shape, a.dtype)
     if len(op.inputs) > 4:
         _check(np.broadcast_shapes(shape, op.inputs[4].shape) == shape, "what is added does not fit the product")
     return shape, a.dtype
+
+
+def _axpby(op: Op) -> tuple[Shape, Any]:
+    x, alpha, beta, y = op.inputs
+    _check(x.shape == y.shape and x.dtype == y.dtype and x.is_contiguous, "x and y do not fit")
+    _check_factors((alpha, beta), x.shape, x.dtype)
+    return x.shape, x.dtype
+
+
+def _check_factors(factors: Sequence[Value], shape: Shape, dtype: Any) -> None:
+    for number in factors:
+        fits = number.shape == () or number.shape in ((1, 1), (*shape[:-2], 1, 1))
+        _check(fits and number.dtype == dtype, "a factor is not a number for each matrix, of the same dtype")
 
 
 def _reduced(x: Value, axes: Any, keepdims: bool) -> Shape:
@@ -207,6 +219,7 @@ RESULTS: dict[Kind, Callable[[Op], tuple[Shape, Any]]] = {
     Kind.SEGMENT_SUM: _segment_sum,
     Kind.PACK: _pack,
     Kind.GEMM: _product,
+    Kind.AXPBY: _axpby,
     Kind.LESSEN: _same,
     Kind.ALL_SUM: _same,
 }

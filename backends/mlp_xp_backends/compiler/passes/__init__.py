@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mlp_xp_backends.compiler.passes.horizontal import horizontal_fusion
+from mlp_xp_backends.compiler.passes.multiples import sums_of_multiples
 from mlp_xp_backends.compiler.passes.picks import picks
 from mlp_xp_backends.compiler.passes.products import fused_products
 from mlp_xp_backends.compiler.passes.sums import sums_as_products
@@ -21,4 +22,5 @@ __all__ = [
     "horizontal_fusion",
     "picks",
     "sums_as_products",
+    "sums_of_multiples",
 ]

@@ -1,4 +1,4 @@
-"""Linear algebra libraries called directly: products that add to their result.
+"""Linear algebra libraries called directly: products that add to their result, and sums of multiples.
 
 NumPy's wheels carry an OpenBLAS of their own, with 64-bit integers and renamed symbols. Any other build of NumPy
 (Accelerate, the system's BLAS) has none, and `openblas` returns ``None``. SciPy's BLAS is not a substitute: two thread
@@ -28,19 +28,24 @@ LETTER: dict[np.dtype[Any], str] = {np.dtype(np.float32): "s", np.dtype(np.float
 
 
 class Blas:
-    """gemm in single and double precision; every argument is a pointer, as in Fortran."""
+    """gemm and axpby in single and double precision; every argument is a pointer, as in Fortran."""
 
     name: str
+    in_parts = False
+    """Whether all large products are divided between our own threads."""
 
     def __init__(self, library: Any, pattern: str, integer: Any) -> None:
         self._integer = integer
         self._gemm = {dtype: library[pattern.format(letter + "gemm")] for dtype, letter in LETTER.items()}
-        for f in self._gemm.values():
+        self._axpby = {
+            dtype: getattr(library, pattern.format(letter + "axpby"), None) for dtype, letter in LETTER.items()
+        }
+        for f in (*self._gemm.values(), *filter(None, self._axpby.values())):
             f.restype = None
 
     @property
     def threads(self) -> int:
-        """Threads to split products between; 0 if the library runs its products on threads of its own."""
+        """The threads that work may be divided between; 0 if the library runs its products on threads of its own."""
         return 0
 
     @contextmanager
@@ -51,7 +56,7 @@ class Blas:
     def gemm(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
         """``c <- alpha a b + beta c`` for matrices; ``None`` if BLAS does not support one of the layouts.
 
-        ``alpha`` and ``beta`` are 0-d arrays, read at every call. The caller keeps all arrays alive.
+        ``alpha`` and ``beta`` are arrays of one element, read at every call. The caller keeps all arrays alive.
         """
         f, ways = self._gemm.get(c.dtype), [way for way in map(_way, (c, a, b)) if way is not None]
         if f is None or len(ways) < 3 or ways[0][0] != b"N":
@@ -60,6 +65,14 @@ class Blas:
         i, p = self._int, _pointer
         sizes = (i(c.shape[1]), i(c.shape[0]), i(a.shape[1]))  # row-major c = a b is column-major c' = b' a'
         return f, (_char(tb), _char(ta), *sizes, p(alpha), p(b), i(ldb), p(a), i(lda), p(beta), p(c), i(ldc))
+
+    def axpby(self, y: HostArray, x: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
+        """``y <- alpha x + beta y`` for contiguous arrays; ``None`` if the library has no such function."""
+        f = self._axpby.get(y.dtype)
+        if f is None:
+            return None
+        i, p = self._int, _pointer
+        return f, (i(y.size), p(alpha), p(x), i(1), p(beta), p(y), i(1))
 
     def _int(self, n: int) -> Any:
         return ctypes.byref(self._integer(n))
@@ -81,9 +94,9 @@ class OpenBlas(Blas):
 
     @property
     def threads(self) -> int:
-        """With ``in_parts``, OpenBLAS's own number: ``OPENBLAS_NUM_THREADS``, or by default the number of cores."""
+        """OpenBLAS's own number: ``OPENBLAS_NUM_THREADS``, or by default the number of cores."""
         get, put = self._threads
-        if not self.in_parts or get is None or put is None:
+        if get is None or put is None:
             return 0
         return self._before if self._inside else int(get())
 
@@ -130,10 +143,10 @@ class Mkl(Blas):
 def blas() -> Blas | None:
     """The library for the products of compiled loops: NumPy's OpenBLAS, or what ``MLP_XP_BLAS`` names.
 
-    ``openblas-parts`` splits large products into parts of fixed shapes for threads that sleep while they wait: the same
-    bits on any number of cores, and faster beside a busy neighbor, but slower on an idle machine. ``mkl`` is Intel's
-    MKL, never the default: on AMD processors it was 8 to 25 % slower. `None` if NumPy has no OpenBLAS: its own
-    products are used then.
+    Steps with large arrays are divided between a `Team` of threads that sleep while they wait; OpenBLAS's own threads
+    are faster for products of middle size, and used for them. With ``openblas-parts`` the team computes these, too: the
+    same bits on any number of cores. ``mkl`` is Intel's MKL, never the default: on AMD processors it was 8 to 25 %
+    slower. `None` if NumPy has no OpenBLAS: its own products are used then.
     """
     wish = os.environ.get("MLP_XP_BLAS", "openblas").lower()
     if wish not in ("openblas", "openblas-parts", "mkl"):

@@ -12,7 +12,7 @@ from mlp_xp_backends.compiler.passes.sums import SHORT
 from mlp_xp_backends.compiler.program import Kind, Op, Value
 from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.ids import OneHot, SumById
-from mlp_xp_backends.compiler.targets.cpu.team import SPLIT, TEAM, parts
+from mlp_xp_backends.compiler.targets.cpu.team import SPLIT, TEAM, in_shares, parts
 from mlp_xp_backends.typing import HostArray
 
 ONE_BY_ONE = 32_768
@@ -29,6 +29,7 @@ class Machine(NamedTuple):
     """The array of each value."""
     blas: Blas | None
     threads: int
+    """The threads to divide work between; 0 if the BLAS runs its products on threads of its own."""
     checked: frozenset[int]
     """The items whose row numbers were checked before the loop."""
 
@@ -79,7 +80,7 @@ def _matmul(op: Op, m: Machine) -> list[Call]:
 def _gemm(op: Op, m: Machine) -> list[Call]:
     a, b, alpha, *rest = op.inputs
     out, x, y, scale = m.at(op.out), m.at(a), m.at(b), m.at(alpha)
-    beta = m.at(rest[0]) if rest else ZERO[out.dtype]
+    beta = m.at(rest[0]) if rest else ZERO[op.out.dtype]
     first = _begun(op, rest[1], m) if rest else []
     found = _products(m, out, x, y, scale, beta)
     return first + (found or [(partial(_gemm_of_numpy, out, x, y), (scale, beta if rest else None))])
@@ -93,14 +94,30 @@ def _products(
         return None
     stack, found = c.shape[:-2], []
     a, b = (np.broadcast_to(x, (*stack, *x.shape[-2:])) for x in (a, b))
+    alpha, beta = (np.broadcast_to(s, (*stack, 1, 1)) for s in (alpha, beta))
     for k in np.ndindex(stack):
-        pieces = parts(c[k], a[k], b[k]) if m.blas.threads else [(c[k], a[k], b[k])]
-        calls = [m.blas.gemm(z, x, y, alpha, beta) for z, x, y in pieces]
+        pieces = parts(c[k], a[k], b[k]) if m.threads else [(c[k], a[k], b[k])]
+        calls = [m.blas.gemm(z, x, y, alpha[k], beta[k]) for z, x, y in pieces]
         ready = [call for call in calls if call is not None]
         if len(ready) < len(calls):
             return None
-        found += ready if len(ready) == 1 else [TEAM.split(ready, m.threads)]
+        found += ready if len(ready) == 1 or m.threads == 1 else [TEAM.call(in_shares(ready, m.threads))]
     return found
+
+
+def _axpby(op: Op, m: Machine) -> list[Call]:
+    x, alpha, beta, out = *map(m.at, op.inputs[:3]), m.at(op.out)
+    stack, found = out.shape[:-2], _begun(op, op.inputs[3], m)
+    alpha, beta = (np.broadcast_to(s, (*stack, 1, 1)) for s in (alpha, beta))
+    for k in np.ndindex(stack):
+        call = None if m.blas is None else m.blas.axpby(out[k], x[k], alpha[k], beta[k])
+        found.append(call or (_axpby_of_numpy, (out[k], x[k], alpha[k], beta[k])))
+    return found
+
+
+def _axpby_of_numpy(y: HostArray, x: HostArray, alpha: HostArray, beta: HostArray) -> None:
+    y *= beta
+    y += alpha * x
 
 
 def _gemm_of_numpy(out: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray | None) -> None:
@@ -206,6 +223,7 @@ CALLS: dict[Kind, Callable[[Op, Machine], list[Call]]] = {
     Kind.WHERE: _where,
     Kind.MATMUL: _matmul,
     Kind.GEMM: _gemm,
+    Kind.AXPBY: _axpby,
     Kind.REDUCE: _reduce,
     Kind.ARG: _arg,
     Kind.TAKE: _take,

@@ -17,22 +17,25 @@ from mlp_xp_backends.compiler.passes import (
     horizontal_fusion,
     picks,
     sums_as_products,
+    sums_of_multiples,
 )
-from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
+from mlp_xp_backends.compiler.program import Kind, Program, Value
 from mlp_xp_backends.compiler.targets.cpu.adopt import adopted
 from mlp_xp_backends.compiler.targets.cpu.blas import Blas, Call
-from mlp_xp_backends.compiler.targets.cpu.calls import Machine, calls, copied
+from mlp_xp_backends.compiler.targets.cpu.calls import Machine, copied
 from mlp_xp_backends.compiler.targets.cpu.denormals import flushed
 from mlp_xp_backends.compiler.targets.cpu.memory import plan_memory, separate
-from mlp_xp_backends.compiler.targets.cpu.team import SPLIT
+from mlp_xp_backends.compiler.targets.cpu.shares import pays, shared_calls, work
+from mlp_xp_backends.compiler.targets.cpu.team import MOST, SPLIT, TEAM
 from mlp_xp_backends.trees import leaves, unflatten
 from mlp_xp_backends.typing import HostArray, Tree
 
 PASSES: tuple[Pass, ...] = (
     picks,
-    horizontal_fusion,
     sums_as_products,
     fused_products,
+    horizontal_fusion,
+    sums_of_multiples,
     separate,
 )
 """The passes in order; only `separate` is required."""
@@ -77,8 +80,9 @@ class Runner:
         self.cells = {v: np.empty(v.shape, v.dtype) for v in program.items}
         self.buffers = [_aligned(size) for size in self.plan.buffers]
         self.bound: Any = None
-        self.threads = 1
-        self.is_small = all(_work(op) < SPLIT for op in program.ops if op.kind in (Kind.MATMUL, Kind.GEMM))
+        self.threads = 0
+        self.is_small = all(work(op) < SPLIT for op in program.ops if op.kind in (Kind.MATMUL, Kind.GEMM))
+        self.pays = pays(program)
         self.lock = Lock()
         ALIVE.add(self)
 
@@ -93,16 +97,23 @@ class Runner:
         carried, given, stacks = (list(map(np.asarray, leaves(tree))) for tree in (carry, consts, items))
         n, trees = len(stacks[0]), self.program.trees
         with self.lock:
-            threads = 1 if self.blas is None else self.blas.threads
+            threads = self._threads()
             if self.bound != _keys(carried, given) or threads != self.threads:
                 self.threads = threads
                 carried = self._bind(carried, given)
             outs = [np.empty((n, *v.shape), v.dtype) for v in self.program.outs]
-            alone = self.blas is not None and (self.is_small or self.blas.threads > 0)
+            alone = self.blas is not None and (self.is_small or threads > 0)
             one_core = self.blas.on_one_core() if self.blas is not None and alone else nullcontext()
-            with flushed(), one_core, np.errstate(all="ignore"):
+            with flushed(), one_core, TEAM.led(threads), np.errstate(all="ignore"):
                 self._run(n, stacks, outs)
         return unflatten(trees[0], iter(carried)), unflatten(trees[1], iter(outs))
+
+    def _threads(self) -> int:
+        """The threads to divide work between; 0 if the BLAS runs the products on threads of its own."""
+        if self.blas is None or self.is_small:
+            return 0
+        threads = self.blas.threads
+        return threads if self.blas.in_parts or (self.pays and threads <= MOST) else 0
 
     def _run(self, n: int, stacks: list[HostArray], outs: list[HostArray]) -> None:
         cells = list(zip(self.cells.values(), stacks, strict=True))
@@ -140,17 +151,11 @@ class Runner:
             return known[v]
 
         machine, program = Machine(at, self.blas, self.threads, self.checked), self.program
-        self.each: list[Call] = [call for op in program.ops for call in calls(op, machine)]
+        self.each: list[Call] = shared_calls(program.ops, machine)
         self.last = [copied(at(program.carry[k]), at(program.carry_out[k])) for k in self.plan.copies]
         self.outs = [at(v) for v in program.outs]
         self.bound = _keys(returned, given)
         return returned
-
-
-def _work(op: Op) -> int:
-    """Multiplications of a product of matrices; of each in a stack."""
-    rows, columns = op.out.shape[-2:]
-    return rows * columns * op.inputs[0].shape[-1]
 
 
 class _Lent:
