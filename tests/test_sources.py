@@ -10,7 +10,9 @@ import pytest
 from mlp_xp import SGD, Adam, BatchNorm, Callback, Chain, Dense, ReLU, SquaredError, StepDecay, Trainer, mlp
 from mlp_xp.data.sources import BatchSource, arrow_batches
 from mlp_xp.nn.schedules import OneCycle
+from mlp_xp.training.messages import Messages
 from mlp_xp.training.run import TrainingDivergedError
+from mlp_xp_backends.groups import get_group
 from mlp_xp_backends.trees import leaves
 
 ROWS, SIZE = 110, 16
@@ -261,7 +263,9 @@ class TestErrors:
 def test_a_group_of_processes_needs_arrays(data):
     x, y, _ = data
     t = trainer()
-    t._run.ranks = SimpleNamespace(group=SimpleNamespace(size=2, rank=0), rank=0, size=2)
+    t._run.ranks = SimpleNamespace(
+        group=SimpleNamespace(size=2, rank=0), rank=0, size=2, messages=Messages(get_group(None))
+    )
     with pytest.raises(ValueError, match="with a group pass arrays"):
         t.fit(batches_of(x, y), max_epochs=1)
     with pytest.raises(ValueError, match="find_lr trains in one process"):
