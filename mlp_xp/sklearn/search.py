@@ -231,7 +231,8 @@ class _Search(BaseSearchCV):  # type: ignore[misc]
         self.seconds: list[float] = []
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
-        """Run in this process: everything is fitted when the search looks at it."""
+        """Score in this process: everything is fitted when the search looks at it."""
+        self.parallel = dict(zip(("backend", "n_jobs"), joblib.parallel.get_active_backend(), strict=True))
         with joblib.parallel_config(backend="sequential"):
             return super().fit(X, y, **params)
 
@@ -250,7 +251,8 @@ class _Search(BaseSearchCV):  # type: ignore[misc]
             k = len(self.jobs.splits)
             at = [i * k + fold for i in chosen for fold in range(k)]
             part = [fits[i] for i in at]
-            train_all(part, self.owner.n_jobs, until)
+            with joblib.parallel_config(**self.parallel):
+                train_all(part, self.owner.n_jobs, until)
             for i, fit in zip(at, part, strict=True):
                 fits[i] = fit
             self.seconds += [getattr(fit, "seconds", 0.0) for fit in part]

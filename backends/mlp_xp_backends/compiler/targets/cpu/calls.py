@@ -12,7 +12,7 @@ from mlp_xp_backends.compiler.passes.sums import SHORT
 from mlp_xp_backends.compiler.program import Kind, Op, Value
 from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.ids import OneHot, SumById
-from mlp_xp_backends.compiler.targets.cpu.team import SPLIT, TEAM, in_shares, parts
+from mlp_xp_backends.compiler.targets.cpu.team import SPLIT, TEAM, parts
 from mlp_xp_backends.typing import HostArray
 
 ONE_BY_ONE = 32_768
@@ -56,9 +56,13 @@ def _begun(op: Op, x: Value, m: Machine) -> list[Call]:
 
 def _elementwise(op: Op, m: Machine) -> list[Call]:
     f, inputs, out = getattr(np, op.name), tuple(map(m.at, op.inputs)), m.at(op.out)
-    if f in (np.maximum, np.minimum):  # NumPy deprecates their positional out
-        return [(partial(f, out=out), inputs)]
-    return [(f, (*inputs, out))]
+    if f not in (np.maximum, np.minimum):
+        return [(f, (*inputs, out))]
+    for x, bound in (inputs, inputs[::-1]):  # three times as fast as `maximum` and `minimum` with a number
+        if bound.shape == () and x.shape == out.shape and x.dtype == bound.dtype in LETTER:
+            infinity = np.asarray(np.inf, x.dtype)
+            return [(x.clip, (bound, infinity, out) if f is np.maximum else (-infinity, bound, out))]
+    return [(partial(f, out=out), inputs)]  # NumPy deprecates their positional out
 
 
 def _copy(op: Op, m: Machine) -> list[Call]:
@@ -101,7 +105,7 @@ def _products(
         ready = [call for call in calls if call is not None]
         if len(ready) < len(calls):
             return None
-        found += ready if len(ready) == 1 or m.threads == 1 else [TEAM.call(in_shares(ready, m.threads))]
+        found += ready if len(ready) == 1 or m.threads == 1 else [TEAM.call([[call] for call in ready])]
     return found
 
 
