@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from golden import make
-from surgery import parts
+from surgery import assembled, parts
 from test_files_golden import same
 from test_files_models import Cubic, Square
 
@@ -109,6 +109,26 @@ def test_a_history_keeps_its_integers_gaps_and_bits(tmp_path: Path) -> None:
     assert repr(read[2]["count"]) == "7" and repr(read[2]["loss"]) == "-0.0" and read[1]["valid_loss"] == float("inf")
     assert [type(record["epoch"]) for record in read] == [int] * 3
     assert read[2]["ok"] == float(np.float32(0.1)) and np.isnan(read[1]["loss"])
+
+
+def test_integers_stay_integers_as_far_as_float64_is_exact(tmp_path: Path) -> None:
+    limit = 2**53
+    history = [{"epoch": 1, "loss": 0.5, "exact": limit, "negative": -limit, "rounded": limit + 1}]
+    read = again(tmp_path / "c", run(history=history)).history[0]
+    assert [repr(read[name]) for name in ("exact", "negative", "rounded")] == [
+        "9007199254740992", "-9007199254740992", "9007199254740992.0",
+    ]  # fmt: skip
+
+
+def test_a_history_that_was_changed_to_hold_other_numbers_is_refused(tmp_path: Path) -> None:
+    write_snapshot(tmp_path / "c", run(history=[{"epoch": 1, "loss": 0.5, "seconds": 1.0}]))
+    index, header, data = parts((tmp_path / "c").read_bytes())
+    begin = index["history"]["data_offsets"][0]
+    for value in (1.5, float("nan"), float("inf"), 2.0**53 + 2):
+        changed = data[:begin] + np.float64(value).tobytes() + data[begin + 8 :]
+        (tmp_path / "c").write_bytes(assembled(index, header, changed))
+        with pytest.raises(FileError, match="a column of integers in the history holds other numbers"):
+            read_snapshot(tmp_path / "c")
 
 
 def test_a_long_history_is_small_in_the_index_and_fast(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from golden import make
 from surgery import assembled, parts, raw, with_entry, with_header, without_array
 
-from mlp_xp.files import container
+from mlp_xp.files import container, generators
 from mlp_xp.files.checkpoints import read_snapshot
 from mlp_xp.files.config import encode
 from mlp_xp.files.models import read_model
@@ -211,6 +211,7 @@ def layer(**fields: object) -> dict:
         ({"models": [0]}, "must be an integer from 1"),
         ({"models": [-1]}, "must be an integer from 1"),
         ({"models": "x"}, "short list"),
+        ({"models": [1] * 8}, r"must be float64 of shape \(1, 1, 1, 1, 1, 1, 1, 1, "),
         ({"models": [1] * 9}, "short list"),
         ({"color": 3}, "its header has no field 'color'"),
     ],
@@ -219,11 +220,21 @@ def test_a_hostile_header_of_a_model_gets_one_clear_error(tmp_path: Path, change
     refused(tmp_path, with_header(MODEL, **changes), message)
 
 
-@pytest.mark.parametrize("extra", [b"[]", b"{", b"\xff", b'{"a":1,"a":2}', b"[" * DEEP, b""])
-def test_a_hostile_extra_gets_one_clear_error(tmp_path: Path, extra: bytes) -> None:
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (b"[]", "its extra is not a JSON object"),
+        (b"{", "malformed"),
+        (b"\xff", "utf-8"),
+        (b'{"a":1,"a":2}', "a key occurs twice"),
+        (b"[" * DEEP, "nested too deeply"),
+        (b"", "malformed"),
+    ],
+)
+def test_a_hostile_extra_gets_one_clear_error(tmp_path: Path, extra: bytes, message: str) -> None:
     index, header, data = parts(without_array(MODEL, "extra"))
     index["extra"] = {"dtype": "U8", "shape": [len(extra)], "data_offsets": [len(data), len(data) + len(extra)]}
-    refused(tmp_path, assembled(index, header, data + extra), "cannot read")
+    refused(tmp_path, assembled(index, header, data + extra), message)
 
 
 PLAN = {"max_epochs": 5, "batch_size": 4, "shuffle": True, "rows": 18}
@@ -238,6 +249,7 @@ BEST = {"epoch": 2, "score": 0.5, "monitor": "valid_loss", "mode": "min"}
         ({"step": encode(Chain(Dense(3, 2)))}, "not a TrainStep"),
         ({"step": None}, "not a TrainStep"),
         ({"updates": 10**400}, r"updates must be an integer from 0 to 2\^53"),
+        ({"updates": 2**53}, "updates must be"),
         ({"updates": -1}, "updates must be"),
         ({"updates": 2.0}, "updates must be"),
         ({"updates": float("nan")}, "updates must be"),
@@ -281,6 +293,34 @@ def test_a_hostile_header_of_a_checkpoint_gets_one_clear_error(tmp_path: Path, c
     refused(tmp_path, with_header(CHECKPOINT, **changes), message)
 
 
+def test_the_ends_of_every_range_belong_to_it(tmp_path: Path) -> None:
+    changes = {
+        **{"updates": 2**53 - 1, "samples": 2**53 - 1, "plan": {**PLAN, "rows": 1, "batch_size": 1, "max_epochs": 1}},
+        **{"position": 0, "best": {**BEST, "epoch": 0}, "class_weight": {"pairs": [[0, 5e-324], [2**53 - 1, 1e308]]}},
+    }
+    (tmp_path / "c").write_bytes(with_header(without_array(CHECKPOINT, "losses"), **changes))
+    run = read_snapshot(tmp_path / "c")
+    assert (run.updates, run.samples, run.plan) == (2**53 - 1, 2**53 - 1, (1, 1, True, 1))
+    assert (run.best.epoch, run.class_weight) == (0, {0: 5e-324, 2**53 - 1: 1e308})
+
+
+def test_a_position_is_at_most_the_steps_of_an_epoch_and_of_the_run(tmp_path: Path) -> None:
+    """18 rows in batches of 9 or 10 are two steps, in batches of 18 one."""
+    for size in (9, 10, 17):
+        (tmp_path / "c").write_bytes(with_header(CHECKPOINT, plan={**PLAN, "batch_size": size}, updates=2))
+        assert read_snapshot(tmp_path / "c").position == 2
+    refused(tmp_path, with_header(CHECKPOINT, plan={**PLAN, "batch_size": 18}), "of a run with", read_snapshot)
+
+
+def test_an_index_has_at_most_four_mebibytes(tmp_path: Path) -> None:
+    data = parts(MODEL)[2]
+    size = int.from_bytes(MODEL[:8], "little")
+    greatest = MODEL[8 : 8 + size].rstrip().ljust(4 * 2**20)
+    (tmp_path / "m").write_bytes(raw(greatest, data))
+    assert read_model(tmp_path / "m").network
+    refused(tmp_path, raw(greatest + b" ", data), "its index has 4194305 bytes, more than 4194304")
+
+
 def test_fields_that_are_missing_in_a_checkpoint_have_defaults(tmp_path: Path) -> None:
     content = without_array(CHECKPOINT, "losses")
     for name in ("best.params.0.W", "best.params.0.b", "best.params.1.gamma", "best.params.1.beta"):
@@ -308,35 +348,63 @@ def changed(kind: str, *keys: str, to: object) -> dict:
 
 
 @pytest.mark.parametrize(
-    "generator",
+    ("generator", "message"),
     [
-        None,
-        {},
-        {"bit_generator": "dice"},
-        {"bit_generator": ["PCG64"]},
-        {"bit_generator": "PCG64"},
-        changed("PCG64", "state", to=3),
-        changed("PCG64", "state", to={}),
-        changed("PCG64", "state", "state", to=2**128),
-        changed("PCG64", "state", "state", to=-1),
-        changed("PCG64", "state", "inc", to=4),
-        changed("PCG64DXSM", "state", "inc", to=float("nan")),
-        changed("PCG64", "has_uint32", to=2),
-        changed("PCG64", "uinteger", to=2**32),
-        changed("MT19937", "state", "pos", to=10**6),
-        changed("MT19937", "state", "pos", to=625),
-        changed("MT19937", "state", "key", to=[1] * 623),
-        changed("MT19937", "state", "key", to=[2**32] * 624),
-        changed("MT19937", "state", "key", to=[0] * 624),
-        changed("MT19937", "state", "key", to=[[]] * 624),
-        changed("Philox", "buffer", to=[1, 2, 3]),
-        changed("Philox", "buffer_pos", to=5),
-        changed("Philox", "state", "key", to=[1, 2**64]),
-        changed("SFC64", "state", "state", to="1234"),
+        (None, "bit generator None is unknown"),
+        ({}, "bit generator None is unknown"),
+        ({"bit_generator": "dice"}, "bit generator 'dice' is unknown"),
+        ({"bit_generator": ["PCG64"]}, r"bit generator \['PCG64'\] is unknown"),
+        ({"bit_generator": "PCG64"}, "generator must have the fields bit_generator, state, has_uint32, uinteger"),
+        (changed("PCG64", "state", to=3), "state must have the fields state, inc"),
+        (changed("PCG64", "state", to={}), "state must have the fields state, inc"),
+        (changed("PCG64", "state", to={"state": 1, "inc": 1, "more": 1}), "state must have the fields state, inc"),
+        (changed("PCG64", "state", "state", to=2**128), f"state must be an integer from 0 to {2**128 - 1}"),
+        (changed("PCG64", "state", "state", to=-1), "state must be an integer from 0"),
+        (changed("PCG64", "state", "state", to=True), "state must be an integer from 0"),
+        (changed("PCG64", "state", "inc", to=4), "inc must be odd"),
+        (changed("PCG64DXSM", "state", "inc", to=float("nan")), "inc must be an integer from 0"),
+        (changed("PCG64DXSM", "state", "inc", to="1"), "inc must be an integer from 0"),
+        (changed("PCG64", "has_uint32", to=2), "has_uint32 must be an integer from 0 to 1, not 2"),
+        (changed("PCG64", "uinteger", to=2**32), "uinteger must be an integer from 0 to 4294967295"),
+        (changed("MT19937", "state", "pos", to=10**6), "pos must be an integer from 0 to 624"),
+        (changed("MT19937", "state", "pos", to=625), "pos must be an integer from 0 to 624, not 625"),
+        (changed("MT19937", "state", "key", to=[1] * 623), "key must be a list of 624 integers"),
+        (changed("MT19937", "state", "key", to={}), "key must be a list of 624 integers"),
+        (changed("MT19937", "state", "key", to=[2**32] * 624), "key must be an integer from 0 to 4294967295"),
+        (changed("MT19937", "state", "key", to=[0] * 624), "key must not be 0 throughout"),
+        (changed("MT19937", "state", "key", to=[[]] * 624), "key must be an integer from 0"),
+        (changed("Philox", "buffer", to=[1, 2, 3]), "buffer must be a list of 4 integers"),
+        (changed("Philox", "buffer_pos", to=5), "buffer_pos must be an integer from 0 to 4, not 5"),
+        (changed("Philox", "state", "key", to=[1, 2**64]), "key must be an integer from 0 to 18446744073709551615"),
+        (changed("SFC64", "state", "state", to="1234"), "state must be a list of 4 integers"),
     ],
 )
-def test_a_hostile_generator_gets_one_clear_error(tmp_path: Path, generator: object) -> None:
-    refused(tmp_path, with_header(CHECKPOINT, generator=generator), "cannot read", read_snapshot)
+def test_a_hostile_generator_gets_one_clear_error(tmp_path: Path, generator: object, message: str) -> None:
+    refused(tmp_path, with_header(CHECKPOINT, generator=generator), message, read_snapshot)
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "greatest"),
+    [
+        ("PCG64", ("state", "state"), 2**128 - 1),
+        ("PCG64", ("state", "inc"), 2**128 - 1),
+        ("PCG64", ("has_uint32",), 1),
+        ("PCG64", ("uinteger",), 2**32 - 1),
+        ("MT19937", ("state", "pos"), 624),
+        ("MT19937", ("state", "key"), [2**32 - 1] * 624),
+        ("Philox", ("buffer_pos",), 4),
+        ("Philox", ("buffer",), [2**64 - 1] * 4),
+    ],
+)
+def test_the_greatest_numbers_of_a_generator_are_read_and_accepted_by_numpy(
+    tmp_path: Path, kind: str, keys: tuple[str, ...], greatest: object
+) -> None:
+    """Each is the limit of NumPy's own C type or, for a position, the length of its array."""
+    given = changed(kind, *keys, to=greatest)
+    (tmp_path / "c").write_bytes(with_header(CHECKPOINT, generator=given))
+    bits = generators.KINDS[kind](0)
+    bits.state = read_snapshot(tmp_path / "c").generator
+    assert generators.encode(bits.state) == given
 
 
 def many(layers: int) -> dict:

@@ -174,6 +174,38 @@ def test_a_kink_is_stepped_around():
     assert report.ok, report
 
 
+@dataclass(frozen=True)
+class Kinked(Layer):
+    """``y = x + kink |p| / 2`` at p = 0, where the slope changes by ``kink``."""
+
+    kink: float
+
+    def specs(self):
+        return Spec(1, 1)
+
+    def init(self, rng):
+        return np.zeros((1, 1))
+
+    def forward(self, xp, params, x):
+        return x + 0.5 * self.kink * xp.abs(params), xp.sign(params)
+
+    def backward(self, xp, params, sign, dy):
+        return dy, xp.sum(dy * 0.5 * self.kink * sign, axis=-2, keepdims=True)
+
+
+@pytest.mark.parametrize(("size", "limit"), [(0.1, 1e-5**0.5), (1.0, 1e-5**0.5), (50.0, 50.0 * 1e-5**0.5)])
+def test_a_kink_is_a_second_difference_above_h_to_the_power_of_1_5(size, limit):
+    """A slope that changes by k makes a second difference of k h, with h = 1e-5; a large loss is rounded more."""
+    for kink in (0.8 * limit, 1.2 * limit):
+        chain, x, y = Chain(Kinked(kink)), np.full((1, 1), size), np.zeros((1, 1))
+        params = chain.init(None)
+        if kink < limit:
+            assert check_gradients(chain, AbsoluteError(), x, y, params=params).ok
+        else:
+            with pytest.raises(ValueError, match="no derivative at any entry"):
+                check_gradients(chain, AbsoluteError(), x, y, params=params)
+
+
 def test_rounding_leaves_much_room_below_the_tolerance(x, classes):
     assert max(check_gradients(mlp(N_IN, 5, N_OUT), SoftmaxCrossEntropy(), x, classes).errors.values()) < 1e-9
 
@@ -208,3 +240,128 @@ def test_a_layer_of_ones_own_needs_forward_and_backward_alone(place, x, classes)
     layers = [Dense(N_IN, 5), Dense(5, N_OUT)]
     layers.insert(place, Scaled([N_IN, 5, N_OUT][place]))
     assert check_gradients(Chain(*layers), SoftmaxCrossEntropy(), x, classes).ok
+
+
+# The report is what its documentation says
+
+
+@dataclass(frozen=True)
+class Faint(Layer):
+    """``y = (a + faint b) x`` with one column; its gradients are multiplied by factors of their own."""
+
+    faint: float = 1.0
+    wrong_a: float = 1.0
+    wrong_b: float = 1.0
+
+    def specs(self):
+        return Spec(1, 1), Spec(1, 1)
+
+    def init(self, rng):
+        return np.ones((1, 1)), np.zeros((1, 1))
+
+    def forward(self, xp, params, x):
+        a, b = params
+        return (a + self.faint * b) * x, x
+
+    def backward(self, xp, params, x, dy):
+        a, b = params
+        da = xp.sum(dy * x, axis=-2, keepdims=True)
+        return dy * (a + self.faint * b), (self.wrong_a * da, self.faint * self.wrong_b * da)
+
+
+def errors_of(layer, **options):
+    """At a = 1, b = 0, x = 1 and a target of 0, with 4 rows: ``da = 4``, ``db = 4 faint`` and ``|dx| = 2``."""
+    params = (layer.init(None),)
+    x, y = np.ones((4, 1)), np.zeros((4, 1))
+    return check_gradients(Chain(layer), SquaredError(reduction="sum"), x, y, params=params, **options)
+
+
+@pytest.mark.parametrize("factor", [3.0, 1.25, 0.75, 0.0, -1.0])
+def test_the_error_is_relative_to_the_larger_of_gradient_and_difference(factor):
+    report = errors_of(Faint(wrong_b=factor))
+    assert report.errors["0.1"] == pytest.approx(abs(factor - 1.0) / max(abs(factor), 1.0), rel=1e-6)
+    assert max(report.errors["0.0"], report.errors["x"]) < 1e-9
+
+
+def test_the_error_of_a_faint_gradient_is_relative_to_a_thousandth_of_the_largest():
+    assert errors_of(Faint(faint=1e-5, wrong_b=2.0)).errors["0.1"] == pytest.approx(1e-5 / 1e-3, rel=1e-3)
+
+
+def test_the_default_tolerance_is_1e_7():
+    assert errors_of(Faint(wrong_a=1.0 + 0.9e-7)).ok
+    assert not errors_of(Faint(wrong_a=1.0 + 1.1e-7)).ok
+    assert errors_of(Faint(wrong_a=1.5), tolerance=0.34).ok
+
+
+@dataclass(frozen=True)
+class Counted(SquaredError):  # noqa: N818  a loss, not an exception
+    """Keeps the outputs of all forward passes."""
+
+    seen: list
+
+    def rows(self, xp, z, y):
+        self.seen.append(z.copy())
+        return super().rows(xp, z, y)
+
+
+@dataclass(frozen=True)
+class Offset(Layer):
+    """``y = x + p``."""
+
+    n: int
+
+    def specs(self):
+        return Spec(1, self.n)
+
+    def init(self, rng):
+        return np.zeros((1, self.n))
+
+    def forward(self, xp, params, x):
+        return x + params, ABSENT
+
+    def backward(self, xp, params, cache, dy):
+        return dy, xp.sum(dy, axis=-2, keepdims=True)
+
+
+@pytest.mark.parametrize(("options", "expected"), [({}, 30), ({"entries": 7}, 7), ({"entries": 100}, 50)])
+def test_so_many_random_entries_are_checked(options, expected):
+    loss = Counted(seen=[])
+    assert check_gradients(Chain(Offset(50)), loss, np.zeros((1, 50)), np.ones((1, 50)), **options).ok
+    at, *moved = np.concatenate(loss.seen)[1:]
+    changes = [tuple(np.flatnonzero(z != at)) for z in moved[: 2 * expected]]  # those of p, then those of x
+    assert [len(change) for change in changes] == [1] * 2 * expected
+    assert len(set(changes)) == expected
+    if expected < 50:
+        assert set(changes) != {(k,) for k in range(expected)}
+
+
+def test_biases_are_moved_away_from_zero():
+    """By 0.1 N(0, 1): the standard deviation of 10,000 such numbers is 0.1 within five of its own."""
+    loss = Counted(seen=[])
+    check_gradients(Chain(Offset(10_000)), loss, np.zeros((1, 10_000)), np.zeros((1, 10_000)), entries=1)
+    assert abs(loss.seen[0].std() - 0.1) < 5 * 0.1 / np.sqrt(2 * 10_000)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"x": np.zeros(N_IN)}, "x must be"),
+        ({"x": np.zeros((1, ROWS, N_IN))}, "x must be"),
+        ({"x": np.zeros((ROWS - 1, N_IN))}, "with a row of y and a weight for each row"),
+        ({"sample_weight": np.ones(ROWS - 1)}, "with a row of y and a weight for each row"),
+        ({"sample_weight": np.ones((ROWS, 1))}, "with a row of y and a weight for each row"),
+        ({"y": np.full(ROWS, -1)}, "y must hold classes from 0 to 3, but holds -1"),
+        ({"y": np.full(ROWS, N_OUT)}, "y must hold classes from 0 to 3, but holds 4"),
+        ({"y": np.zeros((ROWS, N_OUT - 1))}, "one column for each of the 4 outputs"),
+        ({"y": np.zeros(ROWS)}, "one column for each of the 4 outputs"),
+    ],
+)
+def test_rows_that_do_not_match_are_refused(change, words, x, classes):
+    given = {"x": x, "y": classes} | change
+    with pytest.raises(ValueError, match=words):
+        check_gradients(mlp(N_IN, N_OUT), SoftmaxCrossEntropy(), **given)
+
+
+@pytest.mark.parametrize("y", [0, N_OUT - 1])
+def test_the_first_and_the_last_class_are_classes(y, x):
+    assert check_gradients(mlp(N_IN, N_OUT), SoftmaxCrossEntropy(), x, np.full(ROWS, y)).ok

@@ -208,6 +208,19 @@ def test_chain_composes_and_nests():
     close((y, dx, leaves(grads)[0]), (other[0], other[2], leaves(other[3])[0]), rtol=0.0)
 
 
+@pytest.mark.parametrize("entries", [1, 3])
+def test_a_chain_refuses_trees_of_another_length(entries):
+    chain, x = Chain(Tanh(), Sigmoid()), np.ones((ROWS, 7))
+    right, wrong = (((),) * n for n in (2, entries))
+    _, caches, _ = chain.forward(XP, right, right, x, True)
+    for trees in ((wrong, right), (right, wrong)):
+        with pytest.raises(ValueError, match="zip"):
+            chain.forward(XP, *trees, x, True)
+    for trees in ((wrong, caches), (right, caches[:1] * entries)):
+        with pytest.raises(ValueError, match="zip"):
+            chain.backward(XP, *trees, x)
+
+
 @pytest.mark.parametrize(
     "chain",
     [
@@ -242,6 +255,14 @@ def test_what_cannot_be_is_refused(make, words):
         make()
 
 
+@pytest.mark.parametrize("layer", [*LAYERS, Dense(7, 5, bias=False), Embedding(9, 4)], ids=named)
+def test_specs_are_the_shapes_and_dtypes_of_what_a_layer_draws(layer):
+    chain, rng = Chain(layer), np.random.default_rng(0)
+    for specs, drawn in ((chain.specs(), chain.init(rng)), (chain.state_specs(), chain.init_state(rng))):
+        assert tree_map(np.shape, drawn) == tree_map(lambda spec: (spec.rows, spec.columns), specs)
+        assert [a.dtype.name.removesuffix("64") for a in leaves(drawn)] == [spec.dtype for spec in leaves(specs)]
+
+
 def test_layers_are_values():
     assert Dense(7, 5) == Dense(7, 5)
     assert len({Chain(Dense(7, 5), ReLU()), Chain(Dense(7, 5), ReLU())}) == 1
@@ -262,18 +283,19 @@ def test_three_models_at_once_are_three_models(layer):
 
 
 @pytest.mark.parametrize("combine", ["concat", "sum"])
-def test_embeddings_of_three_models_read_the_same_ids(combine):
+@pytest.mark.parametrize("own", [False, True])
+def test_embeddings_of_three_models_read_the_same_ids_or_their_own(combine, own):
     rng = np.random.default_rng(0)
     layer = Embedding(5, 4, ids_per_row=3, combine=combine)
     params = tree_map(lambda *a: np.stack(a), *(layer.init(rng) for _ in range(3)))
-    ids = rng.integers(0, 5, (ROWS, 3), dtype=np.int32)
+    ids = rng.integers(0, 5, (3, ROWS, 3) if own else (ROWS, 3), dtype=np.uint8)
     y, _ = layer.forward(XP, params, ids)
     dy = rng.standard_normal(y.shape)
     grads = layer.gradient(XP, params, ids, dy)
     for i in range(3):
-        alone = tree_map(lambda a, i=i: a[i], params)
-        close(y[i], layer.forward(XP, alone, ids)[0])
-        close(grads.E[i], layer.gradient(XP, alone, ids, dy[i]).E)
+        alone, its = tree_map(lambda a, i=i: a[i], params), ids[i] if own else ids
+        close(y[i], layer.forward(XP, alone, its)[0])
+        close(grads.E[i], layer.gradient(XP, alone, its, dy[i]).E)
 
 
 # Dropout
@@ -319,6 +341,16 @@ def test_dropout_drops_its_share(rate):
     for axes in product(range(3), repeat=2):  # each step, row and column has its share
         part = dropped.mean(axis=tuple(set(axes)))
         assert np.abs(part - rate).max() < 5.5 * deviation / math.sqrt(dropped.size / max(part.size, 1))
+
+
+def test_dropout_drops_the_numbers_below_a_share_of_all():
+    """Of the 2^32 numbers, ``rate 2^32`` are smaller than -2^31 + rate 2^32: the next one is kept."""
+    key, step, row, column = 5, 3, 4, 2
+    bits = hash32_in_python(hash32_in_python(row ^ hash32_in_python(key ^ hash32_in_python(step))) ^ column)
+    signed = bits - 2**32 if bits >= 2**31 else bits
+    state = Counter(*(np.full((1, 1), n, np.int32) for n in (key, step)))
+    for below, kept in ((signed + 2**31, True), (signed + 2**31 + 1, False)):
+        assert Dropout(below / 2**32).keep(np, state, (row + 1, column + 1))[row, column] == kept
 
 
 def test_masks_of_steps_rows_columns_and_keys_have_nothing_to_do_with_each_other():

@@ -394,7 +394,7 @@ def test_frozen_layers_compute_as_in_prediction_and_keep_their_state():
 @pytest.mark.parametrize(
     ("frozen", "words"),
     [
-        ((0, 3), "leaves no parameters to train"),
+        ((0, 3), "no parameters to train"),
         ((4,), "frozen names layer 4, but the network has 4 layers"),
         ((-1,), "each position in frozen must be an integer of at least 0"),
         ((True,), "each position in frozen must be an integer"),
@@ -408,3 +408,18 @@ def test_what_cannot_be_frozen(frozen, words):
     chain = chain or Chain(Dense(N_IN, 7), ReLU(), Dropout(0.5), Dense(7, N_OUT))
     with pytest.raises((ValueError, TypeError), match=words):
         TrainStep(chain, SOFTMAX, SGD(0.1), frozen=frozen)
+
+
+def test_a_network_without_parameters_cannot_be_trained():
+    with pytest.raises(ValueError, match="there are no parameters to train"):
+        TrainStep(Chain(ReLU(), Dropout(0.5)), SOFTMAX, SGD(0.1))
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.1])
+def test_a_layer_that_returns_too_few_gradients_is_found(l2):
+    class Forgetful(Dense):
+        def gradient(self, xp, params, x, dy):
+            return super().gradient(xp, params, x, dy)._replace(b=())
+
+    with pytest.raises(ValueError, match="zip"):
+        one(TrainStep(Chain(Forgetful(N_IN, N_OUT)), SOFTMAX, SGD(0.1), l2=l2))

@@ -20,9 +20,10 @@ _written: set[Path] = set()  # temporary folders that this process is using
 def write(path: str | Path, fill: Callable[[Path], Any]) -> None:
     """Call ``fill`` with the path of a temporary file, flush that file to the disk and rename it to ``path``.
 
-    The file is written in a private temporary folder beside ``path``: the next call removes whatever a killed process
-    left there. If ``path`` is a symbolic link, its target is replaced. An existing file keeps its
-    mode. Raises `FileError` if the operating system reports an error; an existing file at ``path`` is then unchanged.
+    The file is written in a private temporary folder beside ``path``. If the process is killed, the folder stays until
+    the next call for this path, by any process. If ``path`` is a symbolic link, its target is replaced. An existing
+    file keeps its mode. Raises `FileError` if the operating system reports an error; an existing file at ``path`` is
+    then unchanged.
     """
     path = as_path(path)
     check_folder(path)
@@ -42,8 +43,8 @@ def write(path: str | Path, fill: Callable[[Path], Any]) -> None:
     except OSError as error:
         raise failed("write", path, error, "; an existing file is unchanged") from error
     finally:
+        _written.discard(folder)  # first: if removing it is interrupted, the next call does
         shutil.rmtree(folder, ignore_errors=True)
-        _written.discard(folder)
     with contextlib.suppress(OSError):  # some systems cannot flush a folder
         _flush(target.parent)
 
@@ -72,7 +73,7 @@ def _is_running(pid: int) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
+    except ProcessLookupError:
         return False
     except OSError:
         return True  # a process of another user

@@ -30,7 +30,7 @@ KNOWN: dict[str, type] = {
 """Every configuration of this library."""
 CUSTOM = "custom:"  # before the names of all other classes
 MAX_VALUES = 50_000  # numbers, strings and objects in a configuration; a dense layer has about ten
-MAX_DEPTH = 64
+MAX_DEPTH = 64  # objects and lists, one inside the other
 
 
 def encode(value: Any) -> Json:
@@ -52,18 +52,18 @@ def encode_checked(value: Any) -> Json:
 
 
 def _encode(value: Any, depth: int) -> Json:
-    if depth > MAX_DEPTH:
-        raise ValueError(f"a configuration that can be saved has at most {MAX_DEPTH} levels")
     if isinstance(value, np.generic):
         value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if depth == MAX_DEPTH:
+        raise ValueError(f"a configuration that can be saved has at most {MAX_DEPTH} levels")
     cls: type = type(value)
     if dataclasses.is_dataclass(cls):
         name = cls.__name__ if KNOWN.get(cls.__name__) is cls else CUSTOM + cls.__name__
         return {"type": name} | {f.name: _encode(getattr(value, f.name), depth + 1) for f in _fields(cls)}
     if isinstance(value, tuple):
         return [_encode(entry, depth + 1) for entry in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
     raise TypeError(
         f"cannot save {shown(value)}: custom layers, losses, optimizers and schedules must be frozen dataclasses "
         "whose fields hold numbers, strings, None, tuples and dataclasses"
@@ -72,15 +72,15 @@ def _encode(value: Any, depth: int) -> Json:
 
 def check_size(value: Json) -> None:
     """Raise `ValueError` for JSON that is too large or too deep for a configuration."""
-    count, level = 0, [value]
-    for _ in range(MAX_DEPTH + 2):
-        count += len(level)
-        below = [entry for entry in level if isinstance(entry, (dict, list))]
-        if count + sum(map(len, below)) > MAX_VALUES:
-            raise ValueError(f"a configuration has at most {MAX_VALUES} values: use fewer layers")
-        level = [child for entry in below for child in (entry.values() if isinstance(entry, dict) else entry)]
+    count, level = 1, [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [entry for entry in level if isinstance(entry, (dict, list))]
         if not level:
             return
+        count += sum(map(len, level))
+        if count > MAX_VALUES:
+            raise ValueError(f"a configuration has at most {MAX_VALUES} values: use fewer layers")
+        level = [child for entry in level for child in (entry.values() if isinstance(entry, dict) else entry)]
     raise ValueError(f"a configuration has at most {MAX_DEPTH} levels")
 
 

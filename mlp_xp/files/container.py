@@ -151,9 +151,8 @@ def opened(path: str | Path) -> Iterator[Content]:
 def _check_index(path: Path, size: int) -> None:
     """Raise `ValueError` for an index that is too large, is not JSON, or has a key twice."""
     with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > size - 8:
+        length = int.from_bytes(file.read(8), "little")
+        if length > size - 8:
             raise ValueError(f"it is cut short or not a file of mlp_xp: {size} bytes, an index of {length}")
         if length > MAX_INDEX:
             raise ValueError(f"its index has {length} bytes, more than {MAX_INDEX}")

@@ -21,7 +21,7 @@ from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends.typing import HostArray, Tree
 
-MAX_DEPTH = 100  # levels of the JSON in extra
+MAX_DEPTH = 100  # objects and lists in extra, one inside the other
 
 
 class SavedModel(NamedTuple):
@@ -107,7 +107,7 @@ def plain(name: str, value: Any, depth: int = 0) -> Any:
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if depth > MAX_DEPTH:
+    if depth == MAX_DEPTH:
         raise ValueError(f"{name} is nested too deeply to be saved: at most {MAX_DEPTH} levels")
     if isinstance(value, (list, tuple)):
         return [plain(f"{name}[{i}]", entry, depth + 1) for i, entry in enumerate(value)]

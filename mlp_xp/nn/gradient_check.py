@@ -125,11 +125,11 @@ def _checked(network: Chain, loss: Loss, x: Any, y: Any, w: Any) -> tuple[HostAr
     x, y, w = np.array(x), np.array(y), ABSENT if w is None else np.asarray(w, dtype=np.float64)
     if x.ndim != 2 or len(y) != len(x) or (w is not ABSENT and w.shape != (len(x),)):
         raise ValueError(f"x must be (rows, features), with a row of y and a weight for each row, but x is {x.shape}")
-    n_out = network.width(x.shape[1])
+    n_out = cast(int, network.width(x.shape[1]))
     if loss.target == "class" and y.dtype.kind in "iu":
-        if n_out is not None and not 0 <= y.min() <= y.max() < n_out:
+        if not 0 <= y.min() <= y.max() < n_out:
             raise ValueError(f"y must hold classes from 0 to {n_out - 1}, but holds {y.min()} ... {y.max()}")
-    elif y.shape != (len(x), n_out if n_out is not None else x.shape[1]):
+    elif y.shape != (len(x), n_out):
         raise ValueError(f"y must have one column for each of the {n_out} outputs, but its shape is {y.shape}")
     return (x.astype(np.float64) if network.first.takes == "floats" else x), y, w
 

@@ -182,11 +182,11 @@ def _checked_positions(positions: Sequence[int], network: Chain) -> tuple[int, .
     checked = tuple(sorted({Count(0)("each position in frozen", i) for i in positions}))
     if checked and checked[-1] >= len(network.layers):
         raise ValueError(f"frozen names layer {checked[-1]}, but the network has {len(network.layers)} layers, from 0")
-    if not checked:
-        return checked
     first = network.first_trainable(checked)
     if first == len(network.layers):
-        raise ValueError(f"frozen={checked} leaves no parameters to train: leave out at least one layer that has some")
+        raise ValueError(
+            f"there are no parameters to train with frozen={checked}: at least one layer that is not frozen needs some"
+        )
     for i in checked:
         if i > first and _keeps_state(network.layers[i]):
             raise ValueError(

@@ -24,6 +24,9 @@ from mlp_xp_backends.typing import HostArray
 SHRINK = 0.5
 """A stack is compacted when at most this share of its models is left and no others wait: each size is compiled."""
 
+INTERVAL = 60.0
+"""Seconds from one checkpoint of a stack to the next."""
+
 
 class Measured(NamedTuple):
     """A set of rows to measure after each epoch."""
@@ -55,22 +58,26 @@ def train(
     group: Group,
     runs: Sequence[Run],
     until: int | None = None,
-    done: Callable[[Run], Any] | None = None,
-    ticked: Callable[[int], Any] | None = None,
+    save: Callable[[Run], Any] | None = None,
 ) -> list[Run]:
-    """Train all runs to their end, or to ``until`` epochs; call ``done`` with each that is, and return them."""
+    """Train all runs to their end, or to ``until`` epochs, and return them.
+
+    Call ``save`` with each run when it is there, and every `INTERVAL` with all runs under way.
+    """
     backend = as_backend(group.device)
     waiting = [run for run in runs if not is_over(run, until)][::-1]
-    team = Team(group, backend)
+    team, saved = Team(group, backend), time.monotonic()
     while waiting or team.runs:
         team.refill(waiting)
         with np.errstate(all="ignore"):  # of models that diverge
             team.epoch()
-        if ticked is not None:
-            ticked(len(team.runs))
-        for run in team.release(until, bool(waiting)):
-            if done is not None:
-                done(run)
+        stored = team.release(until, bool(waiting))
+        if save is None:
+            continue
+        if time.monotonic() - saved >= INTERVAL:
+            stored, saved = stored + team.store(team.under_way), time.monotonic()
+        for run in stored:
+            save(run)
     return list(runs)
 
 
@@ -106,7 +113,7 @@ class Team:
             self._exchange(list(range(len(self.runs))), new)
 
     def _exchange(self, keep: list[int], new: list[Run]) -> None:
-        xp, old = self.backend.xp, len(self.runs)
+        xp = self.backend.xp
         self.stack.exchange(keep, [(run.candidate.step, run.snapshot.state) for run in new])
         self.runs = [*(self.runs[i] for i in keep), *new]
         if not self.runs or self.runs[0].rule is None:
@@ -118,7 +125,7 @@ class Team:
             for run in new
         ]
         parts = []
-        if keep and old:
+        if keep:
             chosen = self.backend.asarray(np.array(keep, np.int32))
             parts.append(tree_map(lambda a: xp.take(a, chosen, axis=0), self.best))
         if kept:
@@ -175,15 +182,10 @@ class Team:
 
     def release(self, until: int | None, more: bool) -> list[Run]:
         """Store the runs that are done, and take them out of the stack if that is worth the compilation."""
-        done = [i for i, run in enumerate(self.runs) if i not in self.over and is_over(run, until)]
-        if done:
-            ruled = self.runs[0].rule is not None
-            best = rows_on_host(self.backend, self.best, done) if ruled else [None] * len(done)
-            for i, state, kept in zip(done, self.stack.states(done), best, strict=True):
-                self.runs[i].store(state, kept)
-            self.over |= set(done)
-        released = [self.runs[i] for i in done]
-        left = [i for i in range(len(self.runs)) if i not in self.over]
+        done = [i for i in self.under_way if is_over(self.runs[i], until)]
+        released = self.store(done)
+        self.over |= set(done)
+        left = self.under_way
         if not left or (self.over and (more or len(left) <= SHRINK * len(self.runs))):
             self.over = set()
             if left:
@@ -191,3 +193,18 @@ class Team:
             else:
                 self.runs = []
         return released
+
+    @property
+    def under_way(self) -> list[int]:
+        """The positions of the runs that are not done."""
+        return [i for i in range(len(self.runs)) if i not in self.over]
+
+    def store(self, chosen: Sequence[int]) -> list[Run]:
+        """Copy the states of the runs at these positions back to the runs, and return these."""
+        if not chosen:
+            return []
+        ruled = self.runs[0].rule is not None
+        best = rows_on_host(self.backend, self.best, chosen) if ruled else [None] * len(chosen)
+        for i, state, kept in zip(chosen, self.stack.states(chosen), best, strict=True):
+            self.runs[i].store(state, kept)
+        return [self.runs[i] for i in chosen]

@@ -74,11 +74,10 @@ class SweepResult:
     @property
     def best(self) -> dict[str, Any]:
         """The record of the best model; `ValueError` if all have diverged."""
-        sign = 1.0 if self.mode == "min" else -1.0
         found = [r for r in self.records if r["diverged"] is None and not math.isnan(r.get(self.monitor, math.nan))]
         if not found:
             raise ValueError(f"no model has a finite {self.monitor}: all have diverged; try smaller learning rates")
-        return min(found, key=lambda record: sign * record[self.monitor])
+        return (min if self.mode == "min" else max)(found, key=lambda record: record[self.monitor])
 
     def setting(self, model: int) -> Setting:
         """The setting of a model."""
@@ -129,10 +128,9 @@ class SweepResult:
     @property
     def best_setting(self) -> int:
         """The position of the setting with the best mean over its folds; of a model without folds its number."""
-        k, sign = max(len(self._folds), 1), 1.0 if self.mode == "min" else -1.0
-        values = [sign * r.get(self.monitor, math.nan) if r["diverged"] is None else math.inf for r in self.records]
-        means = np.array(values).reshape(-1, k).mean(axis=1)
-        return int(np.nanargmin(means))
+        worst, choose = (math.inf, np.nanargmin) if self.mode == "min" else (-math.inf, np.nanargmax)
+        values = [r.get(self.monitor, math.nan) if r["diverged"] is None else worst for r in self.records]
+        return int(choose(np.array(values).reshape(-1, len(self._folds) or 1).mean(axis=1)))
 
     def values(self, column: str, *parameters: str) -> dict[tuple[Any, ...], list[float]]:
         """The values of ``column`` by those of the parameters: a list over seeds, folds and whatever else differs."""

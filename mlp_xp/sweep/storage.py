@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mlp_xp.files import atomic
 from mlp_xp.files.checkpoints import read_snapshot, write_snapshot
 from mlp_xp.files.config import custom_types
 from mlp_xp.files.snapshot import Snapshot
@@ -27,12 +28,13 @@ class Storage:
         identity = hashlib.sha256(repr((list(candidates), options)).encode()).hexdigest()
         self.folder.mkdir(parents=True, exist_ok=True)
         marker = self.folder / "sweep.txt"
-        if marker.exists() and marker.read_text(encoding="utf-8").strip() != identity:
+        if not marker.exists():
+            atomic.write(marker, lambda file: file.write_text(identity + "\n", encoding="utf-8"))
+        elif marker.read_text(encoding="utf-8").strip() != identity:
             raise ValueError(
                 f"{self.folder} holds the models of another sweep: continue that one with its settings, data and "
                 "options, or choose another folder"
             )
-        marker.write_text(identity + "\n", encoding="utf-8")
 
     def _path(self, index: int) -> Path:
         assert self.folder is not None

@@ -1,0 +1,193 @@
+"""What a stack holds, where tasks run, and what a result reports."""
+
+from __future__ import annotations
+
+import io
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlp_xp import SGD, Dense, EarlyStopping, Sweep, Trainer, mlp
+from mlp_xp.nn.layers import Chain, Embedding
+from mlp_xp.sweep.stack import Stack, models_together
+from mlp_xp.sweep.tasks import processes, run_tasks
+from mlp_xp_backends import get_backend
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((60, 3))
+Y = (X[:, 0] > 0.0).astype(int)
+FIT: dict[str, Any] = {"max_epochs": 3, "batch_size": 20}
+
+
+def sweep(*rates: float, **options: Any) -> Sweep:
+    return Sweep(mlp(3, 4, 2), optimizer=SGD(), grid={"lr": rates}, device="numpy:plain", **options)
+
+
+# Stacks
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("numpy", {1: 16, 249_999: 16, 250_000: 8, 799_999: 8, 800_000: 4, 3_999_999: 4, 4_000_000: 2, 10**12: 2}),
+        ("torch", {249_999: 16, 250_000: 8, 800_000: 4, 1_999_999: 4, 2_000_000: 1}),
+        ("jax", {249_999: 16, 250_000: 8, 800_000: 1}),
+        ("another", {249_999: 16, 250_000: 8, 800_000: 1}),
+    ],
+)
+def test_a_stack_on_a_cpu_is_as_large_as_the_cache(name, sizes):
+    """The network has as many numbers as its forward pass has multiply-adds for a row."""
+    backend = SimpleNamespace(device="cpu", name=name)
+    for work, size in sizes.items():
+        network = Chain(Dense(1, 1, bias=False))
+        assert models_together(backend, network, work, "float32") == size
+
+
+@pytest.mark.parametrize(("free", "size"), [(10**3, 1), (10 * 4 * 6 * (300 + 10 * 7), 1), (10**6, 11), (10**12, 1024)])
+def test_a_stack_on_a_gpu_takes_a_tenth_of_its_free_memory(free, size):
+    """Six copies of 300 numbers and of the 10 outputs of 7 rows, 4 bytes each: 8,880 bytes for a model."""
+    backend = SimpleNamespace(device="cuda:0", name="cupy", memory=lambda: SimpleNamespace(free=free))
+    assert models_together(backend, Chain(Dense(30, 10, bias=False)), 7, "float32") == size
+
+
+@pytest.mark.parametrize(("together", "sizes"), [(4, [4, 4, 2, 1]), (3, [3, 3, 3, 1, 1]), (2, [2, 2, 2, 2, 1, 1])])
+def test_a_stack_is_refilled_and_then_compacted_when_half_of_its_models_are_left(monkeypatch, together, sizes):
+    """Each size is compiled, so models that are done stay until then. These end after 1, 2, 3 and 4 epochs."""
+    found, epoch = [], Stack.epoch
+    monkeypatch.setattr(Stack, "epoch", lambda stack, plans: found.append(len(plans)) or epoch(stack, plans))
+    settings = [{"max_epochs": n} for n in (1, 2, 3, 4)]
+    result = Sweep(mlp(3, 4, 2), optimizer=SGD(0.1), settings=settings, device="numpy:plain").fit(
+        X, Y, **FIT, together=together
+    )
+    assert [record["epochs"] for record in result.records] == [1, 2, 3, 4]
+    assert found == sizes
+
+
+def test_models_that_read_ids_train_one_by_one():
+    assert models_together(get_backend("numpy:plain"), Chain(Embedding(5, 3), Dense(3, 2)), 1, "float32") == 1
+
+
+# Tasks
+
+
+def test_tasks_run_here_in_order_unless_processes_are_asked_for():
+    assert list(run_tasks(lambda a, b: a - b, [(3, 1), (5, 4)], None)) == [2, 1]
+    assert list(run_tasks(lambda a, b: a - b, [(3, 1), (5, 4)], 1)) == [2, 1]
+    assert processes(None) == processes(1) == 1
+
+
+def test_processes_need_joblib(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "joblib", None)
+    assert processes(None) == processes(1) == 1
+    with pytest.raises(ImportError, match="n_jobs needs joblib: pip install joblib"):
+        processes(2)
+
+
+def test_progress_is_reported_to_stderr(capsys):
+    sweep(0.1, 0.2).fit(X, Y, **FIT, progress=True)
+    assert capsys.readouterr().err.split("\r")[-1] == "2 of 2 models\n"
+    sweep(0.1, 0.2).fit(X, Y, **FIT)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_on_a_terminal_counts_the_models_that_are_done(monkeypatch):
+    class Terminal(io.StringIO):
+        flushed = ()
+
+        def isatty(self):
+            return True
+
+        def flush(self):
+            self.flushed = (*self.flushed, self.getvalue().rpartition("\r")[2])
+
+    for options, flushed, shown in (({}, (), ""), ({"progress": True}, ("1 of 2 models", "2 of 2 models"), "\n")):
+        monkeypatch.setattr("sys.stderr", Terminal())
+        sweep(0.1, 0.2).fit(X, Y, **FIT, **options)
+        assert sys.stderr.flushed == flushed  # a terminal shows a line without an end only then
+        assert sys.stderr.getvalue()[-1:] == shown
+
+
+# Results
+
+
+def test_a_result_without_validation_is_ordered_by_its_loss():
+    result = sweep(0.001, 0.5).fit(X, Y, **FIT)
+    assert (result.monitor, result.mode, len(result)) == ("loss", "min", 2)
+    assert result.best["lr"] == 0.5
+    assert repr(result) == f"SweepResult of 2 models; the best has loss {result.best['loss']:.4g}"
+    assert list(result.best) == ["model", "lr", "epochs", "diverged", "loss"]
+
+
+def test_early_stopping_decides_what_is_best_and_reports_the_best_epoch():
+    rule = EarlyStopping(monitor="valid_accuracy", patience=2)
+    fit = {"max_epochs": 30, "batch_size": 10, "early_stopping": rule, "validation_data": (X[40:], Y[40:])}
+    result = sweep(0.001, 0.5).fit(X[:40], Y[:40], **fit)
+    assert (result.monitor, result.mode) == ("valid_accuracy", "max")
+    for i, record in enumerate(result.records):
+        column = result.history(i)["valid_accuracy"]
+        assert record["valid_accuracy"] == max(column)
+        assert record["loss"] == result.history(i)["loss"][column.index(max(column))]
+        assert record["epochs"] == len(column) <= column.index(max(column)) + 3
+        assert result.member(i).evaluate(X[40:], Y[40:])["accuracy"] == pytest.approx(max(column))
+    assert result.best["valid_accuracy"] == max(record["valid_accuracy"] for record in result.records)
+    assert result.best_setting == result.best["model"]
+
+
+def test_a_sweep_whose_models_all_diverge_says_so():
+    result = sweep(1e30, 1e31).fit(1e3 * X, Y, **FIT)
+    assert repr(result) == "SweepResult of 2 models, all of which diverged"
+    with pytest.raises(ValueError, match="no model has a finite loss: all have diverged; try smaller learning rates"):
+        result.best  # noqa: B018  a property that raises
+
+
+def test_out_of_fold_is_the_mean_of_all_folds_that_hold_a_row_out_and_nan_without_any():
+    folds = [(range(30, 60), range(20)), (range(30, 60), range(10, 30))]
+    result = sweep(0.1, 0.5).fit(X, Y, **FIT, folds=folds)
+    assert [(r["lr"], r["fold"]) for r in result.records] == [(0.1, 0), (0.1, 1), (0.5, 0), (0.5, 1)]
+    for setting in (0, 1):
+        first, second = (result.member(2 * setting + fold).predict_proba(X) for fold in (0, 1))
+        found = result.out_of_fold(setting)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found[:10], first[:10])
+        np.testing.assert_allclose(found[10:20], (first[10:20] + second[10:20]) / 2, rtol=1e-6)
+        np.testing.assert_array_equal(found[20:30], second[20:30])
+        assert np.isnan(found[30:]).all()
+    np.testing.assert_array_equal(result.out_of_fold(), result.out_of_fold(result.best_setting))
+    with pytest.raises(ValueError, match="out_of_fold needs a sweep over folds"):
+        sweep(0.1).fit(X, Y, **FIT).out_of_fold()
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_best_setting_has_the_best_mean_and_no_fold_that_diverged(mode):
+    settings = [{"lr": 1e30}, {"lr": 1e-3}, {"lr": 0.5}]
+    rule = EarlyStopping(monitor="valid_loss", mode=mode, patience=9)
+    models = Sweep(mlp(3, 4, 2), optimizer=SGD(), settings=settings, device="numpy:plain")
+    result = models.fit(1e3 * X, Y, **FIT, folds=2, early_stopping=rule)
+    assert [record["diverged"] is None for record in result.records[:2]] == [False, False]
+    means = [np.mean([r["valid_loss"] for r in result.records[2 * i : 2 * i + 2]]) for i in (1, 2)]
+    assert result.best_setting == 1 + int(np.argmin(means) if mode == "min" else np.argmax(means))
+
+
+def test_a_trainer_goes_on_where_its_model_is():
+    result = sweep(0.1, 0.5).fit(X, Y, **FIT)
+    ours = result.trainer(1)
+    assert ours.epoch == 3
+    whole = Trainer(mlp(3, 4, 2), optimizer=SGD(0.5), device="numpy:plain")
+    for trainer in (ours, whole):
+        trainer.fit(X, Y, max_epochs=6, batch_size=20)
+    np.testing.assert_array_equal(ours.model.params[0].W, whole.model.params[0].W)
+
+
+def test_validation_sets_have_names():
+    data = {"near": (X[:9], Y[:9]), "far": (X[9:], Y[9:], np.ones(51))}
+    result = sweep(0.1).fit(X, Y, **FIT, validation_data=data)
+    assert {"near_loss", "near_accuracy", "far_loss", "far_accuracy"} <= result.best.keys()
+    for name, arrays in data.items():
+        assert result.best[f"{name}_loss"] == pytest.approx(result.member().evaluate(*arrays)["loss"], rel=1e-6)
+    with pytest.raises(ValueError, match="folds measure their held-out rows as 'valid'"):
+        sweep(0.1).fit(X, Y, **FIT, validation_data=(X, Y), folds=2)
+    with pytest.raises(TypeError, match=r"validation_data must be \(x, y\)"):
+        sweep(0.1).fit(X, Y, **FIT, validation_data=(X,))
