@@ -61,7 +61,6 @@ def on_mkl() -> Tools:
         hold = (a, b, c, one, zero)  # the call knows addresses alone
         return lambda: (call[0](*call[1]), hold)
 
-    library.begin()
     return multiply, lambda a: a, lambda: None
 
 

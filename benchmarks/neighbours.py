@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from statistics import median
 
+from benchmarks.harness import PAUSE
 from benchmarks.networks import Task, as_batches
 from benchmarks.peers import Peer
 from benchmarks.roster import roster
@@ -56,6 +57,7 @@ def measure(task: Task, n: int, rounds: int) -> dict[str, dict[str, float]]:
 def step(peer: Peer) -> float:
     """Microseconds a step over a run of steps."""
     placed = peer.place(as_batches(peer.rng, peer.task))
+    time.sleep(PAUSE)  # the threads of the peer before spin on
     began = time.perf_counter()
     peer.steps(placed)
     return 1e6 * (time.perf_counter() - began) / peer.task.steps

@@ -1,10 +1,11 @@
 """Training on several processes beside PyTorch's DistributedDataParallel (DDP) over gloo, and a model of more of them.
 
-    python -m benchmarks ranks [--ranks 1 2] [--rows 784-300-10@256 ...] [--rounds N] [--out FOLDER]
+    python -m benchmarks ranks [--ranks 1 2] [--rows 784-300-10@256 ...] [--rounds N] [--seconds S] [--out FOLDER]
 
 Every job is one ``mpiexec`` whose ranks have equally many threads. In each round ours and DDP train the same network on
 the same batches, one after the other; the median counts. The share of time spent communicating includes waiting for the
-slowest rank; for DDP it is what a step takes longer than without synchronization of the gradients (``no_sync``).
+slowest rank; for DDP it is what a step takes longer than without synchronization of the gradients (``no_sync``). The
+report is written after every job: after an interruption it has the jobs until then, and says so.
 """
 
 from __future__ import annotations
@@ -32,44 +33,60 @@ STEPS = 20
 SIZES = (4, 4_000, 40_000, 400_000, 4_000_000, 32_000_000)
 """Bytes of the measured all-reduce."""
 MODELED = (8, 64, 512)
+Job = dict[str, Any]
+"""What a job of so many ranks measured on a row."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], metavar="N", help="numbers of processes")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), metavar="NAME", help="widths@rows of a batch")
-    parser.add_argument("--rounds", type=int, default=9, help="epochs of each, after one to warm up")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the report there")
+    parser.add_argument("--rounds", type=int, default=9, help="epochs of each at most, after one to warm up")
+    parser.add_argument("--seconds", type=float, default=180.0, help="after which no further round begins, in all")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="FOLDER")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         work(options)
         return
     machine.need_torch()
-    found = {n: job(n, options) for n in options.ranks}
-    text = report(found, options)
-    print(text)
-    if options.out:
-        name = re.sub(r"[^a-z0-9]+", "-", machine.cpu_model().lower()).strip("-")
-        (options.out / f"ranks-cpu-{name}.md").write_text(text + "\n", encoding="utf-8")
+    measure(options)
 
 
-def job(ranks: int, options: argparse.Namespace) -> Any:
-    """What ``ranks`` processes measure."""
+def measure(options: argparse.Namespace) -> None:
+    """Run all jobs; write the report after each, and print the last one."""
+    header = heading(options)
+    jobs = [(row, ranks) for row in options.rows for ranks in options.ranks]
+    found: list[Job] = []
+    name = re.sub(r"[^a-z0-9]+", "-", machine.cpu_model().lower()).strip("-")
+    file = options.out / f"ranks-cpu-{name}.md"
+    try:
+        for row, ranks in jobs:
+            found.append(job(row, ranks, options, options.seconds / len(jobs)))
+            text = report(header, found, len(jobs))
+            file.write_text(text + "\n", encoding="utf-8")
+    except KeyboardInterrupt:
+        print(f"interrupted after {len(found)} of {len(jobs)} jobs", file=sys.stderr)
+    if found:
+        print(text)
+        print(f"written to {file}", file=sys.stderr)
+
+
+def job(row: str, ranks: int, options: argparse.Namespace, seconds: float) -> Job:
+    """What ``ranks`` processes measure in about so many seconds."""
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     mpiexec = shutil.which("mpiexec", path=places)
     if mpiexec is None:
         raise SystemExit('this benchmark needs mpiexec: pip install "mlp-xp[mpi]"')
-    threads = str(threads_of(options))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "found.json"
-        chosen = ["--rows", *options.rows, "--rounds", str(options.rounds), "--worker", str(file)]
-        command = [mpiexec, "-n", str(ranks), sys.executable, "-m", "mpi4py", "-m", "benchmarks.ranks", *chosen]
-        surroundings = os.environ | dict.fromkeys(machine.POOLS, threads)
+        limits = ["--rounds", str(options.rounds), "--seconds", str(seconds)]
+        command = [mpiexec, "-n", str(ranks), sys.executable, "-m", "mpi4py", "-m", "benchmarks.ranks", *limits]
+        surroundings = os.environ | dict.fromkeys(machine.POOLS, str(threads_of(options)))
         surroundings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29_000 + os.getpid() % 1_000)}
         surroundings["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        subprocess.run(command, env=surroundings, check=True)
-        return json.loads(file.read_text())
+        subprocess.run([*command, "--rows", row, "--worker", str(file)], env=surroundings, check=True)
+        return {"row": row, "ranks": ranks} | json.loads(file.read_text())
 
 
 def threads_of(options: argparse.Namespace) -> int:
@@ -86,13 +103,14 @@ def work(options: argparse.Namespace) -> None:
     group = get_group("mpi")
     torch.distributed.init_process_group("gloo", rank=group.rank, world_size=group.size)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    found = {"rows": {row: race(row, group, options.rounds) for row in options.rows}, "network": network(group)}
+    found = race(options.rows[0], group, options.rounds, options.seconds)
+    found |= {"network": network(group), "pools": machine.pools()}
     torch.distributed.destroy_process_group()
     if group.rank == 0:
         options.worker.write_text(json.dumps(found))
 
 
-def race(row: str, group: Any, rounds: int) -> dict[str, Any]:
+def race(row: str, group: Any, rounds: int, seconds: float) -> dict[str, Any]:
     """Seconds of a step of ours and of DDP, and their shares of communication, as medians over rounds."""
     import numpy as np
 
@@ -102,14 +120,17 @@ def race(row: str, group: Any, rounds: int) -> dict[str, Any]:
     y = rng.integers(0, widths[-1], len(x))
     ours, ddp = Ours(widths, group), Ddp(widths, group)
     columns: dict[str, list[float]] = {"ours": [], "ours communicating": [], "ddp": [], "ddp alone": []}
+    until = time.monotonic() + seconds
     for number in range(rounds + 1):
         figures = (*ours.epoch(x, y, batch), ddp.epoch(x, y, batch, True), ddp.epoch(x, y, batch, False))
-        for column, seconds in zip(columns.values(), figures, strict=True):
-            column.extend([seconds / STEPS] if number else [])
+        for column, spent in zip(columns.values(), figures, strict=True):
+            column.extend([spent / STEPS] if number else [])
+        if number and group.broadcast(np.asarray([time.monotonic() > until]).astype(np.int32))[0]:
+            break
     medians = {name: median(column) for name, column in columns.items()}
     ratio = median(b / a for a, b in zip(columns["ours"], columns["ddp"], strict=True))
     parameters = sum(a * b + b for a, b in pairwise(widths))
-    return medians | {"ddp / ours": ratio, "parameters": parameters, "batch": batch}
+    return medians | {"ddp / ours": ratio, "parameters": parameters, "batch": batch, "rounds": len(columns["ddp"])}
 
 
 class Timed:
@@ -144,9 +165,13 @@ class Ours:
             def start(self, trainer: Any) -> None:
                 timed.seconds = 0.0
 
+            def epoch(self, trainer: Any, record: Any) -> None:
+                self.spent = timed.seconds
+
         timed.barrier()
-        history = self.trainer.fit(x, y, max_epochs=self.trainer.epoch + 1, batch_size=batch, callbacks=[Begin()])
-        return history[-1]["seconds"], timed.seconds
+        begin = Begin()
+        history = self.trainer.fit(x, y, max_epochs=self.trainer.epoch + 1, batch_size=batch, callbacks=[begin])
+        return history[-1]["seconds"], getattr(begin, "spent", 0.0)  # rank 0 alone calls it, and reports
 
 
 class Ddp:
@@ -203,41 +228,61 @@ def network(group: Any) -> dict[int, float]:
     return found
 
 
-def report(found: dict[int, Any], options: argparse.Namespace) -> str:
-    """The tables, in Markdown."""
-    place = machine.describe("cpu", len(os.sched_getaffinity(0)))
-    lines = [
+def heading(options: argparse.Namespace) -> list[str]:
+    """The lines before the tables: the machine before the first job, the command, and how to read the figures."""
+    place, cores = machine.describe("cpu", len(os.sched_getaffinity(0))), len(os.sched_getaffinity(0))
+    given = re.sub(r" --out[ =]\S+", "", " ".join(["python -m benchmarks ranks", *sys.argv[1:]]))
+    load = os.getloadavg()[0]
+    return [
         "# Several processes on one machine",
         "",
-        f"{place['model']}, {place['threads']} cores, {place['system']}; "
-        + ", ".join(f"{name} {version}" for name, version in place["versions"].items()),
+        f"`{given}` on {place['model']}, {cores} cores, {place['system']}; "
+        + ", ".join(f"{name} {version}" for name, version in place["versions"].items())
+        + ".",
         "",
-        f"Medians of {options.rounds} rounds of {STEPS} steps, float32, Adam, from `python -m benchmarks ranks`; "
-        f"each rank has {threads_of(options)} thread(s). Above 1 in the column `DDP / ours`, ours is faster: the "
-        "median of the ratios of a round.",
+        f"Each rank has {threads_of(options)} thread(s). Medians of at most {options.rounds} rounds of {STEPS} steps, "
+        "float32, Adam. Above 1 in the column `DDP / ours`, ours is faster: the median of the ratios of a round. A "
+        "rank that waits for a slower one counts as communicating.",
         "",
-        f"The load average of the last five minutes was {os.getloadavg()[1]:.1f}. Where it is above the number of "
-        "cores, other programs ran too, and a rank that waits for one that does not run counts as communicating.",
+        f"The load average of the minute before was {load:.1f}: "
+        + (
+            f"other programs ran too, so that {max(options.ranks)} ranks did not have {cores} cores to themselves."
+            if load > 0.5
+            else "the machine was idle."
+        ),
         "",
-        "| network@batch | ranks | ours, ms/step | communicating | DDP, ms/step | communicating | DDP / ours |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for n, of_job in found.items():
-        for name, row in of_job["rows"].items():
-            shares = row["ours communicating"] / row["ours"], max(0.0, 1 - row["ddp alone"] / row["ddp"])
-            lines.append(
-                f"| {name} | {n} | {1e3 * row['ours']:.2f} | {shares[0]:.0%} | {1e3 * row['ddp']:.2f} | "
-                f"{shares[1]:.0%} | {row['ddp / ours']:.2f} |"
-            )
-    several = next((n for n in found if n > 1), None)
-    if several and 1 in found:
-        lines += ["", *modeled(found[1], found[several], several)]
+
+
+def report(header: list[str], found: list[Job], jobs: int) -> str:
+    """The header and the tables, in Markdown."""
+    lines = [*header]
+    if len(found) < jobs:
+        lines += [f"Not finished: {len(found)} of {jobs} jobs.", ""]
+    lines += [
+        "| network@batch | ranks | ours, ms/step | communicating | DDP, ms/step | communicating | DDP / ours | rounds "
+        "|",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in found:
+        shares = row["ours communicating"] / row["ours"], max(0.0, 1 - row["ddp alone"] / row["ddp"])
+        ours, ddp = (f"{share:.0%}" if row["ranks"] > 1 else "-" for share in shares)
+        lines.append(
+            f"| {row['row']} | {row['ranks']} | {1e3 * row['ours']:.2f} | {ours} | {1e3 * row['ddp']:.2f} | {ddp} | "
+            f"{row['ddp / ours']:.2f} | {row['rounds']} |"
+        )
+    lines += ["", f"Thread pools of a rank: {', '.join(found[0]['pools'])}."]
+    alone = [row for row in found if row["ranks"] == 1]
+    several = next((row for row in found if row["ranks"] > 1), None)
+    if several and alone:
+        lines += ["", *modeled(alone, several)]
     return "\n".join(lines)
 
 
-def modeled(alone: Any, together: Any, ranks: int) -> list[str]:
+def modeled(alone: list[Job], several: Job) -> list[str]:
     """The cost model: what it assumes, and from which batch on so many ranks are used at least by half."""
-    latency, per_byte = fitted({int(size): seconds for size, seconds in together["network"].items()}, ranks)
+    ranks = several["ranks"]
+    latency, per_byte = fitted({int(size): seconds for size, seconds in several["network"].items()}, ranks)
     lines = [
         "## More ranks: a model, not a measurement",
         "",
@@ -253,11 +298,11 @@ def modeled(alone: Any, together: Any, ranks: int) -> list[str]:
         "| network | bytes per step | us per row | " + " | ".join(f"{p} ranks" for p in MODELED) + " |",
         "| --- | --- | --- | " + " | ".join("---" for _ in MODELED) + " |",
     ]
-    for name, row in alone["rows"].items():
+    for row in alone:
         size, each = 4 * (row["parameters"] + 2), row["ours"] / row["batch"]
         needed = [p * reduction(p, size, latency, per_byte) / each for p in MODELED]
         shown = " | ".join(f"{math.ceil(rows):,}" for rows in needed)
-        lines.append(f"| {name} | {size:,} | {1e6 * each:.1f} | {shown} |")
+        lines.append(f"| {row['row']} | {size:,} | {1e6 * each:.1f} | {shown} |")
     return lines
 
 

@@ -1,7 +1,8 @@
 """Sphinx configuration: ``python -m sphinx -W -n -c docs . build/docs``, from the root of the repository.
 
 Links of the pages to files of code lead to pages with the highlighted file. A link whose text is a quoted line of code,
-such as [`y = x`](../mlp_xp/file.py), leads to that line, wherever it is.
+such as [`y = x`](../mlp_xp/file.py), leads to that line, wherever it is. Notebooks are executed, and their pages show
+the output of each cell.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from pygments.lexers.special import TextLexer
 from pygments.util import ClassNotFound
 
 ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = list((ROOT / "docs/notebooks").glob("*.md"))
 sys.path[:0] = [str(ROOT), str(ROOT / "backends")]
 
 project = "mlp_xp"
 copyright = "the authors of mlp_xp"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.linkcode", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.linkcode", "sphinx_copybutton"]
 root_doc = "docs/index"
 include_patterns = ["docs/**.md", "examples/README.md", "benchmarks/**.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 exclude_patterns = [".*", "build", "dist", "benchmarks/results/passes*", "benchmarks/results/ranks*"]
@@ -34,6 +36,10 @@ myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 3
 myst_url_schemes = {"http": None, "https": None, "mailto": None, "code": {"url": "{{path}}#{{fragment}}"}}
+
+nb_custom_formats = {f"notebooks/{file.name}": ["jupytext.reads", {"fmt": "md"}] for file in NOTEBOOKS}
+nb_execution_in_temp = True
+nb_execution_timeout = 300  # seconds for a cell
 
 default_role = "py:obj"
 autodoc_typehints = "none"

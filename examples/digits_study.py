@@ -1,6 +1,6 @@
 """A study of the learning rate: 784-300-10 on MNIST, trained on single images and on mini-batches.
 
-    python examples/digits_study.py --out pictures            # Adam on mini-batches
+    python examples/digits_study.py --out figures            # Adam on mini-batches
     python examples/digits_study.py --recipe published        # SGD, one image per step
     python examples/digits_study.py --rates 0.03 --seeds 1    # one rate, one run
 
@@ -85,6 +85,8 @@ class Study:
         self.run, self.data = run, data
         self.train, self.valid = split(data.train, (11, 1), np.random.default_rng(0))  # 55,000 and 5,000
         self.known: dict[tuple[Way, float, int], Attempt] = {}
+        self.widths = data.train.x.shape[1], 300, len(data.classes)
+        self.name = f"{'MNIST' if data.name == 'mnist' else 'small digits'}, {'-'.join(map(str, self.widths))}"
 
     def attempt(self, way: Way, rate: float, repeat: int = 0) -> Attempt:
         """The network trained that way, with the seed --seed + ``repeat``."""
@@ -96,9 +98,8 @@ class Study:
     def _train(self, way: Way, rate: float, repeat: int) -> Attempt:
         options = self.run.options
         print(way.at(rate) + (f", seed {options.seed + repeat}" if repeat else ""))
-        widths = (self.data.train.x.shape[1], 300, len(self.data.classes))
         trainer = Trainer(
-            mlp(*widths, activation="sigmoid", init=way.init, first=Rescale(scale=way.scale)),
+            mlp(*self.widths, activation="sigmoid", init=way.init, first=Rescale(scale=way.scale)),
             optimizer=way.optimizer(rate),
             device=self.run.backend,
             dtype=options.dtype,
@@ -145,7 +146,9 @@ def main(run: Run) -> None:
     run.result |= {**measured("valid", valid), **measured("test", test)}
     print(f"validation accuracy {percent(valid['accuracy'])}, test accuracy {percent(test['accuracy'])}")
     if options.recipe == "published" and data.name == "mnist":
-        print(f"published: validation accuracy {percent(PUBLISHED_ACCURACY)} after 5 epochs at rate 0.03")
+        print(
+            f"published: validation accuracy {percent(PUBLISHED_ACCURACY)} after 5 epochs at rate 0.03 (report, 2022)"
+        )
     if options.save:
         model.save(options.save)
 
@@ -190,7 +193,7 @@ def choose_rate(study: Study, way: Way) -> float:
         for epoch in sorted({1, run.options.epochs})
     }
     labels = "learning rate", "validation accuracy (%)"
-    run.draw("digits_study-rates.png", plots.lines, series, *labels, f"784-300-10: {way.name}", xlog=True)
+    run.draw("digits_study-rates.png", plots.lines, series, *labels, f"{study.name}: {way.name}", xlog=True)
     return best
 
 
@@ -216,7 +219,7 @@ def compare(study: Study, ways: list[tuple[Way, float]]) -> None:
         losses = [record["train_loss"] for record in history]
         series[way.at(rate)] = plots.Line(np.arange(1, len(losses) + 1), losses)
     label = "training cross-entropy (nats)"
-    study.run.draw("digits_study-losses.png", plots.lines, series, "epoch", label, "784-300-10", ylog=True)
+    study.run.draw("digits_study-losses.png", plots.lines, series, "epoch", label, study.name, ylog=True)
 
 
 def compare_with_published(study: Study) -> None:

@@ -1,11 +1,13 @@
 """All figures of the README and the documentation, drawn anew by one command.
 
-    python examples/figures.py --out docs/pictures            # about five minutes on two cores
-    python examples/figures.py --out docs/pictures --only moons.gif mnist-curves.png
-    python examples/figures.py --out pictures --quick         # seconds: small data, short training
+    python examples/figures.py --out docs/figures            # all of them
+    python examples/figures.py --out docs/figures --only moons.gif mnist-curves.png
+    python examples/figures.py --out figures --quick         # small data, short training
 
 Data: MNIST, notMNIST and the 4-grams in the folders ``mnist``, ``notmnist`` and ``ngram250`` of --data-dir or
 ``$MLP_XP_DATA``; --quick needs none of them. The figure of speed shows the results in ``benchmarks/results``.
+
+Time: about four minutes on two cores; with --quick 20 seconds.
 """
 
 from __future__ import annotations
@@ -124,7 +126,7 @@ def draw_speed(path: Path) -> None:
     """The figure of the committed results for a CPU."""
     sys.path.append(str(ROOT))
     plot = importlib.import_module("benchmarks.plot")
-    results = sorted(RESULTS.glob("cpu-*.json"))[-1]
+    (results,) = RESULTS.glob("cpu-*.json")
     plot.draw(json.loads(results.read_text(encoding="utf-8")), path)
 
 

@@ -2,7 +2,7 @@
 
     python examples/from_scratch.py                           # derivatives side by side, then the library trains well
     python examples/from_scratch.py --recipe published        # loops and library take the same steps
-    python examples/from_scratch.py --out pictures            # the decision boundary and the loss of each epoch
+    python examples/from_scratch.py --out figures            # the decision boundary and the loss of each epoch
 
 The network maps a point x = (x_1, x_2) to the probabilities p = (p_1, p_2) of two classes:
 
@@ -14,7 +14,8 @@ The network maps a point x = (x_1, x_2) to the probabilities p = (p_1, p_2) of t
 
 Data: points drawn at random, 60,000 for training, 10,000 for validation and 10,000 for the test; no files.
 
-Time: a second on two cores; the published recipe 20 (300,000 steps of one point each, in loops and in the library).
+Time: about a second on two cores; the published recipe 15 (300,000 steps of one point each, in loops and in the
+library).
 
 Source: derivatives and losses are published in a course report ("Implementing MLP using NumPy", 2022).
 """
@@ -230,7 +231,9 @@ def draw(run: Run, trainer: Trainer, test: Split) -> None:
             "plain loops": plots.Line(epochs, run.result["loops_losses"], wide=True),
             "library": plots.Line(epochs, [record["loss"] for record in run.epochs]),
         }
-        run.draw(name, plots.lines, series, "epoch", plots.CROSS_ENTROPY, "2-3-2 network, published recipe")
+        run.draw(
+            name, plots.lines, series, "epoch", plots.CROSS_ENTROPY, "2-3-2 network, recipe of a course report (2022)"
+        )
     else:
         run.draw(name, plots.curves, run.epochs, "2-3-2 network, Adam with one cycle")
     plane = plane_plots.Plane.around(np.array([[-2.6, -2.6], [2.6, 2.6]]))

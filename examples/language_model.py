@@ -3,7 +3,7 @@
     python examples/language_model.py train --save words.safetensors
     python examples/language_model.py predict "city of new" "life in the" "he is the" --load words.safetensors
     python examples/language_model.py eval --load words.safetensors
-    python examples/language_model.py tsne --load words.safetensors --out pictures
+    python examples/language_model.py tsne --load words.safetensors --out figures
     python examples/language_model.py train --corpus book.txt --vocab-size 1000 --save book.safetensors
 
 Each of the three words is looked up in one table with 16 numbers per word. The three rows, concatenated
@@ -19,14 +19,14 @@ evaluated after each epoch, and the best epoch is kept.
 
 Data: the published 4-grams (``train_inputs.npy`` ...) or the ``raw_sentences.txt`` from which they are made, in the
 folder --data-dir or ``$MLP_XP_DATA/ngram250``: course material (University of Toronto, CSC321), not available for
-download. Or any text in UTF-8 (--corpus); its most frequent words are the vocabulary. If there is none of these, the
-reference prose included in Python, and the first line of the output says so.
+download. Or any text in UTF-8 (--corpus); its most frequent words are the vocabulary. Without any of these, the script
+reads the reference prose included in Python, and the first line of the output says so.
 
-Time: 10 seconds on two cores with the published 4-grams, the published recipe 30, with 200 epochs 5 minutes; Python's
-prose takes one second.
+Time: about 20 seconds on two cores with the published 4-grams, the published recipe 30, with 200 epochs 6 minutes;
+Python's prose takes one second.
 
-Source: published at 29.40 % test accuracy in a course report (CMPE 597, Bogazici University, 2023), and at 23.12 % with
-rate 0.001 and 200 epochs in a course homework (2021).
+Source: the sum was published at 29.40 % test accuracy in a course report (CMPE 597, Bogazici University, 2023), the
+concatenation at 23.12 % with rate 0.001 and 200 epochs in a course homework (2021).
 """
 
 from __future__ import annotations
@@ -285,9 +285,9 @@ def tsne(run: Run) -> None:
         middles = [i for i, word in enumerate(words) if word.isalpha()] or range(len(words))
         groups = neighbourhoods(places, cosine, middles)
         chosen = chosen or [group[0] for group in groups]
-        title = f"t-SNE map of {len(words)} word vectors"
+        title = f"Map of {len(words)} word vectors (t-SNE)"
         run.draw("language_model-map.png", word_plots.word_map, places, words, title)
-        title = "neighbourhoods of the map with the most similar word vectors"
+        title = "Neighbourhoods in the map of word vectors (words farther away in grey)"
         run.draw("language_model-neighbourhoods.png", word_plots.neighbourhoods, places, words, groups, title)
     print_nearest(run, words, cosine, chosen)
 

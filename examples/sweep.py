@@ -1,6 +1,6 @@
 """Many models at once: a study of the learning rate as one sweep, and a search on a table.
 
-    python examples/sweep.py --out pictures
+    python examples/sweep.py --out figures
     python examples/sweep.py --rates 0.3 0.1 0.03 --repeats 5 --epochs 5
     python examples/sweep.py --dataset digits --processes 2
 

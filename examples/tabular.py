@@ -1,7 +1,7 @@
 """A table through a scikit-learn pipeline: our estimator and scikit-learn's train the same model, ours faster.
 
     python examples/tabular.py                                # cell nuclei: is the tumour benign?
-    python examples/tabular.py --dataset digits --hidden 64 32 --out pictures
+    python examples/tabular.py --dataset digits --hidden 64 32 --out figures
     python examples/tabular.py --device cuda --dtype float32
 
 Both estimators have the same ``random_state``, so that their losses and weights agree to the rounding of float64; only
@@ -9,7 +9,7 @@ the import differs.
 
 Data: tables included in scikit-learn (1.7 or newer): 569 x 30, 178 x 13 or 1797 x 64 numbers.
 
-Time: 3 seconds on two cores.
+Time: about 3 seconds on two cores.
 """
 
 from __future__ import annotations

@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from mlp_xp.training.loggers import JSONLines as JSONLines
     from mlp_xp.training.loggers import TensorBoard as TensorBoard
     from mlp_xp.training.lr_finder import RateSearch as RateSearch
+    from mlp_xp.training.messages import RankError as RankError
     from mlp_xp.training.run import TrainingDivergedError as TrainingDivergedError
     from mlp_xp.training.trainer import Trainer as Trainer
     from mlp_xp_backends import BackendError as BackendError
@@ -183,6 +184,7 @@ _HOMES = {
         "TensorBoard",
     ),
     "training.lr_finder": ("RateSearch",),
+    "training.messages": ("RankError",),
     "training.run": ("TrainingDivergedError",),
     "training.trainer": ("Trainer",),
 }

@@ -31,8 +31,8 @@ def blocks(
 ) -> Iterator[Batch]:
     """All rows of ``data`` in their order, on the device, as stacks of batches (steps, batch_size, ...).
 
-    The last batch, if it is smaller, comes alone; ``pad`` adds rows of zeros to it, at most an eighth, so that there
-    are few shapes to compile for.
+    The last batch, if it is smaller, comes alone; ``pad`` adds rows of zeros to it, less than a quarter, so that
+    there are few shapes to compile for.
     """
     rows = data.x.shape[0]
     most = min(STEPS, max(1, WINDOW_BYTES // (row_bytes(data) * batch_size)))

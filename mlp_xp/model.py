@@ -170,9 +170,12 @@ class Model:
         return found.astype(np.int64)
 
     def evaluate(
-        self, x: Array, y: Array, sample_weight: Array | None = None, batch_size: int = BATCH
+        self, x: Array, y: Array | None = None, sample_weight: Array | None = None, batch_size: int = BATCH
     ) -> dict[str, float]:
-        """The mean loss of a row and the mean of each metric of the loss, such as ``accuracy``."""
+        """The mean loss of a row and the mean of each metric of the loss, such as ``accuracy``.
+
+        Without ``y``, ``x`` is a source of batches, as `Trainer.fit` takes it.
+        """
         evaluation = Evaluation(self.network, self.loss, self.backend, self.dtype, x, y, sample_weight, batch_size)
         return evaluation(self.params, self.state)
 
@@ -209,7 +212,7 @@ class Evaluation:
         self.weight: Callable[[], float]
         self.total: Callable[[HostArray], HostArray]
         if is_source(x):
-            stream = Stream(backend, network, loss, as_source(x), dtype)
+            stream = Stream(backend, network, loss, as_source(x, y, sample_weight), dtype)
             self.batches, self.total = stream.blocks, np.asarray  # every process measures all of it
             self.weight = lambda: float(stream.weights.sum())
             return

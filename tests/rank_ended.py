@@ -1,6 +1,6 @@
 """Every rank runs this under mpiexec: a run with checkpoints that one rank ends.
 
-It is ``killed`` after some seconds, or it ``dies`` or ``raises`` an error at some call of the group.
+It is ``killed`` after some seconds, or it ``dies`` or ``raises`` an error at some call of the group. It notes the time.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -24,18 +25,28 @@ from mlp_xp_backends.groups import get_group
 class Ending:
     """The group, of which this rank ends at a call."""
 
-    def __init__(self, group: Any, how: str, calls: int) -> None:
+    def __init__(self, group: Any, folder: Path, how: str, calls: int) -> None:
         self.rank, self.size, self.local_rank, self.native = group.rank, group.size, group.local_rank, group.native
         self.broadcast, self.barrier, self.abort = group.broadcast, group.barrier, group.abort
-        self.group, self.how, self.calls = group, how, calls
+        self.group, self.folder, self.how, self.calls = group, folder, how, calls
 
     def sum(self, x: Any, out: Any = None) -> Any:
         self.calls -= 1
         if self.calls == 0 and self.how == "raises":
+            note_time(self.folder)
             raise ValueError("row 7 is bad")
         if self.calls == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill(self.folder)
         return self.group.sum(x, out)
+
+
+def note_time(folder: Path) -> None:
+    (folder / "ended").write_text(str(time.time()))
+
+
+def kill(folder: Path) -> None:
+    note_time(folder)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(folder: Path, max_epochs: int, how: str, victim: int, when: float) -> None:
@@ -43,11 +54,11 @@ def main(folder: Path, max_epochs: int, how: str, victim: int, when: float) -> N
     group, path = get_group("mpi"), folder / "run.ckpt"
     if group.rank == victim % group.size:
         if how == "killed":
-            timer = Timer(when, os.kill, (os.getpid(), signal.SIGKILL))
+            timer = Timer(when, kill, (folder,))
             timer.daemon = True
             timer.start()
         elif how != "goes on":
-            group = Ending(group, how, int(when))
+            group = Ending(group, folder, how, int(when))
     trainer, fit = CASES["dropout"](group=group)
     if path.exists():
         trainer = Trainer.resume(path, device="cpu", group=group)

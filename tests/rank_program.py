@@ -25,16 +25,17 @@ x, labels = rank_cases.x, rank_cases.labels
 
 
 class Watching:
-    """The group, with a look at the trainer whenever the ranks exchange a flag: after every chunk of steps."""
+    """The group, with a look at the trainer when the ranks exchange a flag after a chunk of steps."""
 
     rank, size, local_rank, native = group.rank, group.size, group.local_rank, group.native
     broadcast, barrier, abort = group.broadcast, group.barrier, group.abort
 
     def __init__(self, interrupt_at: int = -1) -> None:
-        self.interrupt_at, self.seen, self.trainer = interrupt_at, [], None
+        self.interrupt_at, self.seen, self.trainer, self.step = interrupt_at, [], None, None
 
     def sum(self, x: Any, out: Any = None) -> Any:
-        if x.dtype == np.int32:
+        if x.dtype == np.int32 and self.step != (step := self.trainer.progress[:3]):
+            self.step = step
             if len(self.seen) == self.interrupt_at and self.rank == self.size - 1:
                 os.kill(os.getpid(), signal.SIGINT)
             self.seen.append(digest(self.trainer))
@@ -103,9 +104,12 @@ def run_shards() -> dict[str, np.ndarray]:
     """Every rank has rows of its own."""
     bounds, _ = sharded(group.size)
     own = slice(*bounds[group.rank : group.rank + 2])
-    trainer = Trainer(mlp(7, 8, 3), device="cpu", dtype="float64", group="mpi", class_weight="balanced")
-    data = x[own], labels[own]
-    trainer.fit(*data, max_epochs=3, batch_size=10, shuffle=False, sharded=True, validation_data=data)
+    network = mlp(7, 8, 3, norm="batch", dropout=0.2)
+    rule = {"optimizer": rank_cases.momentum, "class_weight": "balanced"}
+    trainer = Trainer(network, device="cpu", dtype="float64", group="mpi", **rule)
+    data, weights = (x[own], labels[own]), rank_cases.weights[own]
+    options = {"max_epochs": 3, "batch_size": 10, "shuffle": False, "sharded": True}
+    trainer.fit(*data, **options, sample_weight=weights, validation_data=(*data, weights))
     shuffled = Trainer(mlp(7, 8, 3), device="cpu", group="mpi")
     shuffled.fit(*data, max_epochs=2, batch_size=7, sharded=True, early_stopping=EarlyStopping(monitor="loss"))
     assert everywhere_equal([digest(shuffled), shuffled.epoch])
@@ -148,7 +152,7 @@ def main(folder: Path, names: list[str]) -> None:
         found |= check_checkpoints(folder) | run_shards() | (check_interruption() if group.size > 1 else {})
         check_callbacks()
         check_agreement()
-    if group.size == 2 and find_spec("sklearn"):
+    if group.size in (2, 3) and find_spec("sklearn"):
         check_estimators()
     np.savez(folder / f"found-{group.size}-{group.rank}.npz", **found)
 

@@ -200,3 +200,17 @@ def test_the_cost_model_finds_the_network_that_it_was_made_of() -> None:
     assert ranks.reduction(64, 4, latency, per_byte) == pytest.approx(6 * latency, rel=1e-2)  # log2(64) messages
     ring = ranks.reduction(8, 10**9, latency, per_byte)
     assert ring == pytest.approx(2 * 7 / 8 * 10**9 * per_byte, rel=1e-3)  # all ranks send at the same time
+
+
+def test_the_report_of_ranks_is_complete_and_says_where_it_was_interrupted() -> None:
+    network = {"4": 5e-6, "32000000": 0.01}
+    row = {"row": "784-10@64", "ours": 1e-3, "ours communicating": 2e-4, "ddp": 2e-3, "ddp alone": 1e-3, "batch": 64}
+    row |= {"ddp / ours": 2.0, "parameters": 7850, "rounds": 3, "network": network, "pools": ["openblas: 1"]}
+    alone, two = row | {"ranks": 1}, row | {"ranks": 2}
+    whole, part = ranks.report(["# Title"], [alone, two], jobs=2), ranks.report(["# Title"], [alone], jobs=2)
+    assert "| 784-10@64 | 1 | 1.00 | - | 2.00 | - | 2.00 | 3 |" in whole
+    assert "| 784-10@64 | 2 | 1.00 | 20% | 2.00 | 50% | 2.00 | 3 |" in whole
+    assert "a model, not a measurement" in whole
+    assert "Not finished" not in whole
+    assert "Not finished: 1 of 2 jobs." in part
+    assert "model" not in part

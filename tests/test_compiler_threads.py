@@ -14,6 +14,7 @@ import pytest
 from mlp_xp import SGD, Adam, Trainer, mlp
 from mlp_xp_backends.compiler.targets.cpu import run, shares
 from mlp_xp_backends.compiler.targets.cpu.blas import OpenBlas, mkl, openblas
+from mlp_xp_backends.compiler.targets.cpu.shares import SHARES
 from mlp_xp_backends.compiler.targets.cpu.team import MOST, SPLIT, TEAM, TILE, parts
 from mlp_xp_backends.trees import leaves
 from tests.compiler_cases import NETWORKS, OPTIMIZERS, Library, assert_compiled, compiled, copied, f, training
@@ -97,22 +98,22 @@ def count_shares(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-BODIES: dict[str, tuple[Any, list[int]]] = {
-    "rows": (lambda xp, c, k, x: (c, xp.tanh(x * 2.0 + k[0]) - x), [3]),
-    "rows and a number for each": (lambda xp, c, k, x: (c, x * x[:, :1] + 1.0), [3]),
+BODIES: dict[str, tuple[Any, int]] = {
+    "rows": (lambda xp, c, k, x: (c, xp.tanh(x * 2.0 + k[0]) - x), 1),
+    "rows and a number for each": (lambda xp, c, k, x: (c, x * x[:, :1] + 1.0), 1),
     "the transpose, made by other rows": (
         lambda xp, c, k, x: (c, xp.tanh(x) + xp.tanh(x).T * 1.0),
-        [3, 3, 3],
+        3,
     ),
-    "a column of what was made": (lambda xp, c, k, x: (c, xp.where(xp.exp(x) > k, x, 0.0)), [3]),
-    "other rows than those of the result": (lambda xp, c, k, x: (c, xp.exp(x) + xp.exp(x)[::-1]), [3, 3]),
-    "rows reversed without being changed": (lambda xp, c, k, x: (c, xp.exp(x) + x[::-1]), [3]),
-    "sums between": (lambda xp, c, k, x: (c, xp.exp(x) / xp.sum(xp.exp(x), axis=-1, keepdims=True)), [3, 3]),
-    "a product between": (lambda xp, c, k, x: (c, xp.tanh(xp.matmul(xp.exp(x), k))), [3, 3]),
-    "in place": (lambda xp, c, k, x: (c + x * c, xp.sum(c)), [3]),
+    "a column of what was made": (lambda xp, c, k, x: (c, xp.where(xp.exp(x) > k, x, 0.0)), 1),
+    "other rows than those of the result": (lambda xp, c, k, x: (c, xp.exp(x) + xp.exp(x)[::-1]), 2),
+    "rows reversed without being changed": (lambda xp, c, k, x: (c, xp.exp(x) + x[::-1]), 1),
+    "sums between": (lambda xp, c, k, x: (c, xp.exp(x) / xp.sum(xp.exp(x), axis=-1, keepdims=True)), 2),
+    "a product between": (lambda xp, c, k, x: (c, xp.tanh(xp.matmul(xp.exp(x), k))), 2),
+    "in place": (lambda xp, c, k, x: (c + x * c, xp.sum(c)), 1),
     "memory used by two dtypes": (
         lambda xp, c, k, x: (c, xp.astype(xp.exp(x) > 1.0, xp.float64) * 2.0),
-        [3, 3],
+        2,
     ),
 }
 
@@ -133,7 +134,7 @@ def test_what_is_divided(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = (f((40, 40)), f((40, 40), 1), f((5, 40, 40), 2))
     called = count_shares(monkeypatch)
     compiled(body_with_product, in_parts)(copied(case[0]), *case[1:])
-    assert [n for n in called if n == 3] == expected
+    assert called.count(3 * SHARES) == expected
     assert_compiled(body_with_product, *case, library=in_parts)
 
 
@@ -164,21 +165,33 @@ def slowly(done: list[str]) -> None:
 
 def test_an_interruption_waits_for_the_workers() -> None:
     def interrupt() -> None:
-        raise KeyboardInterrupt
+        if threading.current_thread() is threading.main_thread():
+            time.sleep(0.02)
+            raise KeyboardInterrupt
+        slowly(done)
 
     done: list[str] = []
-    function, args = TEAM.call([[(interrupt, ())], [(slowly, (done,))]])
+    function, args = TEAM.call([[(interrupt, ())], [(interrupt, ())], [(interrupt, ())]])
     with TEAM.led(2), pytest.raises(KeyboardInterrupt):
         function(*args)
-    assert done == ["worker"]
-    function, args = TEAM.call([[], [(slowly, (done,))]])
+    assert done == ["worker"]  # which has finished its share and takes no other
+    function, args = TEAM.call([[(slowly, (done,))]] * 3)
     with TEAM.led(2):
         function(*args)
-    assert done == ["worker", "worker"]
+    assert len(done) == 4
+
+
+def test_a_thread_that_is_late_leaves_its_shares_to_others() -> None:
+    threads: list[int] = []
+    function, args = TEAM.call([[(lambda: threads.append(threading.get_ident()), ())]] * 2)
+    with TEAM.led(2):
+        for _ in range(1000):
+            function(*args)
+    assert len(threads) == 2000 and threads.count(threading.get_ident()) > 1000
 
 
 def test_errors_of_workers_are_raised() -> None:
-    function, args = TEAM.call([[], [(divmod, (1, 0))]])
+    function, args = TEAM.call([[(time.sleep, (0.02,)), (divmod, (1, 0))]] * 2)
     for _ in range(2):
         with TEAM.led(2), pytest.raises(ZeroDivisionError):
             function(*args)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlp_xp import Trainer, mlp
 from mlp_xp_backends import BackendError, get_backend
 
 pytestmark = pytest.mark.gpu
@@ -43,6 +44,21 @@ def test_a_copy_from_another_device_waits_for_its_work(backend: Any) -> None:
         finally:
             with cupy.cuda.Device(1):
                 cupy.cuda.Stream.null.use()
+
+
+def test_training_on_another_device_than_the_current_one(backend: Any) -> None:
+    """Where no device reads the memory of another, as on most desktops, nothing may run on the current one."""
+    import cupy
+
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("needs two devices")
+    x, y = np.random.default_rng(0).normal(size=(50, 4)), np.arange(50) % 3
+    with cupy.cuda.Device(0):
+        runs = [Trainer(mlp(4, 5, 3), device=device, dtype="float64") for device in ("cpu", "cuda:1")]
+        first, second = (run.fit(x, y, max_epochs=2, batch_size=7, validation_data=(x, y)) for run in runs)
+        np.testing.assert_allclose(first["valid_loss"], second["valid_loss"], rtol=1e-12)
+        np.testing.assert_allclose(runs[1].predict_proba(x), runs[0].predict_proba(x), rtol=1e-9)
+        assert runs[1].model.params[0].W.device.id == 1
 
 
 def test_memory_keeps_to_the_limit_of_the_pool(backend: Any) -> None:

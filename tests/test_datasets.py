@@ -191,7 +191,7 @@ def test_mnist_by_environment_and_cache(tmp_path, monkeypatch, offline):
 
 def test_mnist_that_does_not_fit_together(tmp_path):
     write_mnist(tmp_path, labels=(1, 2))
-    with pytest.raises(DataError, match=r"3 pictures, but its labels have the shape \(2,\)"):
+    with pytest.raises(DataError, match=r"3 images, but its labels have the shape \(2,\)"):
         load_mnist(tmp_path)
     write_mnist(tmp_path, labels=(1, 2, 10))
     with pytest.raises(DataError, match="from 1 to 10"):
@@ -328,7 +328,7 @@ def some_letters(n=40):
 
 
 def pairs(data):
-    """Every picture of a data set with its label, in no order."""
+    """Every image of a data set with its label, in no order."""
     parts = (data.train, data.valid, data.test)
     return sorted((int(y), x.tobytes()) for part in parts for x, y in zip(part.x, part.y, strict=True))
 
@@ -432,7 +432,7 @@ def png_files():
     """The original's layout, with files that are no letters among them."""
     files = {f"{'ABCDEFGHIJ'[y]}/{i:02}.png": png(x) for i, (x, y) in enumerate(zip(PIXELS, LABELS, strict=True))}
     broken = {"A/cut.png": files["A/00.png"][:60], "B/empty.png": b"", "C/large.png": png(np.zeros((9, 9), np.uint8))}
-    return files | broken | {"A/notes.txt": b"not a picture"}
+    return files | broken | {"A/notes.txt": b"not an image"}
 
 
 def test_notmnist_archive_and_folder_agree(tmp_path):
@@ -461,7 +461,7 @@ def test_notmnist_archive_that_is_none(tmp_path, rng):
         load_notmnist(rng, written(tmp_path, b"\x1f\x8b nonsense", "notMNIST_small.tar.gz"))
     with tarfile.open(tmp_path / "empty.tar.gz", "w:gz"):
         pass
-    with pytest.raises(DataError, match="no PNG picture"):
+    with pytest.raises(DataError, match="no PNG image"):
         load_notmnist(rng, tmp_path / "empty.tar.gz")
 
 
@@ -490,24 +490,24 @@ def test_letters_are_reproducible_balanced_and_white_on_black():
     assert not np.array_equal(first.x, other.x)
     assert first.x.shape == (200, 784) and first.x.dtype == np.uint8 and first.y.dtype == np.int32
     assert np.bincount(first.y).tolist() == [20] * 10
-    pictures = first.x.reshape(-1, 28, 28).astype(float)
-    centre, border = pictures[:, 6:22, 6:22].mean(), pictures[:, [0, -1]].mean()
+    images = first.x.reshape(-1, 28, 28).astype(float)
+    centre, border = images[:, 6:22, 6:22].mean(), images[:, [0, -1]].mean()
     assert centre > 3 * border and border < 20
 
 
 def test_letters_have_the_shapes_of_their_names():
-    """Mean pictures: I is the narrowest, A is broader below than above, B and D have their stem on the left."""
+    """Mean images: I is the narrowest, A is broader below than above, B and D have their stem on the left."""
     pytest.importorskip("matplotlib")
     data = draw_letters(2000, np.random.default_rng(0))
     mean = [data.x[data.y == k].reshape(-1, 28, 28).mean(0) for k in range(10)]
     columns = np.abs(np.arange(28) - 13.5)
-    spread = [(picture.sum(0) * columns).sum() / picture.sum() for picture in mean]
+    spread = [(image.sum(0) * columns).sum() / image.sum() for image in mean]
     assert np.argmin(spread) == "ABCDEFGHIJ".index("I")
     upper, lower = mean[0][:14], mean[0][14:]
     assert (lower.sum(0) * columns).sum() / lower.sum() > (upper.sum(0) * columns).sum() / upper.sum()
     for letter in "CEF":
-        picture = mean["ABCDEFGHIJ".index(letter)]
-        assert picture[:, 4:14].sum() > picture[:, 14:24].sum()
+        image = mean["ABCDEFGHIJ".index(letter)]
+        assert image[:, 4:14].sum() > image[:, 14:24].sum()
     assert mean[9][:, 14:].sum() > mean[9][:, :14].sum()  # J
 
 

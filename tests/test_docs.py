@@ -113,6 +113,7 @@ class TestPrograms:
     @pytest.mark.parametrize("page", [page for page in PAGES if PYTHON.search(text_of(page))], ids=name)
     def test_python_blocks_run_in_order(self, page, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MPLBACKEND", "agg")  # figures open no windows
         blocks = "\n".join(PYTHON.findall(text_of(page)))
         if not has_cuda():
             blocks = blocks.replace('device="cuda"', 'device="cpu"')
@@ -190,31 +191,64 @@ class TestCommands:
 
 
 class TestFigures:
-    """Numbers that pages quote from measurements."""
+    """Pages quote the speed from one report: ``python -m benchmarks speed`` writes it, and these tests compare."""
 
-    REPORT = text_of(ROOT / "benchmarks/results/cpu-intel-xeon-processor-6-167-1-2-threads.md")
+    REPORTS = sorted((ROOT / "benchmarks/results").glob("cpu-*.md"))
+    SMALL = ("2-100-100-2@64", "250-16x3-128-250@100")
+    LARGE = ("784-1000-10@1000", "784-1000-1000-10@128", "784-2048-2048-10@512")
+    TORCH, MKL, JAX, SKLEARN = (
+        "PyTorch / numpy",
+        "PyTorch / numpy mkl",
+        "JAX scan / best of ours",
+        "scikit-learn / numpy",
+    )
 
-    def ratios(self, row: str) -> dict[str, str]:
-        table = self.REPORT.partition("## Ratios of a step")[2].partition("\n## ")[0]
-        header = next(line for line in table.splitlines() if line.startswith("| network"))
-        values = next(line for line in table.splitlines() if line.startswith(f"| **{row}**"))
-        cells = zip(header.split("|"), values.replace("*", "").split("|"), strict=True)
-        return {key.strip(): value.strip() for key, value in cells}
+    @pytest.fixture
+    def rows(self) -> list[dict[str, str]]:
+        """The table of the steps: one row for each network and optimizer, then the summary."""
+        (report,) = self.REPORTS  # pages quote one machine: remove the results of another
+        table = text_of(report).partition("## Ratios of a step")[2].partition("\n## ")[0]
+        header, _, *rows = ([*map(str.strip, line.split("|"))] for line in table.splitlines() if line.startswith("|"))
+        return [dict(zip(header, [cell.strip("*") for cell in row], strict=True)) for row in rows]
 
-    def test_the_readme_quotes_the_report(self):
-        mean, least, largest = map(self.ratios, ("geometric mean", "least", "largest"))
-        text = text_of(ROOT / "README.md")
-        peer = "scikit-learn / numpy"
-        assert f"{float(mean[peer]):.1f} times as fast" in text
-        assert f"{float(least[peer]):.1f} to {float(largest[peer]):.1f} times" in text
-        assert f"PyTorch needs {float(mean['PyTorch / numpy']):.1f} times as long" in text
-        assert f"{float(mean['PyTorch / numpy mkl']):.1f} times if mlp_xp uses MKL" in text
+    @pytest.fixture
+    def summary(self, rows: list[dict[str, str]]) -> dict[str, dict[str, str]]:
+        return {row["network@batch"]: row for row in rows[-3:]}
+
+    def spread(self, rows, peer, networks, optimizers=("sgd", "momentum", "adam"), digits=2) -> str:
+        """The range of a ratio, as pages write it."""
+        found = [float(r[peer]) for r in rows if r["network@batch"] in networks and r["optimizer"] in optimizers]
+        return f"{min(found):.{digits}f} to {max(found):.{digits}f}"
+
+    def test_the_readme_quotes_the_report(self, rows, summary):
+        mean, least, largest = (summary[name] for name in ("geometric mean", "least", "largest"))
+        text = " ".join(text_of(ROOT / "README.md").split())
+        assert f"{float(mean[self.SKLEARN]):.1f} times as fast" in text
+        assert f"{float(least[self.SKLEARN]):.1f} to {float(largest[self.SKLEARN]):.1f} times" in text
+        assert f"PyTorch needs {float(mean[self.TORCH]):.1f} times as long" in text
+        assert f"{float(mean[self.MKL]):.1f} times if mlp_xp uses MKL" in text
+        assert f"it needs {self.spread(rows, self.TORCH, self.LARGE, ['adam'])} of our time" in text
+
+    def test_the_comparison_of_libraries_quotes_the_report(self, rows, summary):
+        mean, least, largest = (summary[name] for name in ("geometric mean", "least", "largest"))
+        text = text_of(DOCS / "choose.md")
+        for name, peer in (("scikit-learn", self.SKLEARN), ("PyTorch", self.TORCH)):
+            assert f"| {name} | {mean[peer]} | {least[peer]} to {largest[peer]} |" in text
+        assert f"PyTorch then needs {self.spread(rows, self.TORCH, self.LARGE, ['adam'])} of our time" in text
 
     @pytest.mark.parametrize("row", ["geometric mean", "least", "largest"])
-    def test_the_page_on_speed_quotes_the_report(self, row):
-        found = self.ratios(row)
-        peers = ("PyTorch / numpy", "PyTorch / numpy mkl", "JAX scan / best of ours", "scikit-learn / numpy")
-        assert f"| {row} | {' | '.join(found[peer] for peer in peers)} |" in text_of(DOCS / "speed.md")
+    def test_the_table_on_speed_quotes_the_report(self, row, summary):
+        found = [summary[row][peer] for peer in (self.TORCH, self.MKL, self.JAX, self.SKLEARN)]
+        assert f"| {row} | {' | '.join(found)} |" in text_of(DOCS / "speed.md")
+
+    def test_the_page_on_speed_quotes_the_report(self, rows, summary):
+        least, largest = (float(summary[name][self.SKLEARN]) for name in ("least", "largest"))
+        text = " ".join(text_of(DOCS / "speed.md").split())
+        assert f"PyTorch takes {self.spread(rows, self.TORCH, self.SMALL, digits=1)} times as long" in text
+        assert f"PyTorch takes {self.spread(rows, self.TORCH, self.LARGE, ['sgd', 'momentum'])} times as long" in text
+        assert f"with Adam, {self.spread(rows, self.TORCH, self.LARGE, ['adam'])} times" in text
+        assert f"{self.spread(rows, self.MKL, self.LARGE)} times if mlp_xp uses MKL" in text
+        assert f"**scikit-learn** takes {least:.1f} to {largest:.1f} times as long" in text
 
 
 def test_every_public_name_is_in_the_reference():

@@ -83,7 +83,7 @@ def test_an_example_reports(case: str) -> None:
 def test_help_names_data_and_time(name: str) -> None:
     example = module(name)
     text = " ".join(example.parser().format_help().split())
-    assert "Data: " in text and ("Time: " in text or name == "figures")
+    assert "Data: " in text and "Time: " in text
     if "published" in (example.__doc__ or "") and name not in ("figures", "mnist"):
         assert re.search(r"Source: .*(course report|homework)", text)
 

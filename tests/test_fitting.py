@@ -16,6 +16,7 @@ import pytest
 from mlp_xp import (
     SGD,
     Adam,
+    BatchNorm,
     Callback,
     CSVLog,
     Dense,
@@ -270,6 +271,20 @@ def test_fine_tuning_starts_from_the_model_and_keeps_frozen_layers() -> None:
     again = Trainer.from_snapshot(trainer.snapshot(), device="cpu")
     assert again.step.frozen == (0, 2) and bits(again) == bits(trainer)
     assert "frozen layers 0, 2" in str(trainer)
+
+
+def test_a_new_head_starts_with_a_state_of_its_own() -> None:
+    """The other layers keep theirs, that of batch normalization included."""
+    old = Trainer(mlp(4, 8, 3, norm="batch"), optimizer=Adam(0.01), device="cpu")
+    old.fit(X, Y, max_epochs=1)
+    head = BatchNorm(8)
+    trainer = Trainer.from_model(old.model, loss=SquaredError(), head=head, seed=5)
+    new = trainer.snapshot().state
+    for found, expected in ((new.params, old.model.params), (new.layers, old.model.state)):
+        assert [a.tobytes() for a in leaves(found[:-1])] == [a.tobytes() for a in leaves(expected[:-1])]
+    for found, expected in ((new.params[-1], head.init(rng)), (new.layers[-1], head.init_state(rng))):
+        np.testing.assert_equal(list(map(np.asarray, leaves(found))), list(map(np.asarray, leaves(expected))))
+    assert len(trainer.fit(X, np.zeros((60, 8)), max_epochs=1)) == 1
 
 
 def test_models_and_trainers_print_as_tables_and_compare_as_objects() -> None:

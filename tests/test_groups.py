@@ -10,15 +10,14 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mlp_xp_backends import BackendError, get_backend
-from mlp_xp_backends.groups import Solo, get_group, mpi, with_group
-from mlp_xp_backends.groups.base import place
+from mlp_xp_backends import BackendError
+from mlp_xp_backends.groups import Solo, get_group, with_group
+from mlp_xp_backends.groups.base import end_all_with, place
 
 RANKS = 3
 LIMIT = 60
@@ -39,6 +38,12 @@ def mpi_run(program: str, folder: Path, *options: str, ranks: int = RANKS) -> su
     return subprocess.run(
         command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False
     )
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 LAWS = """
@@ -153,6 +158,7 @@ from mlp_xp_backends.groups import get_group
 
 group = get_group("mpi")
 if group.rank == 1:
+    print(time.time(), flush=True)
     {failure}
 group.barrier()
 """
@@ -161,11 +167,10 @@ group.barrier()
 @needs_mpi
 @pytest.mark.parametrize("options", [(), ("-m", "mpi4py")], ids=["python", "python -m mpi4py"])
 def test_an_exception_on_one_rank_ends_all(tmp_path: Path, options: tuple[str, ...]) -> None:
-    started = time.monotonic()
     ran = mpi_run(FAILING.format(failure='raise ValueError("row 7 is bad")'), tmp_path, *options, ranks=2)
+    assert time.time() - float(ran.stdout.split()[0]) < 10.0
     assert ran.returncode != 0
     assert "ValueError: row 7 is bad" in ran.stderr
-    assert time.monotonic() - started < 10
 
 
 @needs_mpi
@@ -192,10 +197,7 @@ group.barrier()
 np.save(f"{group.rank}.npy", group.sum(x))
 """
     (tmp_path / "program.py").write_text(program)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     ranks = [
         subprocess.Popen([sys.executable, "program.py"], cwd=tmp_path, env=environment(**job, RANK=rank))
         for rank in ("0", "1")
@@ -241,7 +243,9 @@ def test_solo() -> None:
         ({}, (0, 1, 0)),
         ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, (5, 8, 1)),
         ({"PMI_RANK": "1", "PMI_SIZE": "2"}, (1, 2, 1)),
-        ({"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1"}, (9, 16, 1)),
+        ({"SLURM_PROCID": "9", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "1"}, (9, 16, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0"}, (0, 1, 0)),  # a batch script, without srun
+        ({"PMI_RANK": "9", "PMI_SIZE": "16", "SLURM_PROCID": "9", "SLURM_LOCALID": "1"}, (9, 16, 1)),
     ],
 )
 def test_the_place_comes_from_the_launcher(variables: dict[str, str], expected: tuple[int, int, int]) -> None:
@@ -270,100 +274,10 @@ def test_torch_without_a_launcher_is_one_clear_error(monkeypatch: pytest.MonkeyP
         get_group.__wrapped__("torch")
 
 
-# CuPy where there is no GPU: arrays of NumPy in its clothes
-
-
-class CupyArray:
-    """An array that only the functions of a fake CuPy touch."""
-
-    def __init__(self, x: Any) -> None:
-        self.x = np.array(x)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.x[key] = value.x
-
-
-CupyArray.__module__ = "cupy"
-
-
-@pytest.fixture
-def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
-    events: list[str] = []
-    made = ModuleType("cupy")
-    stream = SimpleNamespace(synchronize=lambda: events.append("synchronize"))
-    device = SimpleNamespace(use=lambda: events.append("use"))
-    nccl = SimpleNamespace(available=True)
-    vars(made).update(
-        ndarray=CupyArray,
-        ascontiguousarray=lambda x: x,
-        asarray=lambda x: x if isinstance(x, CupyArray) else CupyArray(x),
-        array=lambda x, order: CupyArray(x.x if isinstance(x, CupyArray) else x),
-        empty_like=lambda x: CupyArray(np.full_like(x.x, 7)),
-        asnumpy=lambda x: x.x,
-        cuda=SimpleNamespace(get_current_stream=lambda: stream, Device=lambda i: device, nccl=nccl),
-        events=events,
-    )
-
-    class Communicator:
-        """Two ranks that hold the same numbers."""
-
-        def all_reduce(self, x: CupyArray, out: CupyArray) -> None:
-            out.x[...] = 2 * x.x
-
-        def broadcast(self, x: CupyArray, root: int) -> None:
-            events.append(f"broadcast from {root}")
-
-        def barrier(self) -> None:
-            events.append("barrier")
-
-        def stop(self) -> None:
-            events.append("stop")
-
-    cuda, cupyx = ModuleType("cupy.cuda"), ModuleType("cupyx")
-    vars(cuda).update(nccl=nccl)
-    vars(cupyx).update(distributed=SimpleNamespace(init_process_group=lambda size, rank: Communicator()))
-    for module in (made, cuda, cupyx):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    return made
-
-
-def test_device_memory_is_ready_before_mpi_reads_it(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CUDA-aware MPI does not wait for streams: pylops-mpi, issue 182."""
-    group = object.__new__(mpi.MpiGroup)
-
-    def reduced(x: CupyArray, out: CupyArray) -> None:
-        assert cupy.events == ["synchronize"]
-        out.x[...] = 2 * x.x
-
-    group._comm = SimpleNamespace(Allreduce=reduced)
-    np.testing.assert_array_equal(group.sum(CupyArray([1.0, 2.0])).x, [2.0, 4.0])
-
-
-def test_host_arrays_are_sent_from_where_they_are_stored() -> None:
-    x = np.arange(4.0)
-    sent, received = mpi._buffers(x)
-    assert sent is x
-    assert not np.shares_memory(x, received)
-
-
-def test_nccl_sums_device_and_host_arrays(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atexit.register", lambda f: f)
-    group = get_group.__wrapped__("nccl")
-    x = CupyArray([1.0, 2.0])
-    np.testing.assert_array_equal(group.sum(x).x, [2.0, 4.0])
-    np.testing.assert_array_equal(x.x, [1.0, 2.0])
-    np.testing.assert_array_equal(group.sum(np.asarray([3.0])), [6.0])
-    np.testing.assert_array_equal(group.broadcast(np.asarray([3.0]), root=1), [3.0])
-    group.barrier()
-    assert cupy.events == ["use", "broadcast from 1", "barrier"]
-
-
-@pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of CuPy, where NCCL is not installed: the test then skips
-def test_nccl_on_a_real_gpu() -> None:
-    try:
-        backend = with_group(get_backend("cupy"), get_group("nccl"))
-    except BackendError as error:
-        pytest.skip(str(error).partition("\n")[0])
-    x = backend.asarray(np.arange(3.0))
-    np.testing.assert_array_equal(backend.to_numpy(backend.xp.all_sum(x)), [0.0, 1.0, 2.0])
+def test_an_uncaught_exception_ends_all_ranks(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    end_all_with(told.append)  # type: ignore[arg-type]
+    sys.excepthook(ValueError, ValueError("row 7 is bad"), None)
+    assert told == ["ended by ValueError"]
+    assert "ValueError: row 7 is bad" in capsys.readouterr().err

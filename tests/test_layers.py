@@ -283,18 +283,19 @@ def test_three_models_at_once_are_three_models(layer):
 
 
 @pytest.mark.parametrize("combine", ["concat", "sum"])
-def test_embeddings_of_three_models_read_the_same_ids(combine):
+@pytest.mark.parametrize("own", [False, True])
+def test_embeddings_of_three_models_read_the_same_ids_or_their_own(combine, own):
     rng = np.random.default_rng(0)
     layer = Embedding(5, 4, ids_per_row=3, combine=combine)
     params = tree_map(lambda *a: np.stack(a), *(layer.init(rng) for _ in range(3)))
-    ids = rng.integers(0, 5, (ROWS, 3), dtype=np.int32)
+    ids = rng.integers(0, 5, (3, ROWS, 3) if own else (ROWS, 3), dtype=np.uint8)
     y, _ = layer.forward(XP, params, ids)
     dy = rng.standard_normal(y.shape)
     grads = layer.gradient(XP, params, ids, dy)
     for i in range(3):
-        alone = tree_map(lambda a, i=i: a[i], params)
-        close(y[i], layer.forward(XP, alone, ids)[0])
-        close(grads.E[i], layer.gradient(XP, alone, ids, dy[i]).E)
+        alone, its = tree_map(lambda a, i=i: a[i], params), ids[i] if own else ids
+        close(y[i], layer.forward(XP, alone, its)[0])
+        close(grads.E[i], layer.gradient(XP, alone, its, dy[i]).E)
 
 
 # Dropout

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 
 import numpy as np
 import pytest
 
-from mlp_xp import FileError, Trainer, mlp
+from mlp_xp import FileError, Progress, Trainer, mlp
+from mlp_xp.training import callbacks, epoch
 from mlp_xp.training.loggers import JSONLines, TensorBoard
+from mlp_xp_backends import get_backend
 
 
 @pytest.fixture(name="data")
@@ -22,6 +25,25 @@ def trained(data, epochs, log, trainer=None):
     trainer = trainer or Trainer(mlp(4, 2), device="cpu")
     trainer.fit(*data, max_epochs=epochs, validation_data=data, callbacks=[log])
     return trainer
+
+
+class TestProgress:
+    def test_without_a_bar_each_epoch_is_a_line(self, data):
+        stream = io.StringIO()
+        trained(data, 2, Progress(stream))
+        assert [line.split()[:2] for line in stream.getvalue().splitlines()] == [["epoch", "1/2"], ["epoch", "2/2"]]
+
+    def test_a_long_epoch_reports_its_steps(self, data, monkeypatch):
+        monkeypatch.setattr(callbacks, "SILENCE", -1.0)
+        monkeypatch.setattr(epoch, "CHUNK_WORK", 2 * epoch.STEP_WORK)
+        stream = io.StringIO()
+        Trainer(mlp(4, 2), device="cpu").fit(*data, max_epochs=1, batch_size=20, callbacks=[Progress(stream)])
+        steps = [line for line in stream.getvalue().splitlines() if "step" in line]
+        assert steps == ["epoch 1/1  step 1/3", "epoch 1/1  step 2/3", "epoch 1/1  step 3/3"]
+
+    def test_small_steps_do_not_delay_callbacks(self):
+        backend = get_backend("cpu")
+        assert epoch.chunk_steps(backend, mlp(2, 3, 2).init(np.random.default_rng(0)), batch_size=1) <= 10_000
 
 
 class TestJSONLines:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
 import mlp_xp
 from mlp_xp import Trainer, mlp
-from mlp_xp.training.lr_finder import rate_ramp, result, smooth
+from mlp_xp.training.lr_finder import exploded, rate_ramp, result, smooth
 from mlp_xp_backends.trees import leaves
 
 
@@ -73,16 +76,104 @@ def test_smoothing_keeps_a_constant():
 
 
 def test_plot(data):
+    """Losses and their mean against the rates, on a logarithmic axis, and a line at the suggestion."""
     pytest.importorskip("matplotlib")
     found = Trainer(mlp(4, 8, 2), device="cpu").find_lr(*data, steps=20)
-    assert found.plot().axes[0].get_xscale() == "log"
-    assert "suggestion" in repr(found)
+    (axes,) = found.plot().axes
+    losses, smoothed, mark = axes.lines
+    for line, drawn in ((losses, found.losses), (smoothed, found.smoothed)):
+        np.testing.assert_array_equal(line.get_xydata(), np.column_stack([found.rates, drawn]))
+    assert set(mark.get_xdata()) == {found.suggestion}
+    assert axes.get_xscale() == "log" and (axes.get_xlabel(), axes.get_ylabel()) == ("learning rate", "loss")
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["loss", "smoothed", f"suggestion {found.suggestion:.2g}"]
+    assert repr(found) == f"RateSearch of 20 steps: suggestion {found.suggestion:.2g}"
+
+
+def test_smoothing_is_the_mean_of_the_past_with_weights_of_0_9_to_the_power_of_the_age():
+    losses = np.array([2.0, 0.5, 4.0, 1.0])
+    weights = 0.9 ** np.arange(4)[::-1]
+    assert smooth(losses)[-1] == pytest.approx(np.average(losses, weights=weights))
+
+
+@pytest.mark.parametrize("jump", [30.0, np.inf, np.nan])
+def test_the_steps_before_the_smoothed_loss_exceeds_four_times_its_minimum_are_kept(jump):
+    """One loss of 30 among ones lifts the mean to about 1 + 0.1 * 29 = 3.9, two of them to 6.5."""
+    losses = np.ones(60)
+    losses[50:] = jump
+    kept = 51 if jump == 30.0 else 50
+    assert [exploded(losses[:n]) for n in (0, 50, 51, 52)] == [False, False, kept == 50, True]
+    found = result(np.geomspace(1e-3, 1.0, 60), losses)
+    assert len(found.rates) == len(found.losses) == len(found.smoothed) == kept
+
+
+def test_five_steps_before_an_explosion_are_enough_and_four_are_not():
+    rates = rate_ramp(0.1, 1.0, 10)
+    for n in (4, 5):
+        losses = np.append(np.linspace(2.0, 1.0, n), np.full(10 - n, np.inf))
+        if n == 5:
+            assert len(result(rates, losses).rates) == 5
+        else:
+            with pytest.raises(ValueError, match=rf"explodes after 4 steps, at rate {rates[4]:.2g}:"):
+                result(rates, losses)
+
+
+@dataclass(frozen=True)
+class Watched(mlp_xp.SGD):
+    """Records the rate and the number of each step, and the updates of the parameters of a layer."""
+
+    steps: ClassVar[list[tuple[float, int]]] = []
+    updates: ClassVar[list[int]] = []
+
+    def rates(self, lr, t):
+        self.steps.append((lr, t))
+        return super().rates(lr, t)
+
+    def update(self, xp, w, slots, g, rates):
+        self.updates.append(1)
+        return super().update(xp, w, slots, g, rates)
+
+
+def test_a_search_ends_with_the_step_after_which_the_loss_has_exploded(data, monkeypatch):
+    monkeypatch.setattr("mlp_xp.training.epoch.chunk_steps", lambda *args: 1)
+    Watched.updates.clear()
+    trainer = Trainer(mlp(4, 2), optimizer=Watched(0.1), device="numpy:plain")
+    found = trainer.find_lr(*data, low=1e-2, high=1e8, steps=100, batch_size=60)
+    assert len(found.rates) < 100
+    assert len(Watched.updates) == 2 * (len(found.rates) + 1), "for W and b"
+
+
+def test_a_search_continues_the_steps_of_the_optimizer(data):
+    """Adam's bias correction, for one, depends on their number."""
+    trainer = Trainer(mlp(4, 8, 2), optimizer=Watched(0.01), device="cpu")
+    trainer.fit(*data, max_epochs=1, batch_size=200)
+    Watched.steps.clear()
+    trainer.find_lr(*data, low=1e-5, high=1e-2, steps=10, batch_size=200)
+    lrs, numbers = zip(*Watched.steps, strict=True)
+    assert numbers == tuple(range(4, 14))
+    np.testing.assert_allclose(lrs, np.geomspace(1e-5, 1e-2, 10))
+
+
+@pytest.mark.parametrize("batch_size", [600, 1000])
+def test_a_batch_may_be_all_rows(data, batch_size):
+    found = Trainer(mlp(4, 2), device="cpu").find_lr(*data, steps=10, batch_size=batch_size)
+    assert len(found.rates) == 10
+
+
+def test_the_schedule_that_adapts_to_losses_does_not_change_the_rates_of_the_search(data):
+    """`LossRatio` multiplies each rate by a ratio of losses; the search equals that of a constant rate."""
+    runs = [
+        Trainer(mlp(4, 8, 2), optimizer=mlp_xp.SGD(lr), device="cpu").find_lr(*data, steps=20)
+        for lr in (0.01, mlp_xp.LossRatio(0.01, window=2))
+    ]
+    np.testing.assert_array_equal(runs[0].losses, runs[1].losses)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"low": 1.0, "high": 0.1}, "low must be below high"),
+        ({"low": 1.0, "high": 1.0}, "low must be below high, but low=1 and high=1"),
         ({"low": 0.0}, "low must be a finite number above 0"),
         ({"steps": 3}, "steps must be an integer of at least 10"),
         ({"batch_size": 0}, "batch_size must be at least 1"),

@@ -7,7 +7,8 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,13 +18,16 @@ from test_groups import LIMIT, MPIEXEC, environment, needs_mpi
 
 from mlp_xp import Trainer, mlp
 from mlp_xp.data.batches import Shards, Slices, Whole, share
-from mlp_xp_backends import BackendError
+from mlp_xp.data.feed import Batch
+from mlp_xp.files.snapshot import Plan
+from mlp_xp.training.ranks import Division, Ranks, _digest
+from mlp_xp_backends import BackendError, get_backend
 from mlp_xp_backends.groups import Solo
-from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.trees import ABSENT, leaves
 
 TESTS = Path(__file__).parent
-START = 20.0
-"""Seconds that the processes of a job may take to start."""
+END = 10.0
+"""Seconds after which a job has ended when one of its ranks has; a busy machine of two cores takes 0.3."""
 SIZES = [1, 3, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 4))]
 
 
@@ -89,9 +93,12 @@ def test_a_run_resumes_on_another_number_of_ranks(alone: Any, ranks: Any) -> Non
 def test_shards_are_one_data_set(ranks: Any) -> None:
     size, found = ranks
     _, order = sharded(size)
-    x, labels = rank_cases.x[order], rank_cases.labels[order]
-    trainer = Trainer(mlp(7, 8, 3), device="cpu", dtype="float64", class_weight="balanced")
-    history = trainer.fit(x, labels, max_epochs=3, batch_size=10, shuffle=False, validation_data=(x, labels))
+    data, weights = (rank_cases.x[order], rank_cases.labels[order]), rank_cases.weights[order]
+    network = mlp(7, 8, 3, norm="batch", dropout=0.2)
+    rule = {"optimizer": rank_cases.momentum, "class_weight": "balanced"}
+    trainer = Trainer(network, device="cpu", dtype="float64", **rule)
+    options = {"max_epochs": 3, "batch_size": 10, "shuffle": False, "validation_data": (*data, weights)}
+    history = trainer.fit(*data, sample_weight=weights, **options)
     for key, expected in result(trainer, history).items():
         np.testing.assert_allclose(found[f"shards {key}"], expected, rtol=1e-12, atol=1e-12)
 
@@ -101,10 +108,10 @@ def test_shards_are_one_data_set(ranks: Any) -> None:
 
 def run_ended(folder: Path, ranks: int, max_epochs: int, how: str, victim: int = 0, when: float = 0.0) -> Any:
     """Run until the victim ends it, or to the end; the error output and the exit code."""
-    began = time.monotonic()
-    arguments = (str(folder), str(max_epochs), how, str(victim), str(when))
-    ran = mpi_run(TESTS / "rank_ended.py", ranks, *arguments)
-    assert how == "goes on" or time.monotonic() - began < 10 + START
+    ended = folder / "ended"
+    ended.unlink(missing_ok=True)
+    ran = mpi_run(TESTS / "rank_ended.py", ranks, str(folder), str(max_epochs), how, str(victim), str(when))
+    assert not ended.exists() or time.time() - float(ended.read_text()) < END
     return ran
 
 
@@ -122,11 +129,21 @@ def undisturbed(max_epochs: int) -> dict[str, np.ndarray]:
 def test_a_rank_that_ends_ends_the_job_which_then_resumes(tmp_path: Path, how: str) -> None:
     ended = run_ended(tmp_path, 2, 5, how, victim=1, when=int(np.random.default_rng().integers(8, 50)))
     assert ended.returncode != 0
+    assert (tmp_path / "ended").exists()
     assert ("row 7 is bad" if how == "raises" else "signal 9") in ended.stderr + ended.stdout
     goes_on = run_ended(tmp_path, 3, 5, "goes on")
     assert goes_on.returncode == 0, goes_on.stderr
     for key, expected in undisturbed(5).items():
         np.testing.assert_allclose(found_in(tmp_path)[key], expected, rtol=1e-11, atol=1e-11)
+
+
+@needs_mpi
+def test_a_checkpoint_of_4_ranks_resumes_on_3_and_then_on_1(tmp_path: Path) -> None:
+    for ranks, max_epochs in ((4, 2), (3, 4), (1, 5)):
+        ran = run_ended(tmp_path, ranks, max_epochs, "goes on")
+        assert ran.returncode == 0, ran.stderr
+    for key, expected in undisturbed(5).items():
+        np.testing.assert_allclose(found_in(tmp_path)[key], expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.slow
@@ -224,6 +241,30 @@ def test_mapped_data_are_read_for_the_rows_of_the_rank(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.sort(taken), [10 * batch + i for batch in range(4) for i in range(5, 10)])
 
 
+class Counting(Two):
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def sum(self, x: Any, out: Any = None) -> Any:
+        self.sizes.append(x.size)
+        return super().sum(x, out)
+
+
+@pytest.mark.parametrize(("norm", "messages"), [(None, 1), ("batch", 4)])
+def test_a_step_takes_one_sum_of_all_gradients(norm: Any, messages: int) -> None:
+    """And three more for each layer of batch norm. What else ranks send does not depend on the number of steps."""
+    sent = {}
+    for steps in (4, 9):
+        x, group = np.ones((10 * steps, 3)), Counting()
+        Trainer(mlp(3, 5, 2, norm=norm), device="cpu", group=group).fit(
+            x, np.zeros(len(x), int), max_epochs=1, batch_size=10
+        )
+        sent[steps] = group.sizes
+    parameters = 3 * 5 + 5 + 5 * 2 + 2 + (2 * 5 if norm else 0)
+    assert len(sent[9]) - len(sent[4]) == 5 * messages
+    assert sent[9].count(parameters + 2) == 9
+
+
 def test_jax_names_the_alternative() -> None:
     pytest.importorskip("jax")
     with pytest.raises(BackendError, match=r"jax cannot run with a group(.|\n)*group=\"mpi\""):
@@ -238,3 +279,172 @@ def test_a_group_is_a_name_or_a_group(group: Any) -> None:
 
 def test_whole_batches_have_no_place() -> None:
     assert Whole(np.arange(5), 2).place(0, 1) is ABSENT
+
+
+class Named(NamedTuple):
+    """A backend, by its library and device."""
+
+    name: str
+    device: str
+
+
+GPU, TORCH_GPU = Named("cupy", "cuda:0"), Named("torch", "cuda:0")
+BACKENDS = {None: GPU, "auto": GPU, "cuda": GPU, "cuda:0": GPU, "torch:cuda": TORCH_GPU, "torch:cuda:0": TORCH_GPU}
+BACKENDS |= {"cpu": Named("numpy", "cpu"), "cuda:1": Named("cupy", "cuda:1"), "torch:cuda:1": Named("torch", "cuda:1")}
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        (None, "cuda:1"),
+        ("auto", "cuda:1"),
+        ("cuda", "cuda:1"),
+        ("torch:cuda", "torch:cuda:1"),
+        ("cuda:0", "cuda:0"),
+        ("torch:cuda:0", "torch:cuda:0"),
+        ("cuda:1", "cuda:1"),
+        ("cpu", "cpu"),
+        (GPU, "cuda:0"),
+    ],
+)
+def test_each_rank_of_a_machine_has_a_gpu_of_its_own_unless_it_is_numbered(
+    device: Any, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_backend(device: Any) -> Named:
+        return device if isinstance(device, Named) else BACKENDS[device]
+
+    monkeypatch.setattr("mlp_xp.training.ranks.as_backend", as_backend)
+    monkeypatch.setattr("mlp_xp.training.ranks.probe", lambda name: SimpleNamespace(devices=[0, 1]))
+    monkeypatch.setattr("mlp_xp.training.ranks._bound", lambda backend, group: backend)
+    assert Ranks(Two()).backend(device) == BACKENDS[expected]
+    first, alone = Two(), Two()
+    first.local_rank, alone.size = 0, 1  # type: ignore[misc]
+    for group in (first, alone):
+        assert Ranks(group).backend(device) == as_backend(device)
+
+
+def test_a_group_of_one_changes_nothing() -> None:
+    alone, backend = Ranks(None), get_backend("cpu")
+    assert alone.bound(backend) is backend and alone.backend("cpu") is backend
+    assert (alone.any(True), alone.any(False), alone.gather(7), alone.first(0.1)) == (True, False, [7], 0.1)
+    assert alone.total([0.5, 2.0]).tolist() == [0.5, 2.0] and alone.own(7) == slice(0, 7)
+    alone.check_equal(options=(1, 2.0), parameters=np.zeros(3))
+    drawn, expected = np.random.RandomState(3), np.random.RandomState(3)
+    drawn.normal(), expected.normal()  # leaves a second number behind
+    assert alone.random_state(drawn).normal() == expected.normal() and drawn.randint(99) == expected.randint(99)
+
+
+class Both(Solo):
+    """Rank 0 of two, where the other one sends the given array."""
+
+    size = 2
+
+    def __init__(self, other: Any, flag: bool = False) -> None:
+        self.other, self.flag = np.asarray(other), flag
+
+    def sum(self, x: Any, out: Any = None) -> Any:
+        if x.dtype == np.int32:  # a flag, and whether the rank has failed
+            return x + np.asarray([self.flag, 0], np.int32)
+        return x + self.other.astype(x.dtype)
+
+    def broadcast(self, x: Any, root: int = 0) -> Any:
+        return self.other.reshape(np.shape(x)).astype(x.dtype) if root else x
+
+
+def test_a_flag_of_any_rank_is_one_of_all_and_numbers_are_summed() -> None:
+    for flag in (True, False):
+        for other in (True, False):
+            assert Ranks(Both([], other)).any(flag) is (flag or other)
+    assert Ranks(Both([1.5, 2.0])).total([1.0, 1.0]).tolist() == [2.5, 3.0]
+    assert Ranks(Both([0, 5])).gather(3) == [3, 5]
+    assert Ranks(Both([0.0])).own(7) == slice(0, 4)
+
+
+def test_anything_that_ranks_do_not_share_is_named() -> None:
+    """Rank 1 is asked; rank 0 has sent the digests of what it has, of which one differs."""
+    own = {"options": (1, "a"), "parameters": (np.zeros(3), {"b": np.ones((2, 2), np.float32)}), "progress": {"n": 1}}
+    for name, others in {
+        "options": [(1, "b"), (2, "a")],
+        "parameters": [
+            (np.zeros(3), {"b": np.ones((2, 2))}),
+            (np.zeros((3, 1)), {"b": np.ones((2, 2), np.float32)}),
+            (np.zeros(3), {"c": np.ones((2, 2), np.float32)}),
+            (np.array([0.0, 0.0, 1e-300]), {"b": np.ones((2, 2), np.float32)}),
+        ],
+        "progress": [{"n": 2}, {"m": 1}],
+    }.items():
+        for other in others:
+            sent = [_digest(thing) for thing in (own | {name: other}).values()]
+            group: Any = Two()
+            group.broadcast = lambda x, sent=sent: np.asarray(sent)
+            with pytest.raises(ValueError, match=f"run the same program, but they differ in: {name}$"):
+                Ranks(group).check_equal(**own)
+    group.broadcast = lambda x: x
+    Ranks(group).check_equal(**own)
+    fortran = {"parameters": np.arange(6.0).reshape(2, 3)}
+    assert _digest(fortran["parameters"]) == _digest(np.asfortranarray(fortran["parameters"])) < 2**63
+
+
+def test_mapped_data_are_resident_on_each_rank_only_if_that_costs_nothing(tmp_path: Path) -> None:
+    """One process sends them once if they fit; of several, each reads its own rows, unless no memory is needed."""
+    for dtype, resident in (("float32", True), ("float64", False)):
+        mapped = np.memmap(tmp_path / dtype, dtype, "w+", shape=(40, 3))
+        for x, shared in ((mapped, resident), (np.array(mapped), True)):
+            data = Batch(x, np.zeros(40, np.int32), ABSENT)
+            for group, expected in ((None, True), (Two(), shared)):
+                ranks, args = Ranks(group), (get_backend("cpu"), mlp(3, 2), data, "float32")
+                assert ranks.feed(*args, None).resident is expected
+                assert ranks.feed(*args, False).resident is False
+                assert ranks.feed(*args, True).resident is True
+
+
+def test_data_are_streamed_on_all_ranks_if_they_do_not_fit_on_one() -> None:
+    data = Batch(np.zeros((40, 3), np.float32), np.zeros(40, np.int32), ABSENT)
+    for streams in (0, 1):
+        ranks = Ranks(Both([0, 0], bool(streams)))
+        assert ranks.feed(get_backend("cpu"), mlp(3, 2), data, "float32", None).resident is (not streams)
+
+
+def test_shards_have_orders_of_their_own_and_advance_the_generator_alike() -> None:
+    """A rank's order is of its own rows, another one in each epoch, and differs from that of other ranks."""
+    plan, orders, states = Plan(1, 5, True, 40), [], []
+    for rank in (0, 1):
+        rng, group = np.random.default_rng(0), Both([20, 20])
+        group.rank = rank  # type: ignore[misc]
+        division = Division(Ranks(group), (20, 20), True)
+        assert division.rows == 40
+        orders += [division.order(rng, plan).tolist() for _ in range(2)]
+        states.append(rng.bit_generator.state)
+    assert states[0] == states[1]
+    assert all(sorted(order) == list(range(20)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+
+
+def test_a_division_without_shards_has_the_rows_that_all_ranks_have() -> None:
+    division = Division.of(Ranks(Both([0, 40])), 40, False)
+    assert division.rows == 40
+    batches = division.cut(np.arange(40), 8)
+    assert isinstance(batches, Slices) and batches.rows(0, 1).tolist() == [[0, 1, 2, 3]]
+    assert isinstance(Division.of(Ranks(None), 40, False).cut(np.arange(40), 8), Whole)
+
+
+def test_two_ranks_compare_their_parameters() -> None:
+    """Equal seeds and options, and a weight that was changed on one rank."""
+    sent: list[Any] = []
+
+    class First(Two):
+        def broadcast(self, x: Any, root: int = 0) -> Any:
+            sent.append(x)
+            return x
+
+    class Second(Two):
+        def broadcast(self, x: Any, root: int = 0) -> Any:
+            return sent[0]
+
+    trainers = [Trainer(mlp(3, 2), device="cpu", group=group()) for group in (First, Second, Second)]
+    leaves(trainers[2].state.params)[0][0, 0] += 1.0
+    x, y = np.zeros((8, 3)), np.zeros(8, int)
+    for trainer in trainers[:2]:
+        trainer.fit(x, y, max_epochs=1)
+    with pytest.raises(ValueError, match=r"they differ in: parameters$"):
+        trainers[2].fit(x, y, max_epochs=1)

@@ -265,8 +265,9 @@ def test_the_end_of_early_stopping_is_part_of_a_checkpoint(tmp_path: Path) -> No
     trainer = fit(KINDS[kind][0](device="cpu"), kind, max_epochs=50, callbacks=[Checkpoint(tmp_path / "c")])
     assert trainer.epoch < 50
     resumed = Trainer.resume(tmp_path / "c", device="cpu")
-    with pytest.warns(UserWarning, match=r"early stopping ended this run after epoch \d+: nothing is left"):
+    with pytest.warns(UserWarning, match=r"early stopping ended this run after epoch \d+: nothing is left") as warned:
         fit(resumed, kind, max_epochs=50)
+    assert Path(warned[0].filename).name == Path(__file__).name  # the line of the call
     assert everything(resumed)[:5] == everything(trainer)[:5]
 
 

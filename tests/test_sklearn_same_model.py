@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -221,6 +222,15 @@ def test_verbose_prints_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     half = len(lines) // 2
     assert lines[:half] == lines[half:]
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_a_warning_names_the_line_of_the_call(method: str) -> None:
+    X, y = classes()
+    options = {"classes": [0, 1, 2]} if method == "partial_fit" else {}
+    with pytest.warns(UserWarning, match=r"clipped|Maximum iterations") as warned:
+        getattr(ours.MLPClassifier(batch_size=1000, max_iter=1), method)(X, y, **options)
+    assert {Path(w.filename).name for w in warned} == {Path(__file__).name}
 
 
 def test_surface_is_theirs_and_more() -> None:

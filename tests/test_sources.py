@@ -7,9 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mlp_xp import Adam, BatchNorm, Callback, Chain, Dense, ReLU, SquaredError, StepDecay, Trainer, mlp
+from mlp_xp import SGD, Adam, BatchNorm, Callback, Chain, Dense, ReLU, SquaredError, StepDecay, Trainer, mlp
 from mlp_xp.data.sources import BatchSource, arrow_batches
 from mlp_xp.nn.schedules import OneCycle
+from mlp_xp.training.messages import Messages
+from mlp_xp.training.run import TrainingDivergedError
+from mlp_xp_backends.groups import get_group
 from mlp_xp_backends.trees import leaves
 
 ROWS, SIZE = 110, 16
@@ -103,6 +106,41 @@ class StopsAfter(Callback):
     def chunk(self, trainer):
         self.totals.add(trainer.progress.steps)
         return trainer.epoch == 1 and trainer.progress.step >= self.step
+
+
+class TestBesideFit:
+    @pytest.mark.parametrize("weighted", [False, True])
+    def test_evaluate_measures_all_rows_of_a_source(self, weighted, data):
+        t, arrays = trainer(), data if weighted else data[:2]
+        expected = t.evaluate(*arrays)
+        assert t.evaluate(batches_of(*arrays)) == pytest.approx(expected, rel=1e-6)
+        assert t.model.evaluate(BatchSource(batches_of(*arrays), length=7)) == pytest.approx(expected, rel=1e-6)
+
+    def test_find_lr_trains_on_the_first_batches_of_a_source(self, data):
+        x, y, w = data
+        t = trainer(class_weight=[1.0, 2.0])
+        found = t.find_lr(batches_of(x, y, w), steps=40)
+        expected = t.find_lr(x, y, batch_size=SIZE, sample_weight=w, steps=40)
+        np.testing.assert_array_equal(found.losses, expected.losses)
+
+    @pytest.mark.parametrize("method", ["evaluate", "find_lr"])
+    def test_arguments_that_a_source_replaces(self, method, data):
+        x, y, _ = data
+        with pytest.raises(TypeError, match="or leave y and sample_weight out"):
+            getattr(trainer(), method)(batches_of(x, y), y)
+        with pytest.raises(TypeError, match="y, the targets of the rows of x, is missing"):
+            getattr(trainer(), method)(x)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_batch_with_nan_is_named(value, data):
+    x, y, _ = data
+    x = x.copy()
+    x[3 * SIZE + 5, 1] = value
+    with pytest.raises(TrainingDivergedError, match=r"x of batch 3 of the source holds NaN .*in row 5"):
+        trainer().fit(batches_of(x, y), max_epochs=1)
+    with pytest.raises(TrainingDivergedError, match="try a rate"):
+        Trainer(mlp(4, 2), optimizer=SGD(1e38), device="cpu").fit(batches_of(data[0], y), max_epochs=3)
 
 
 def test_resuming_inside_an_epoch_skips_the_batches_done(data, tmp_path, monkeypatch):
@@ -216,7 +254,7 @@ class TestErrors:
             trainer().fit(batches_of(x, y), y, max_epochs=1)
         with pytest.raises(TypeError, match="or leave y and sample_weight out"):
             trainer().fit(batches_of(x, y), sample_weight=w, max_epochs=1)
-        with pytest.raises(TypeError, match="fit needs y"):
+        with pytest.raises(TypeError, match="y, the targets of the rows of x, is missing"):
             trainer().fit(x, max_epochs=1)
         with pytest.raises(ValueError, match="needs all labels at once"):
             trainer(class_weight="balanced").fit(batches_of(x, y), max_epochs=1)
@@ -225,7 +263,9 @@ class TestErrors:
 def test_a_group_of_processes_needs_arrays(data):
     x, y, _ = data
     t = trainer()
-    t._run.ranks = SimpleNamespace(group=SimpleNamespace(size=2, rank=0), rank=0, size=2)
+    t._run.ranks = SimpleNamespace(
+        group=SimpleNamespace(size=2, rank=0), rank=0, size=2, messages=Messages(get_group(None))
+    )
     with pytest.raises(ValueError, match="with a group pass arrays"):
         t.fit(batches_of(x, y), max_epochs=1)
     with pytest.raises(ValueError, match="find_lr trains in one process"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from mlp_xp import (
     Chain,
     Dense,
     EarlyStopping,
+    Embedding,
     Halving,
+    ReLU,
     RMSprop,
     SquaredError,
     Sweep,
@@ -27,7 +30,7 @@ from mlp_xp import (
     schedules,
 )
 from mlp_xp.sweep.binding import differing, structure
-from mlp_xp.sweep.driver import train
+from mlp_xp.sweep.driver import Team, train
 from tests import sweep_cases
 from tests.sweep_cases import same, values
 
@@ -138,6 +141,24 @@ def test_stacks_of_any_size_and_refilled_ones_give_the_same_models(together):
         same(result, i, alone(setting, SGD(), "numpy:plain", "float32", **fit))
 
 
+@pytest.mark.parametrize("device", ["numpy:plain", "numpy", "torch:cpu", "jax:cpu"])
+def test_models_that_read_words(device):
+    """Each model has the ids of its own order of rows."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 20, (103, 3))
+    fit = FIT | {"validation_data": (x[:40], Y[:40])}
+
+    def words():
+        return Chain(Embedding(20, 5, ids_per_row=3), Dense(15, 8), ReLU(), Dense(8, 3))
+
+    settings, optimizer = [{"lr": 0.1}, {"lr": 0.2, "seed": 1}, {"momentum": 0.5}], SGD(0.1, momentum=0.9)
+    sweep = Sweep(words(), optimizer=optimizer, settings=settings, device=device, dtype="float64")
+    result = sweep.fit(x, Y, **fit, together=2)
+    for i, setting in enumerate(settings):
+        trainer = sweep_cases.alone(words, setting, optimizer, device, "float64", x, Y, **fit)
+        same(result, i, trainer, exact=device.startswith("numpy"))
+
+
 def test_a_diverging_model_is_marked_and_affects_no_other():
     settings = [{"lr": 0.1}, {"lr": 1e30}, {"lr": 0.2}]
     result = Sweep(network, optimizer=SGD(), settings=settings, device="numpy:plain").fit(X, Y, **FIT)
@@ -204,11 +225,11 @@ def test_a_killed_sweep_continues_and_ends_with_the_same_bits(tmp_path, monkeypa
     whole = sweep.fit(X, Y, **data)
     trained = []
 
-    def counted(group, runs, until=None, limit=2):
+    def counted(group, runs, until, save, limit=2):
         if len(trained) == limit:
             raise KeyboardInterrupt
         trained.append([run.index for run in runs if not run.is_done])
-        return train(group, runs, until)
+        return train(group, runs, until, save)
 
     monkeypatch.setattr("mlp_xp.sweep.sweep.train", counted)
     monkeypatch.setattr("mlp_xp.sweep.sweep.TASK", 1)
@@ -236,6 +257,38 @@ def test_a_sweep_that_is_killed_before_its_first_model_can_be_started_again(tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model-00000.safetensors", "sweep.txt"]
 
 
+@pytest.mark.parametrize("rule", [None, EarlyStopping(patience=2)])
+def test_a_sweep_that_is_killed_within_a_stack_continues_there(tmp_path, monkeypatch, rule):
+    settings = [{"lr": lr, "momentum": m} for lr in (0.1, 0.2, 1e30, 0.4) for m in (0.5, 0.9)]
+    data = FIT | {"validation_data": (XV, YV), "early_stopping": rule, "max_epochs": 6}
+    sweep = Sweep(network, optimizer=SGD(schedules.Cosine(0.1)), settings=settings, device="numpy")
+    whole = sweep.fit(X, Y, **data)
+    epoch, epochs = Team.epoch, []
+
+    def counted(team):
+        if len(epochs) == 4:
+            raise KeyboardInterrupt
+        epochs.append(len(team.under_way))
+        epoch(team)
+
+    monkeypatch.setattr(Team, "epoch", counted)
+    monkeypatch.setattr("mlp_xp.sweep.driver.INTERVAL", 0.0)
+    parts = 0
+    while True:  # killed after every four epochs
+        epochs.clear()
+        parts += 1
+        try:
+            result = sweep.fit(X, Y, **data, checkpoint=tmp_path, together=3)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert parts > 2
+    assert values(result.records) == values(whole.records)
+    for i, record in enumerate(whole.records):
+        if record["diverged"] is None:
+            same(result, i, whole.trainer(i))
+
+
 def test_processes_give_the_same_models():
     pytest.importorskip("joblib")
     settings = [{"lr": lr} for lr in (0.1, 0.2, 0.4)]
@@ -260,6 +313,28 @@ def test_thousands_of_models_train_in_chunks():
     )
     assert len(result) == 400
     assert len({record["loss"] for record in result.records}) == 20
+
+
+@pytest.mark.slow
+def test_ten_thousand_models_need_the_working_memory_of_a_few():
+    """A batch takes 40 KB of each model: 400 MB, were they all trained at once. The result keeps some KB of each."""
+    x = RNG.standard_normal((500, 20))
+    y = (x[:, 0] > 0.0).astype(int)
+
+    def memory(models):
+        grid = {"lr": np.linspace(0.01, 0.1, models // 10).tolist(), "seed": list(range(10))}
+        sweep = Sweep(mlp(20, 2, 2), optimizer=SGD(), grid=grid, device="numpy")
+        tracemalloc.start()
+        result = sweep.fit(x, y, max_epochs=1, batch_size=None)
+        kept, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(result) == models
+        return kept, peak - kept
+
+    memory(20)
+    kept, working = memory(10_000)
+    assert working < 20e6
+    assert kept < 10_000 * 10e3
 
 
 # The table, distributions, errors

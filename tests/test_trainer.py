@@ -138,7 +138,7 @@ def test_memory_mapped_data_train_like_data_in_memory(tmp_path: object) -> None:
 def test_chunks_do_not_change_the_bits(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = blobs()
     runs = []
-    for work in (1e10, 1.0, 5e4):
+    for work in (1e10, 1.0, 3e6):
         monkeypatch.setattr("mlp_xp.training.epoch.CHUNK_WORK", work)
         trainer = Trainer(network(), optimizer=Adam(0.01), device=device)
         trainer.fit(x, y, max_epochs=2, batch_size=16)
@@ -306,6 +306,8 @@ def test_bad_data_are_refused_where_they_enter(case: str) -> None:
         ({"max_epochs": 1, "batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"max_epochs": 1, "validation_data": 0.2}, r"validation_data must be \(x, y\)"),
         ({"max_epochs": 1, "validation_data": (1, 2, 3, 4)}, r"validation_data must be \(x, y\)"),
+        ({"max_epochs": 1, "validation_data": {0: blobs()}}, "must name its sets by strings, not 0"),
+        ({"max_epochs": 1, "validation_data": {"valid": blobs(), "other": 3}}, r"must be \(x, y\) .* not 3"),
         ({"max_epochs": 1, "early_stopping": True}, "early_stopping must be"),
         ({"max_epochs": 1, "callbacks": Progress()}, r"callbacks must be a list, such as \[Progress"),
         ({"max_epochs": 1, "callbacks": [Progress]}, "the class Progress: call it"),
@@ -386,10 +388,13 @@ def test_divergence_names_the_row_that_is_no_number() -> None:
 
 def test_nothing_left_to_train_is_said() -> None:
     trainer = Trainer(mlp(4, 3), device="cpu")
-    trainer.fit(*blobs(), max_epochs=2)
+    trainer.fit(*blobs(), max_epochs=3)
     before = bits(trainer)
-    with pytest.warns(UserWarning, match=r"2 epochs are done and max_epochs.* is 2: .* max_epochs=4"):
+    with pytest.warns(
+        UserWarning, match=r"3 epochs are done and max_epochs.* is 2: .* max_epochs=5 trains 2 more"
+    ) as caught:
         trainer.fit(*blobs(), max_epochs=2)
+    assert caught[0].filename == __file__
     assert bits(trainer) == before
 
 

@@ -23,6 +23,9 @@ from mlp_xp_backends.typing import Array, HostArray, Tree
 STAGED = 64 * 2**20
 """Bytes up to which what is sent goes through pinned memory: as much as a window of data that is fed has."""
 
+OUTSIDE = ("concat", "reshape", "stack", "take", "where")
+"""The other functions that are called outside of loops, where another device may be the current one."""
+
 
 class CupyBackend:
     """CuPy on the CUDA device with number ``index``."""
@@ -32,8 +35,8 @@ class CupyBackend:
     def __init__(self, index: int = 0) -> None:
         self.device = f"cuda:{index}"
         self._cuda = cupy.cuda.Device(index)
-        creation = mapped(compat, self._on_device, CREATION)
-        self.xp = derived(compat, clip=_clip, sign=_sign, **creation)
+        here = mapped(compat, self._on_device, (*CREATION, *OUTSIDE))
+        self.xp = derived(compat, clip=_clip, sign=_sign, **here)
         vars(self.xp).update(extras(self.xp))
 
     def asarray(self, x: Array, dtype: str | None = None) -> Array:

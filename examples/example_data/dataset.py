@@ -33,7 +33,7 @@ class Dataset(NamedTuple):
     valid: Split | None
     test: Split
     classes: tuple[str, ...]  # the name of each target
-    shape: tuple[int, ...]  # of one item as it is shown: (28, 28) for a picture, (3,) for three words
+    shape: tuple[int, ...]  # of one item as it is shown: (28, 28) for an image, (3,) for three words
 
 
 def split(data: Split, parts: Sequence[float], rng: np.random.Generator) -> tuple[Split, ...]:

@@ -29,5 +29,5 @@ def load_digits(rng: np.random.Generator) -> Dataset:
     pixels, labels = datasets.load_digits(return_X_y=True)
     whole = Split(np.rint(pixels * (255 / 16)).astype(np.uint8), labels.astype(np.int32))
     train, test = split(whole, (4, 1), rng)
-    source = f"the digits of scikit-learn ({len(train.x):,} + {len(test.x):,} pictures of 8 x 8)"
+    source = f"the digits of scikit-learn ({len(train.x):,} + {len(test.x):,} images of 8 x 8)"
     return Dataset("digits", source, train, None, test, tuple("0123456789"), (8, 8))

@@ -16,7 +16,7 @@ LETTERS = tuple("ABCDEFGHIJ")
 SIDE = 28
 FONTS = ("DejaVuSans*", "DejaVuSerif*", "STIXGeneral*", "cmb10*", "cmr10*", "cmss10*", "cmti10*", "cmtt10*")
 NO_LETTERS = "Display"  # DejaVu's display cuts hold a few signs only
-MASTER = 2 * SIDE  # each letter is drawn once at twice the size, then every picture is a view of it
+MASTER = 2 * SIDE  # each letter is drawn once at twice the size, then every image is a view of it
 INK = 44  # the master's longer side: 22 of 28 pixels
 
 
@@ -25,7 +25,7 @@ def draw_letters(n: int, rng: np.random.Generator) -> Split:
 
     Turns have a standard deviation of 8 degrees, slants one of 0.12; sizes lie within 0.7 and 1.2, shifts
     within 2 pixels, ink within 0.6 and 1, the noise's standard deviation within 0 and 40 of 255 grey
-    levels. The same generator draws the same pictures with the same matplotlib and Pillow.
+    levels. The same generator draws the same images with the same matplotlib and Pillow.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def draw_letters(n: int, rng: np.random.Generator) -> Split:
 
 
 def _views(n: int, rng: np.random.Generator) -> list[list[float]]:
-    """For each picture the six numbers ``a b c d e f`` of the map from its pixels to the master's:
+    """For each image, the six numbers ``a b c d e f`` of the map from its pixels to the master's:
     ``(a u + b v + c, d u + e v + f)``.
     """
     turn, slant = np.deg2rad(8) * rng.standard_normal(n), 0.12 * rng.standard_normal(n)
@@ -67,12 +67,12 @@ def _views(n: int, rng: np.random.Generator) -> list[list[float]]:
 def _look(master: Any, view: list[float]) -> npt.NDArray[np.uint8]:
     from PIL import Image
 
-    picture = master.transform((SIDE, SIDE), Image.Transform.AFFINE, view, Image.Resampling.BILINEAR)
-    return np.frombuffer(picture.tobytes(), np.uint8)
+    image = master.transform((SIDE, SIDE), Image.Transform.AFFINE, view, Image.Resampling.BILINEAR)
+    return np.frombuffer(image.tobytes(), np.uint8)
 
 
 def _masters() -> list[list[Any]]:
-    """A picture of each letter in each font."""
+    """An image of each letter in each font."""
     return [[_draw(str(font), letter) for letter in LETTERS] for font in _fonts()]
 
 
@@ -86,10 +86,10 @@ def _draw(font: str, letter: str) -> Any:
     left, top, right, bottom = load(100).getbbox(letter)
     fitted = load(100 * INK / max(right - left, bottom - top))
     left, top, right, bottom = fitted.getbbox(letter)
-    picture = Image.new("L", (MASTER, MASTER))
+    image = Image.new("L", (MASTER, MASTER))
     corner = ((MASTER - left - right) / 2, (MASTER - top - bottom) / 2)
-    ImageDraw.Draw(picture).text(corner, letter, fill=255, font=fitted)
-    return picture
+    ImageDraw.Draw(image).text(corner, letter, fill=255, font=fitted)
+    return image
 
 
 def _fonts() -> list[Path]:

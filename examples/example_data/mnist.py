@@ -55,8 +55,8 @@ def load_mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
         train_x, train_y, test_x, test_y = pool.map(read_idx, files)
     train, test = _digits(train_x, train_y, files[0]), _digits(test_x, test_y, files[2])
     if train_x.shape[1:] != test_x.shape[1:]:
-        raise DataError(f"pictures of {train_x.shape[1:]} in {files[0]} but {test_x.shape[1:]} in {files[2]}")
-    source = f"MNIST from {files[0].parent} ({len(train.x):,} + {len(test.x):,} pictures)"
+        raise DataError(f"images of {train_x.shape[1:]} in {files[0]} but {test_x.shape[1:]} in {files[2]}")
+    source = f"MNIST from {files[0].parent} ({len(train.x):,} + {len(test.x):,} images)"
     return Dataset("mnist", source, train, None, test, tuple("0123456789"), train_x.shape[1:])
 
 
@@ -106,11 +106,11 @@ def _files(data_dir: str | os.PathLike[str] | None) -> tuple[Path, ...]:
 
 
 def _digits(images: npt.NDArray[Any], labels: npt.NDArray[Any], path: Path) -> Split:
-    """Pictures (n, height, width) and labels (n,) of one part, checked and flattened."""
+    """Images (n, height, width) and labels (n,) of one part, checked and flattened."""
     if images.dtype != np.uint8 or images.ndim != 3:
         raise DataError(f"{path} holds {images.dtype} of shape {images.shape}, expected uint8 (n, height, width)")
     if labels.shape != images.shape[:1]:
-        raise DataError(f"{path} holds {len(images):,} pictures, but its labels have the shape {labels.shape}")
+        raise DataError(f"{path} contains {len(images):,} images, but its labels have the shape {labels.shape}")
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > 9:
         raise DataError(f"labels beside {path} run from {labels.min()} to {labels.max()}, expected integers 0 to 9")
     return Split(images.reshape(len(images), -1), labels.astype(np.int32))

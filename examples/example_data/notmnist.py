@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .dataset import DataError, Dataset, Split, split
+from .images import read_archive, read_folder
 from .letters import LETTERS, SIDE, draw_letters
 from .locate import MissingDataError, find
-from .pictures import read_archive, read_folder
 from .readers import read_npz
 
 __all__ = ["load_notmnist"]
@@ -24,7 +24,7 @@ EMBEDDED = 8_000
 
 
 def load_notmnist(rng: np.random.Generator, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Letters A to J from a ``.npz`` file or the original pictures, else drawn from fonts; split by ``rng``.
+    """Letters A to J from a ``.npz`` file or the original images, else drawn from fonts; split by ``rng``.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def load_notmnist(rng: np.random.Generator, data_dir: str | os.PathLike[str] | N
     -------
     Parts with ``x`` (n, 784) ``uint8`` and ``y`` (n,) ``int32`` 0 (A) to 9 (J), in the published
     proportions 10,000 to 6,000 to 2,724, which are the sizes for the 18,724 letters of the original.
-    ``source`` says how many pictures could not be read and how many repeat others (all are kept, as in the
+    ``source`` says how many images could not be read and how many repeat others (all are kept, as in the
     published split).
 
     Raises
@@ -67,7 +67,7 @@ def _pick(place: Path) -> Path | None:
 
 
 def _read(file: Path) -> tuple[Split, int]:
-    """The pictures in ``file`` and the number of files in it that are none."""
+    """The images in ``file`` and the number of files in it that are not images."""
     if file.suffix == ".npz":
         arrays = read_npz(file)
         if not {"images", "labels"} <= arrays.keys():
@@ -100,7 +100,7 @@ def _labels(labels: npt.NDArray[Any], file: Path) -> npt.NDArray[np.int32]:
 
 
 def _images(images: npt.NDArray[Any], n: int, file: Path) -> npt.NDArray[np.uint8]:
-    """Pictures (n, 784) in 0-255 out of any order of axes and the usual ranges."""
+    """Images (n, 784) in 0-255 out of any order of axes and the usual ranges."""
     if images.ndim and images.shape[0] != n and images.shape[-1] == n:
         images = np.moveaxis(images, -1, 0)  # (28, 28, n)
     if images.dtype.kind not in "iuf" or images.shape[:1] != (n,) or images.size != n * SIDE * SIDE:

@@ -23,7 +23,10 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Appends the default of an option, unless it is None or False."""
+    """Keeps paragraphs apart, and appends the default of an option, unless it is None or False."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(_Help, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, False) else super()._get_help_string(action)
@@ -35,14 +38,15 @@ def new_parser(doc: str | None) -> Parser:
     The help ends with the paragraphs that begin with "Data:", "Time:" and "Source:".
     """
     return Parser(
-        description=(doc or "").partition("\n\n")[0].replace("\n", " "),
+        description=(doc or "").partition("\n\n")[0].replace("\n", " ").replace("``", ""),
         epilog=paragraphs(doc, "Data:", "Time:", "Source:"),
     )
 
 
 def paragraphs(doc: str | None, *beginnings: str) -> str:
-    """The paragraphs of a docstring that begin with one of ``beginnings``, joined for a help page."""
-    return " ".join(" ".join(part.split()) for part in (doc or "").split("\n\n") if part.startswith(beginnings))
+    """The paragraphs of a docstring that begin with one of ``beginnings``, as plain text for a help page."""
+    found = (part for part in (doc or "").replace("``", "").split("\n\n") if part.startswith(beginnings))
+    return "\n\n".join(" ".join(part.split()) for part in found)
 
 
 def add_run_options(
@@ -72,7 +76,10 @@ def add_run_options(
 def add_recipe_option(parser: argparse.ArgumentParser) -> None:
     """Add --recipe published or default."""
     parser.add_argument(
-        "--recipe", choices=("default", "published"), default="default", help="train well, or as published"
+        "--recipe",
+        choices=("default", "published"),
+        default="default",
+        help="train well, or repeat the published recipe",
     )
 
 

@@ -78,7 +78,7 @@ def animate(
     classes: Sequence[str],
     per_second: int = 8,
 ) -> None:
-    """Write an animation of the decision: ``frames`` gives a title and the probabilities of each picture."""
+    """Write an animation of the decision: ``frames`` gives a title and the probabilities of each."""
     from matplotlib.animation import writers
 
     figure, (ax,) = new_figure(1, 1, *_size(plane, 2.9), "")

@@ -23,7 +23,9 @@ Boxes = npt.NDArray[np.float64]  # (n, 4): left, bottom, right, top in points of
 
 BLUE, DARK, GREY = "#0072b2", "#1b1b1b", "#757575"
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # of a point, best first
-GAPS = (4.0, 8.0, 13.0)  # between a point and its label, in points
+AXES = ("first coordinate (no unit)", "second coordinate (no unit)")
+GAPS = (2.5, 6.0, 11.0)  # between a point and its label, in points
+MARGIN = 2.0  # between a label and the frame, in points
 FAR = 1e4
 
 
@@ -31,10 +33,12 @@ def word_map(points: Numbers, words: Sequence[str], title: str) -> Figure:
     """Words at ``points`` (rows, 2), such as those of t-SNE: only distances between near words have a meaning."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 12), dpi=DPI)
-    ax = figure.add_axes((0.03, 0.03, 0.94, 0.93))
-    ax.set_title(title, fontsize=12)
-    _draw_words(ax, points, words, np.ones(len(words), bool), size=8.0)
+    figure = Figure(figsize=(7.6, 8.0), dpi=DPI)
+    ax = figure.add_axes((0.035, 0.035, 0.955, 0.93))
+    ax.set_title(title, fontsize=11)
+    ax.set_xlabel(AXES[0], fontsize=8)
+    ax.set_ylabel(AXES[1], fontsize=8)
+    _draw_words(ax, points, words, np.ones(len(words), bool), size=6.5)
     return figure
 
 
@@ -44,17 +48,19 @@ def neighbourhoods(points: Numbers, words: Sequence[str], groups: Sequence[Numbe
 
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
-    width, height = 4.2 * columns, 3.9 * rows + 0.4
+    width, height = 2.45 * columns + 0.3, 2.35 * rows + 0.65
     figure = Figure(figsize=(width, height), dpi=DPI)
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(title, fontsize=11, y=1 - 0.1 / height, va="top")
+    figure.supxlabel(AXES[0], fontsize=8, y=0.06 / height)
+    figure.supylabel(AXES[1], fontsize=8, x=0.06 / width)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    figure.subplots_adjust(0.4 / width, 0.4 / height, 1 - 0.1 / width, 1 - 0.8 / height, wspace=0.12, hspace=0.22)
+    figure.subplots_adjust(0.3 / width, 0.3 / height, 1 - 0.1 / width, 1 - 0.6 / height, wspace=0.05, hspace=0.14)
     for ax in panels[len(groups) :]:
         ax.remove()
     for ax, group in zip(panels, groups, strict=False):
-        ax.set_title(f"around “{words[group[0]]}”", fontsize=10)
+        ax.set_title(f"around “{words[group[0]]}”", fontsize=9)
         shown = np.concatenate([group, np.setdiff1d(_around(points, group), group)])
-        _draw_words(ax, points[shown], [words[k] for k in shown], np.arange(len(shown)) < len(group), size=9.0)
+        _draw_words(ax, points[shown], [words[k] for k in shown], np.arange(len(shown)) < len(group), size=7.5)
     return figure
 
 
@@ -67,17 +73,25 @@ def _around(points: Numbers, group: Numbers) -> Numbers:
 def _draw_words(ax: Axes, points: Numbers, words: Sequence[str], dark: Numbers, size: float) -> None:
     """A dot and a label for each word; ``dark`` (rows,) marks those to emphasize."""
     low, high = points.min(axis=0), points.max(axis=0)
-    margin = 0.06 * (high - low) + 1e-9
-    ax.set(xlabel="first coordinate (no unit)", ylabel="second coordinate (no unit)", xticks=[], yticks=[])
+    margin = 0.05 * (high - low) + 1e-9
+    ax.set(xticks=[], yticks=[])
     ax.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
     ax.scatter(points[:, 0], points[:, 1], s=9, c=[BLUE if d else GREY for d in dark], linewidths=0)
     places = ax.transData.transform(points) * 72.0 / DPI
     boxes = np.concatenate([np.hstack([places - 2, places + 2]), _outside(ax), np.zeros((len(words), 4))])
     known = len(boxes) - len(words)
-    for i, (place, point, word, d) in enumerate(zip(places, points, words, dark, strict=True), known):
-        gap, boxes[i] = _free_box(place, word, size, boxes[:i])
-        middle = (boxes[i, :2] + boxes[i, 2:]) / 2 - place
-        _label(ax, word, point, middle, gap, d, size)
+    gaps, middles = np.zeros(len(words)), np.zeros((len(words), 2))
+    for n, i in enumerate(_crowded_first(places), known):
+        gaps[i], boxes[n] = _free_box(places[i], words[i], size, boxes[:n])
+        middles[i] = (boxes[n, :2] + boxes[n, 2:]) / 2 - places[i]
+    for label in zip(words, points, middles, gaps, dark, strict=True):
+        _label(ax, *label, size)
+
+
+def _crowded_first(places: Numbers) -> Numbers:
+    """The order of ``places`` by the distance to the fifth nearest: dense parts are labelled before they fill up."""
+    distances = np.sort(np.linalg.norm(places[:, None] - places, axis=-1), axis=1)
+    return np.argsort(distances[:, min(5, len(places) - 1)], kind="stable")
 
 
 def _label(ax: Axes, word: str, point: Numbers, middle: Numbers, gap: float, dark: bool, size: float) -> None:
@@ -98,8 +112,9 @@ def _label(ax: Axes, word: str, point: Numbers, middle: Numbers, gap: float, dar
 
 
 def _outside(ax: Axes) -> Boxes:
-    """Four boxes around the frame."""
-    left, bottom, right, top = ax.transAxes.transform([(0, 0), (1, 1)]).ravel() * 72.0 / DPI
+    """Four boxes around the frame, with a margin inside it."""
+    corners = ax.transAxes.transform([(0, 0), (1, 1)]) * 72.0 / DPI
+    left, bottom, right, top = np.ravel(corners + np.array([[MARGIN], [-MARGIN]]))
     return np.array(
         [
             (left - FAR, -FAR, left, FAR),

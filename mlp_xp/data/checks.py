@@ -61,6 +61,8 @@ def check_targets(
     backend: Backend, loss: Loss, n_out: int | None, targets: Any, rows: int, name: str = "y"
 ) -> HostArray:
     """``targets`` on the host as ``loss`` takes them; `ValueError` if they are something else."""
+    if targets is None:
+        raise TypeError(f"{name}, the targets of the rows of x, is missing: only a source of batches yields both")
     y = on_host(backend, targets, name)
     if y.shape[:1] != (rows,):
         raise ValueError(f"{name} has shape {y.shape} but x has {rows} rows: give one target per row")
@@ -115,15 +117,13 @@ def _kind(x: Array) -> str:
         return "f" if "float" in name else "O"
 
 
-def first_not_finite(backend: Backend, x: Array, block: int = 10_000) -> int | None:
-    """The first row of ``x`` that holds NaN or infinity, if there is one."""
-    if _kind(x) != "f":
-        return None
-    for start in range(0, x.shape[0], block):
+def place_of_nan(backend: Backend, x: Array, name: str = "x", block: int = 10_000) -> str:
+    """A clause that names the first row of ``x`` with NaN or infinity; empty if there is none."""
+    for start in range(0, x.shape[0] if _kind(x) == "f" else 0, block):
         rows = np.isfinite(on_host(backend, x[start : start + block])).all(axis=1)
         if not rows.all():
-            return start + int(np.argmin(rows))
-    return None
+            return f"{name} holds NaN or infinity, the first in row {start + int(np.argmin(rows))}"
+    return ""
 
 
 def _check_range(name: str, ids: HostArray, n: int | None, what: str, how: str = "") -> None:

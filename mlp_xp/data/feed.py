@@ -56,6 +56,8 @@ class Feed:
     data: Batch
     dtype: str
     resident: bool
+    bytes_per_row: int
+    """Of streamed data on the host, 0 of resident ones: chunks depend on it, so it is the same on all ranks."""
 
     def windows(self, batches: Batches, most: int, start: int = 0) -> Iterator[tuple[Batch, Array, int]]:
         """The epoch over ``batches`` from step ``start`` on, in chunks of at most ``most`` steps.
@@ -63,9 +65,9 @@ class Feed:
         Yields the arrays of each chunk, row numbers in them of shape (steps, [models,] rows), and the number of steps
         of the epoch that are done after it.
         """
-        if not self.resident:
+        if self.bytes_per_row:
             models = batches.order.size // batches.order.shape[-1]
-            most = min(most, max(1, WINDOW_BYTES // (row_bytes(self.data) * batches.batch_size * models)))
+            most = min(most, max(1, WINDOW_BYTES // (self.bytes_per_row * batches.batch_size * models)))
         bounds = batches.bounds(most, start)
         parts = (batches.rows(a, b) for a, b in pairwise(bounds))
         if self.resident:
@@ -92,7 +94,7 @@ def make_feed(backend: Backend, network: Chain, data: Batch, dtype: str, residen
     if resident is None:
         resident = fits(backend, network, data, dtype)
     data = send(backend, network, data, dtype) if resident else tree_map(_host_rows, data)
-    return Feed(backend, network, data, dtype, resident)
+    return Feed(backend, network, data, dtype, resident, 0 if resident else row_bytes(data))
 
 
 def fits(backend: Backend, network: Chain, data: Batch, dtype: str) -> bool:
@@ -103,7 +105,7 @@ def fits(backend: Backend, network: Chain, data: Batch, dtype: str) -> bool:
 
 def shares_memory(backend: Backend, network: Chain, data: Batch, dtype: str) -> bool:
     """Whether ``x`` on the device is the array of the host."""
-    return backend.name == "numpy" and (network.first.takes != "floats" or str(data.x.dtype) == dtype)
+    return backend.name == "numpy" and _dtype_there(network, dtype) in (None, str(data.x.dtype))
 
 
 def is_mapped(a: Array) -> bool:

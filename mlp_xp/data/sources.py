@@ -70,8 +70,13 @@ def is_source(x: Any) -> bool:
     return isinstance(x, Iterable) or (callable(x) and not isinstance(x, type))
 
 
-def as_source(x: Any) -> BatchSource:
-    """``x`` as a `BatchSource`."""
+def as_source(x: Any, y: Any = None, sample_weight: Any = None) -> BatchSource:
+    """``x`` as a `BatchSource`; `TypeError` if there are targets or weights beside it."""
+    if y is not None or sample_weight is not None:
+        raise TypeError(
+            f"x must be an array of shape (rows, features), not {shown(x)}: stack its rows first; or leave y "
+            "and sample_weight out, for a source of batches (x, y) or (x, y, sample_weight)"
+        )
     return x if isinstance(x, BatchSource) else BatchSource(x)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np  # noqa: TID251  batches are host arrays
 
 from mlp_xp._checks import shown
 from mlp_xp.data.batches import Batches
-from mlp_xp.data.checks import check_inputs, check_targets, check_weights, on_host
+from mlp_xp.data.checks import check_inputs, check_targets, check_weights, on_host, place_of_nan
 from mlp_xp.data.feed import WINDOW_BYTES, Batch, send
 from mlp_xp.data.sources import BatchSource
 from mlp_xp.nn.layers import Chain
@@ -84,6 +85,17 @@ class Stream:
             yield batch
         if i + 1 < length:
             raise ValueError(f"the source ended after {i + 1} batches, but an epoch has {length}: pass another length")
+
+    def place_of_nan(self) -> str:
+        """A clause that names the first batch with NaN or infinity; empty if there is none. Reads the source anew."""
+        parts = enumerate(self._checked(self.source))
+        found = (place_of_nan(self.backend, batch.x, f"x of batch {i} of the source") for i, batch in parts)
+        return next(filter(None, found), "")
+
+    def head(self, batches: int) -> tuple[Batch, int]:
+        """All rows of the first so many batches, on the host, and the number of rows in the first of them."""
+        parts = list(islice(self._checked(self.source), batches))
+        return tree_map(lambda *leaves: np.concatenate(leaves), *parts), len(parts[0].x)
 
     def blocks(self) -> Iterator[Batch]:
         """All batches on the device, each with a leading axis of 1."""

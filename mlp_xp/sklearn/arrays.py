@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import Any
 
 import numpy as np
@@ -42,29 +42,16 @@ def home(x: Any) -> str:
     return f"{library}:cuda:{int(index)}" if int(kind) in (2, 13) else "cpu"
 
 
-@dataclass(frozen=True)
 class SparseRows:
     """A sparse matrix whose rows are read as dense arrays, as a feed reads a host array."""
 
-    matrix: Any  # (rows, n_in) csr
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, n_in)."""
-        return self.matrix.shape  # type: ignore[no-any-return]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the entries."""
-        return self.matrix.dtype  # type: ignore[no-any-return]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all rows, written out."""
-        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+    def __init__(self, matrix: Any) -> None:
+        self.matrix = matrix  # (rows, n_in) csr
+        self.shape, self.dtype = matrix.shape, matrix.dtype
+        self.nbytes = math.prod(self.shape) * self.dtype.itemsize  # of all rows, written out
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return int(self.shape[0])
 
     def __getitem__(self, rows: Any) -> HostArray:
         return self.matrix[rows].toarray()  # type: ignore[no-any-return]

@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
 from mlp_xp.model import Model
-from mlp_xp.nn.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
-from mlp_xp.nn.schedules import Schedule
+from mlp_xp.nn.losses import Loss
 from mlp_xp.sklearn.arrays import is_foreign, like, to_host
 from mlp_xp.sklearn.base import BaseMLP
+from mlp_xp.sklearn.exchange import read
 from mlp_xp.sklearn.losses import BinaryLogLoss, LogLoss
-from mlp_xp.sklearn.network import Activation, read
-from mlp_xp.sklearn.parameters import CLASSIFIER, assign, described
+from mlp_xp.sklearn.parameters import described
 from mlp_xp.sklearn.weights import class_factors, row_weights
-from mlp_xp_backends import Backend
-from mlp_xp_backends.groups import Group
 from mlp_xp_backends.typing import Array, HostArray
 
 
 @described
-class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-learn has no types
+@dataclass(eq=False, repr=False)
+class MLPClassifier(BaseMLP, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """scikit-learn's ``MLPClassifier`` on any device.
 
     All parameters and attributes of ``sklearn.neural_network.MLPClassifier`` keep their meaning and defaults, and the
     same ``random_state`` gives the same model.
-
-    Parameters
-    ----------
-    class_weight : dict, list of dict, 'balanced' or None, default=None
-        Factors of ``sample_weight``: ``{label: weight}``, for several outputs a list of these, or ``balanced``.
-
-    Attributes
-    ----------
 
     Examples
     --------
@@ -53,45 +44,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
     True
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = CLASSIFIER
-    _numeric: ClassVar[bool] = False
-    loss: ClassVar[str] = "log_loss"
+    class_weight: Any = field(default=None, kw_only=True)
 
-    def __init__(
-        self,
-        hidden_layer_sizes: Any = (100,),
-        activation: Activation = "relu",
-        *,
-        solver: Any = "adam",
-        alpha: float = 0.0001,
-        batch_size: int | str = "auto",
-        learning_rate: str | Schedule = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: bool | int = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        device: str | Backend | None = None,
-        dtype: str | None = None,
-        dropout: float = 0.0,
-        class_weight: Any = None,
-        scoring: Any = None,
-        l2_mode: str = "batch",
-        group: str | Group | None = None,
-    ) -> None:
-        assign(self, locals())
+    loss = "log_loss"
+    _metric = staticmethod(accuracy_score)
 
     @classmethod
     def from_model(cls, model: Model, *, classes: Any = None, **parameters: Any) -> MLPClassifier:
@@ -137,10 +93,6 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             self._label_binarizer = LabelBinarizer().fit(to_host(y) if several else classes)
         return self._fit(X, y, sample_weight, validation_data, incremental=True)  # type: ignore[no-any-return]
 
-    def predict(self, X: Any) -> Array:
-        """Labels, (rows,), or 0 and 1 for each label, (rows, labels), in the library and on the device of ``X``."""
-        return like(X, self._decide(self._predictions(X)))
-
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the ``classes_``, (rows, classes), in the library and on the device of ``X``."""
         p = self._predictions(X)
@@ -148,18 +100,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
 
     def predict_log_proba(self, X: Any) -> Array:
         """The logarithm of `predict_proba`."""
-        p = to_host(self.predict_proba(X))
-        if not is_foreign(X):
-            return np.log(p)
-        with np.errstate(divide="ignore"):
-            return like(X, np.log(p))
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The accuracy of `predict`."""
-        return self._measure(to_host(y), to_host(self.predict(X)), to_host(sample_weight))
+        with nullcontext() if not is_foreign(X) else np.errstate(divide="ignore"):
+            return like(X, np.log(to_host(self.predict_proba(X))))
 
     def _learn_labels(self, y: HostArray, incremental: bool) -> None:
-        y = _flat(y)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
@@ -177,7 +121,6 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
 
     def _encode(self, y: HostArray) -> HostArray:
         """One truth value for each output, (rows, outputs)."""
-        y = _flat(y)
         if y.ndim == 2:
             marked = self._label_binarizer.transform(y).astype(bool)
             return marked.toarray() if sparse.issparse(marked) else marked  # type: ignore[no-any-return]
@@ -197,9 +140,6 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
             return self.classes_[np.argmax(p, axis=1)]  # type: ignore[no-any-return]
         return self._decode(p.ravel() if self.n_outputs_ == 1 else p)
 
-    def _measure(self, y: HostArray, predicted: HostArray, w: HostArray | None) -> float:
-        return float(accuracy_score(y, predicted, sample_weight=w))
-
     def _weights(self, sample_weight: Any, y: HostArray, x: Any, incremental: bool) -> Any:
         """Those of the rows times those of their classes."""
         if self.class_weight is None:
@@ -209,26 +149,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # scikit-l
                 "class_weight='balanced' needs all labels at once: for partial_fit pass a dictionary, such as "
                 "sklearn.utils.compute_class_weight('balanced', classes=classes, y=y)"
             )
-        return row_weights(sample_weight, x, class_factors(self.class_weight, self.classes_, _flat(y)))
+        return row_weights(sample_weight, x, class_factors(self.class_weight, self.classes_, y))
 
     def _loss(self) -> Loss:
-        return LogLoss() if self._out_activation() == "softmax" else BinaryLogLoss()
-
-    def _portable_loss(self) -> Loss:
-        return SoftmaxCrossEntropy() if self._out_activation() == "softmax" else BinaryCrossEntropy()
-
-    def _out_activation(self) -> str:
-        return "softmax" if self._label_binarizer.y_type_ == "multiclass" else "logistic"
-
-    def _extra(self) -> dict[str, Any]:
-        return {"classes": self.classes_.tolist()}
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = True
-        return tags
-
-
-def _flat(y: HostArray) -> HostArray:
-    """A single column as a vector, with scikit-learn's warning."""
-    return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+        return LogLoss() if self._label_binarizer.y_type_ == "multiclass" else BinaryLogLoss()

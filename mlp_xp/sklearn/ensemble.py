@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, RegressorMixin, _fit_context, clone
-from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import check_random_state, get_tags
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -84,6 +83,10 @@ class BaseEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # 
     def _one(self, member: Any, X: Any) -> Any:
         return member.predict(X)
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The accuracy of `predict`, or of a regressor the coefficient of determination (R2)."""
+        return float(self._kind._metric(to_host(y), to_host(self.predict(X)), sample_weight=to_host(sample_weight)))
+
     def predict_spread(self, X: Any) -> Array:
         """The standard deviation between the members: of probabilities (rows, classes), or of values."""
         return like(X, self._each(X).std(axis=0))
@@ -123,10 +126,12 @@ class BaseEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # 
         tags.input_tags.sparse = of_estimator.input_tags.sparse
         tags.target_tags.multi_output = of_estimator.target_tags.multi_output
         tags.non_deterministic = of_estimator.non_deterministic
+        if tags.classifier_tags is not None:
+            tags.classifier_tags.multi_label = True
         return tags
 
 
-class EnsembleClassifier(ClassifierMixin, BaseEnsemble):  # type: ignore[misc]
+class EnsembleClassifier(BaseEnsemble, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Networks that differ by their seed; the mean of their probabilities is the prediction.
 
     Deep ensembles (Lakshminarayanan et al. 2017). The members train together.
@@ -178,17 +183,8 @@ class EnsembleClassifier(ClassifierMixin, BaseEnsemble):  # type: ignore[misc]
         first = self.estimators_[0]
         return like(X, first._decide(p[:, 1:] if first.n_outputs_ == 1 else p))
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The accuracy of `predict`."""
-        return float(accuracy_score(to_host(y), to_host(self.predict(X)), sample_weight=to_host(sample_weight)))
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = True
-        return tags
-
-
-class EnsembleRegressor(RegressorMixin, BaseEnsemble):  # type: ignore[misc]
+class EnsembleRegressor(BaseEnsemble, RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """Networks that differ by their seed; the mean of their values is the prediction.
 
     Deep ensembles (Lakshminarayanan et al. 2017). The members train together. Parameters and attributes are those of
@@ -208,7 +204,3 @@ class EnsembleRegressor(RegressorMixin, BaseEnsemble):  # type: ignore[misc]
     def predict(self, X: Any) -> Array:
         """The mean of the members' values, (rows,) or (rows, outputs)."""
         return like(X, self._each(X).mean(axis=0))
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The coefficient of determination (R2) of `predict`."""
-        return float(r2_score(to_host(y), to_host(self.predict(X)), sample_weight=to_host(sample_weight)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
+import math
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,17 @@ import scipy.optimize
 from sklearn.utils.optimize import _check_optimize_result
 
 from mlp_xp.data.feed import WINDOW_BYTES, Batch
-from mlp_xp.forward import blocks
+from mlp_xp.forward import blocks, over_steps
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp.sklearn.arrays import SparseRows
 from mlp_xp.sklearn.network import lists, no_state, tree
-from mlp_xp.sklearn.stochastic import SMALL
 from mlp_xp.sklearn.tasks import Tasks
 from mlp_xp.sklearn.validation import Setting
 from mlp_xp.sklearn.weights import scaled
 from mlp_xp_backends import Backend
 from mlp_xp_backends.protocol import Loop
-from mlp_xp_backends.trees import ABSENT, leaves, unflatten
+from mlp_xp_backends.trees import ABSENT, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 
 
@@ -61,30 +61,29 @@ class Problem:
 
     def __init__(self, e: Any, setting: Setting, data: Batch) -> None:
         self.backend, self.network, loss, self.dtype = setting
-        rows = len(data.x)
         self.shapes = [a.shape for a in (*e.coefs_, *e.intercepts_)]
         self.penalized = sum(a.size for a in e.coefs_)
-        self.l2 = e.alpha
-        if e.l2_mode == "batch":
-            self.l2 /= rows if data.w is ABSENT else data.w.sum(dtype=np.float64)
+        rows = len(data.x)
+        total = rows if data.w is ABSENT else data.w.sum(dtype=np.float64)
+        self.l2 = e.alpha / total if e.l2_mode == "batch" else e.alpha
         data = data._replace(w=scaled(data.w))
         self.total = float(rows if data.w is ABSENT else data.w.sum(dtype=np.float64))
-        compiled: Any = gradient_loop if data.x.nbytes <= SMALL else gradient_loop.__wrapped__
-        self.loop: Loop = compiled(self.backend, self.network, loss)
-        self.data = data
-        self.size = max(1, WINDOW_BYTES * rows // data.x.nbytes) if isinstance(data.x, SparseRows) else rows
-        self.resident = None if isinstance(data.x, SparseRows) else list(self._blocks())
+        summed: Any = replace(loss, reduction="sum")  # type: ignore[type-var]  # losses are dataclasses
+        self.loop = gradient_loop(self.backend, self.network, summed)
+        streams = isinstance(data.x, SparseRows)
+        size = max(1, WINDOW_BYTES * rows // data.x.nbytes) if streams else rows
+        self.blocks = partial(blocks, self.backend, self.network, data, self.dtype, size)
+        self.resident = None if streams else list(self.blocks())
 
     def __call__(self, theta: HostArray) -> tuple[float, HostArray]:
         """The objective and its gradient, float64. Waits for the device."""
         params = self._tree(theta, lambda a: self.backend.asarray(a, self.dtype))
         value, gradient = 0.0, np.zeros_like(theta)
-        for block in self.resident or self._blocks():
-            _, (costs, grads) = self.loop((), params, block)
-            for i, cost in enumerate(self.backend.to_numpy(costs).tolist()):
-                value += cost
-                at = lists(unflatten(params, (self.backend.to_numpy(g)[i] for g in leaves(grads))))
-                gradient += _packed(*at)
+        for block in self.resident or self.blocks():
+            _, sums = self.loop((), params, block)
+            cost, grads = tree_map(lambda a: over_steps(self.backend.to_numpy(a)), sums)
+            value += float(cost)
+            gradient += _packed(*lists(grads))
         W = theta[: self.penalized]
         gradient /= self.total
         gradient[: self.penalized] += self.l2 * W
@@ -95,12 +94,9 @@ class Problem:
         coefs, intercepts = lists(self._tree(theta, lambda a: np.array(a, self.dtype)))
         return {"coefs_": coefs, "intercepts_": intercepts}
 
-    def _blocks(self) -> Iterator[Batch]:
-        return blocks(self.backend, self.network, self.data, self.dtype, self.size)
-
     def _tree(self, theta: HostArray, of: Any) -> Tree:
         """The vector as the network's parameters."""
-        ends = np.cumsum([np.prod(shape, dtype=int) for shape in self.shapes])
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes])
         parts = [part.reshape(shape) for part, shape in zip(np.split(theta, ends[:-1]), self.shapes, strict=True)]
         half = len(parts) // 2
         return tree(self.network, parts[:half], parts[half:], of)
@@ -112,16 +108,11 @@ def _packed(coefs: list[HostArray], intercepts: list[HostArray]) -> HostArray:
 
 @lru_cache(maxsize=8)
 def gradient_loop(backend: Backend, network: Chain, loss: Loss) -> Loop:
-    """The loop over batches whose steps give the sums of cost and gradient."""
-    states = no_state(network)
+    """The loop over batches whose steps give the cost and the gradient."""
 
     def body(xp: Namespace, carry: Tree, params: Tree, batch: Batch) -> tuple[Tree, tuple[Array, Tree]]:
-        x, y, w = batch
-        z, caches, _ = network.forward(xp, params, states, x, True)
-        cost, rows = loss.rows(xp, z, y)
-        dz = loss.slope(xp, rows)
-        if w is not ABSENT:
-            cost, dz = cost * w, dz * xp.expand_dims(w, axis=-1)
-        return carry, (xp.sum(cost, axis=-1), network.gradient(xp, params, caches, dz))
+        z, caches, _ = network.forward(xp, params, no_state(network), batch.x, True)
+        cost, cache = loss.forward(xp, z, batch.y, batch.w)
+        return carry, (cost, network.gradient(xp, params, caches, loss.backward(xp, cache)))
 
     return backend.compile(body)

@@ -7,7 +7,6 @@ when training stops. Formulas of scikit-learn 1.9, ``sklearn.neural_network._bas
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from mlp_xp.nn.losses import (
     AbsoluteError,
@@ -19,7 +18,6 @@ from mlp_xp.nn.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
-from mlp_xp.nn.metrics import Metric
 from mlp_xp_backends.typing import Array, Namespace
 
 
@@ -37,8 +35,6 @@ class LogLoss(SoftmaxCrossEntropy):
     epsilon.
     """
 
-    metrics: ClassVar[tuple[Metric, ...]] = ()
-
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
         """Return the cost and the cache ``(p, y)``."""
         p, y = self.output(xp, z), xp.astype(y, z.dtype, copy=False)
@@ -48,8 +44,6 @@ class LogLoss(SoftmaxCrossEntropy):
 @dataclass(frozen=True)
 class BinaryLogLoss(BinaryCrossEntropy):
     """``l = -sum_k y_k log clip(p_k) + (1 - y_k) log(1 - clip(p_k))`` with ``p = sigmoid(z)``."""
-
-    metrics: ClassVar[tuple[Metric, ...]] = ()
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
         """Return the cost and the cache ``(p, y)``."""
@@ -96,3 +90,12 @@ REGRESSION: dict[str, Loss] = {
     "huber": Huber(),
     "quantile": Quantile(),
 }
+PORTABLE: dict[Loss, Loss] = {
+    LogLoss(): SoftmaxCrossEntropy(),
+    BinaryLogLoss(): BinaryCrossEntropy(),
+    HalfSquaredError(): SquaredError(),
+    PoissonDeviance(): Poisson(),
+}
+"""The losses of `mlp_xp` with the same gradients."""
+OUT_ACTIVATIONS = {"class": "softmax", "binary": "logistic", "real": "identity", "count": "exp"}
+"""scikit-learn's names of the functions from outputs to predictions, by the target of the loss."""

@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp.model import Model
 from mlp_xp.nn.initializers import Uniform
 from mlp_xp.nn.layers import Affine, Chain, Dense, Dropout, Layer, Sigmoid, StatefulLayer
-from mlp_xp.nn.networks import ACTIVATIONS
-from mlp_xp_backends.trees import ABSENT, tree_map
+from mlp_xp.nn.networks import ACTIVATIONS, as_activation
+from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray, Tree
 
 Activation = str | Layer | Sequence[str | Layer]
 
-NAMES = {**ACTIVATIONS, "logistic": Sigmoid()}
+NAMES: dict[Any, Layer] = {**ACTIVATIONS, "logistic": Sigmoid()}
 
 
 def build_network(units: Sequence[int], activation: Activation, dropout: float) -> Chain:
@@ -49,15 +48,7 @@ def hidden_activations(activation: Activation, n: int) -> list[Layer]:
     each = [activation] * n if isinstance(activation, str) or not isinstance(activation, Sequence) else activation
     if len(each) != n:
         raise ValueError(f"activation names {len(each)} functions, but there are {n} hidden layers: give one for each")
-    unknown = [name for name in each if isinstance(name, str) and name not in NAMES]
-    if unknown:
-        raise ValueError(f"activation must be one of {', '.join(sorted(NAMES))}, not {unknown[0]!r}")
-    return [NAMES[name] if isinstance(name, str) else name for name in each]
-
-
-def draw(network: Chain, random_state: np.random.RandomState, dtype: str) -> tuple[list[HostArray], list[HostArray]]:
-    """Initial ``coefs_`` and ``intercepts_``, drawn in float64."""
-    return lists(tree_map(lambda a: a.astype(dtype, copy=False), network.init(random_state)))
+    return [as_activation(NAMES.get(name, name)) for name in each]
 
 
 def no_state(network: Chain) -> Tree:
@@ -76,40 +67,14 @@ def tree(network: Chain, coefs: Sequence[HostArray], intercepts: Sequence[HostAr
     """The network's parameters, ``of`` every array."""
     pairs = iter(zip(coefs, intercepts, strict=True))
 
-    def affine(W: HostArray, b: HostArray) -> Affine:
+    def affine() -> Affine:
+        W, b = next(pairs)
         return Affine(of(W), of(b.reshape(1, -1)))
 
-    return tuple(affine(*next(pairs)) if isinstance(layer, Dense) else ABSENT for layer in network.layers)
+    return tuple(affine() if isinstance(layer, Dense) else ABSENT for layer in network.layers)
 
 
 def lists(params: Tree) -> tuple[list[HostArray], list[HostArray]]:
     """``coefs_`` and ``intercepts_`` of parameters on the host."""
     dense = [p for p in params if isinstance(p, Affine)]
     return [p.W for p in dense], [p.b.reshape(-1) for p in dense]
-
-
-def read(model: Model) -> tuple[dict[str, Any], list[HostArray], list[HostArray]]:
-    """Constructor parameters, ``coefs_`` and ``intercepts_`` for the network of a model.
-
-    Raises `ValueError` naming the first layer that the network of an estimator cannot have.
-    """
-    layers = [layer for layer in model.network.layers if not isinstance(layer, Dropout)]
-    for i, layer in enumerate(layers):
-        is_activation = not layer.stateful and layer.specs() == ()
-        if is_activation != bool(i % 2) or not (is_activation or isinstance(layer, Dense)):
-            raise ValueError(
-                f"the network of an estimator alternates Dense layers and activations, but this has {layer}"
-            )
-    if not isinstance(layers[-1], Dense):
-        raise ValueError(f"the network of an estimator ends with a Dense layer, but this ends with {layers[-1]}")
-    coefs, intercepts = [], []
-    for W, b in (p for p in model.params if isinstance(p, Affine)):
-        coefs.append(np.array(model.backend.to_numpy(W)))
-        intercepts.append(np.zeros_like(coefs[-1][0]) if b is ABSENT else np.array(model.backend.to_numpy(b))[0])
-    names: dict[Any, str] = {layer: name for name, layer in NAMES.items()}
-    parameters = {
-        "hidden_layer_sizes": tuple(W.shape[1] for W in coefs[:-1]),
-        "activation": [names.get(layer, layer) for layer in layers[1::2]],
-        "dropout": next((layer.rate for layer in model.network.layers if isinstance(layer, Dropout)), 0.0),
-    }
-    return parameters, coefs, intercepts

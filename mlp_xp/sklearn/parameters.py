@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from dataclasses import fields
 from inspect import cleandoc
 from numbers import Real
 from typing import Any
@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from mlp_xp.sklearn.losses import REGRESSION
 from mlp_xp.sklearn.network import NAMES
 
-COMMON: dict[str, list[Any]] = {
+CONSTRAINTS: dict[str, list[Any]] = {
     **neural_network.MLPClassifier._parameter_constraints,
     "activation": [StrOptions(set(NAMES)), HasMethods(["forward", "backward"]), list, tuple],
     "solver": [StrOptions({"lbfgs", "sgd", "adam", "adamw"}), HasMethods(["rates", "init", "update"])],
@@ -25,12 +25,15 @@ COMMON: dict[str, list[Any]] = {
     "scoring": [str, callable, None],
     "l2_mode": [StrOptions({"batch", "constant"})],
     "group": [StrOptions({"mpi", "nccl", "torch"}), HasMethods(["sum", "broadcast", "barrier"]), None],
+    "class_weight": [StrOptions({"balanced"}), dict, list, None],
+    "loss": [StrOptions(set(REGRESSION)), HasMethods(["rows", "slope", "output"])],
 }
 """scikit-learn's own constraints, and those of the parameters that are new or take more."""
-CLASSIFIER = {**COMMON, "class_weight": [StrOptions({"balanced"}), dict, list, None]}
-REGRESSOR = {**COMMON, "loss": [StrOptions(set(REGRESSION)), HasMethods(["rows", "slope", "output"])]}
 
 PARAMETERS = """
+loss : str or loss, default='squared_error'
+    ``squared_error``, ``poisson``, ``absolute_error``, ``huber``, ``quantile`` (the median), or a loss of `mlp_xp`
+    such as ``Quantile(q=0.9)`` or ``Huber(delta=2.0)``.
 activation : str, layer, or sequence of these, default='relu'
     ``identity``, ``logistic``, ``tanh``, ``relu``, ``leaky_relu``, ``gelu``, ``softplus``, ``sigmoid`` or a layer of
     `mlp_xp`; a sequence has one entry for each hidden layer.
@@ -47,6 +50,8 @@ dtype : {'float32', 'float64'} or None, default=None
     The dtype of the weights; by default that of ``X``, or float64 if ``X`` holds anything else.
 dropout : float, default=0.0
     The share of the units of each hidden layer that are dropped in training.
+class_weight : dict, list of dict, 'balanced' or None, default=None
+    Factors of ``sample_weight``: ``{label: weight}``, for several outputs a list of these, or ``balanced``.
 scoring : str, callable or None, default=None
     The score of the validation set: ``None`` for that of `score`, ``'loss'`` for the negative loss, or a scorer of
     scikit-learn by name or as a callable.
@@ -67,30 +72,24 @@ stopped_ : bool
 
 
 def described(cls: type) -> type:
-    """Complete the docstring of an estimator by the common descriptions, and by scikit-learn's own for all others."""
+    """Set the constraints of an estimator, and describe its parameters and attributes in its docstring.
+
+    Those that scikit-learn has too are described as there, unless they take more.
+    """
+    names = {field.name for field in fields(cls)}
+    cls._parameter_constraints = {name: allowed for name, allowed in CONSTRAINTS.items() if name in names}  # type: ignore[attr-defined]
     if cls.__doc__:  # not under python -OO
-        text, theirs = cleandoc(cls.__doc__), cleandoc(getattr(neural_network, cls.__name__).__doc__)
-        for section, common in (("Parameters", PARAMETERS), ("Attributes", ATTRIBUTES)):
-            entries = _entries(theirs, section) | _entries(f"{section}\n---{common}", section) | _entries(text, section)
-            if place := _section(section).search(text):
-                text = text[: place.start(2)] + "".join(entries.values()) + text[place.end(2) :]
-        cls.__doc__ = text
+        head, heading, examples = cleandoc(cls.__doc__).partition("Examples\n")
+        for section, ours in (("Parameters", PARAMETERS), ("Attributes", ATTRIBUTES)):
+            theirs = re.split(r"^(\w[\w ]*)\n-+\n", cleandoc(getattr(neural_network, cls.__name__).__doc__), flags=re.M)
+            entries = _entries(theirs[theirs.index(section) + 1]) | _entries(ours)
+            shown = (entry for name, entry in entries.items() if name in names or name.endswith("_"))
+            head += f"{section}\n{'-' * len(section)}\n{''.join(shown)}\n"
+        cls.__doc__ = head + heading + examples
     return cls
 
 
-def _section(name: str) -> re.Pattern[str]:
-    """A section of a docstring: its heading and its body."""
-    return re.compile(rf"(^{name}\n-+\n)(.*?)(?=^\w[\w ]*\n-+\n|\Z)", re.M | re.S)
-
-
-def _entries(text: str, section: str) -> dict[str, str]:
+def _entries(section: str) -> dict[str, str]:
     """The descriptions in a section of a docstring by name."""
-    found = _section(section).search(text)
-    parts = re.split(r"^(?=\w+ : )", found[2], flags=re.M) if found else []
+    parts = re.split(r"^(?=\w+ : )", section, flags=re.M)
     return {part.partition(" : ")[0]: part.strip() + "\n\n" for part in parts if part.strip()}
-
-
-def assign(estimator: Any, given: Mapping[str, Any]) -> None:
-    """Set the parameters among the local names of a constructor as attributes."""
-    for name in estimator._get_param_names():
-        setattr(estimator, name, given[name])

@@ -1,20 +1,20 @@
-"""The stochastic solvers: the update rule, and the learning rate from epoch to epoch."""
+"""The stochastic solvers: the update rule, and from epoch to epoch the learning rate and the penalty."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from mlp_xp._checks import check_kind
 from mlp_xp.nn.optimizers import SGD, Adam, AdamW, Optimizer, Rates
 from mlp_xp.nn.schedules import ConstantRate, InverseScaling, Moment, Schedule, as_schedule
-from mlp_xp.training.epoch import rate_table
-from mlp_xp_backends.typing import Tree
-
-SMALLEST_RATE = 1e-6
-"""The rate at which ``adaptive`` stops."""
+from mlp_xp.training.epoch import batch_weights, rate_table, step_count
+from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.typing import HostArray, Tree
 
 
 @dataclass
@@ -31,37 +31,14 @@ class Solver:
     memory: Tree | None = None
     """Layer states, optimizer slots and schedule state, on the host."""
 
-    def rates(self, at: Moment, n: int) -> Rates:
-        """The optimizer's numbers for the ``n`` steps of an epoch that begins ``at``, (n,) float64 each."""
-        return rate_table(self.optimizer, ConstantRate(self.learning_rate) if self.by_epoch else self.schedule, at, n)
-
     @property
     def by_epoch(self) -> bool:
         """Whether the rate of an epoch is ``learning_rate``."""
         return isinstance(self.schedule, (ConstantRate, InverseScaling))
 
-    def moment(self, steps: int, samples: int, losses: Sequence[float]) -> Moment:
-        """The present moment in a training of ``steps`` steps, after epochs with these losses."""
-        return Moment(self.steps, steps, self.epochs, samples, losses[len(losses) - self.epochs :])
 
-    def epoch_ends(self, at: Moment) -> None:
-        """Set the rate of the epoch that begins ``at``; only `stalls` changes a constant one."""
-        if not isinstance(self.schedule, ConstantRate):
-            self.learning_rate = self.schedule.rate(at)
-
-    def stalls(self) -> str:
-        """Respond to epochs without improvement: return ``""`` to continue, otherwise the reason to stop."""
-        if not self.adaptive:
-            return "Stopping."
-        if self.learning_rate <= SMALLEST_RATE:
-            return "Learning rate too small. Stopping."
-        self.learning_rate /= 5.0
-        return ""
-
-
-def make_solver(estimator: Any) -> Solver:
+def make_solver(e: Any) -> Solver:
     """The solver that an estimator's parameters describe, before its first step."""
-    e = estimator
     lr = float(e.learning_rate_init)
     schedule: Schedule = ConstantRate(lr) if isinstance(e.learning_rate, str) else e.learning_rate
     if not isinstance(e.solver, str):
@@ -78,3 +55,42 @@ def make_solver(estimator: Any) -> Solver:
             schedule = InverseScaling(lr, power=e.power_t)
     start = schedule.rate(Moment(0, 1, 0, 0))
     return Solver(optimizer, schedule, e.solver == "sgd" and e.learning_rate == "adaptive", start)
+
+
+class Course:
+    """The epochs of an estimator on ``rows`` rows with the weights ``w``, as far as the host plans them.
+
+    An epoch minimizes ``(sum_i w_i l_i + alpha |W|^2 / 2) / sum_i w_i`` over the rows of each batch, so that the
+    penalty is stronger the smaller the batch. With ``l2_mode="constant"`` it is ``alpha |W|^2 / 2`` plus the mean loss.
+    """
+
+    def __init__(self, e: Any, rows: int, w: Any) -> None:
+        if e.batch_size != "auto" and e.batch_size > rows:
+            clipped = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
+            warnings.warn(clipped, stacklevel=7)
+        self.e, self.w, self.rows = e, w, rows
+        self.batch_size = min(200 if e.batch_size == "auto" else int(e.batch_size), rows)
+        self.steps = step_count(rows, self.batch_size)
+
+    def moment(self) -> Moment:
+        """The present moment, for schedules."""
+        e, solver = self.e, self.e._optimizer
+        curve = getattr(e, "validation_loss_curve_", None)
+        losses = e.loss_curve_ if curve is None else curve
+        return Moment(solver.steps, self.steps * e.max_iter, solver.epochs, e.t_, losses[len(losses) - solver.epochs :])
+
+    def rates(self) -> Rates:
+        """The optimizer's numbers for the next epoch, (steps,) each."""
+        solver: Solver = self.e._optimizer
+        schedule = ConstantRate(solver.learning_rate) if solver.by_epoch else solver.schedule
+        return rate_table(solver.optimizer, schedule, self.moment(), self.steps)
+
+    def penalties(self, order: HostArray) -> Any:
+        """The penalty of each batch, (steps,)."""
+        alpha = float(self.e.alpha)
+        if alpha == 0.0 or self.e.solver == "adamw":
+            return ABSENT
+        if self.e.l2_mode == "constant":
+            return np.full(self.steps, alpha)
+        sums = batch_weights(order, self.batch_size, self.w)
+        return np.divide(alpha, sums, out=np.zeros_like(sums), where=sums > 0.0)  # without weight, no change

@@ -19,8 +19,8 @@ from mlp_xp.nn.step import TrainStep
 from mlp_xp.sklearn.arrays import SparseRows, home, to_host
 from mlp_xp.sklearn.base import BaseMLP
 from mlp_xp.sklearn.network import lists
-from mlp_xp.sklearn.solver import make_solver
-from mlp_xp.sklearn.stochastic import Course, adopt, first_state, is_over, note, warn_of_the_end
+from mlp_xp.sklearn.solver import Course, make_solver
+from mlp_xp.sklearn.stochastic import adopt, first_state, is_over, note, warn_of_the_end
 from mlp_xp.sklearn.validation import Held, Setting, Validation
 from mlp_xp.sklearn.weights import scaled
 from mlp_xp.sweep.binding import differing, structure
@@ -28,6 +28,7 @@ from mlp_xp.sweep.driver import SHRINK
 from mlp_xp.sweep.stack import EpochPlan, Stack, models_together
 from mlp_xp.sweep.tasks import processes, run_tasks
 from mlp_xp.training.epoch import batch_weights, mean_loss
+from mlp_xp.training.ranks import Ranks
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray, Tree
 
@@ -110,14 +111,13 @@ class Fit:
         e._validate_params()
         given = to_host(job.x)
         weight = job.fit_params.get("sample_weight")
-        setting, data, _ = e._prepare(job.x, given, to_host(job.y), weight, False)
+        setting, data = e._prepare(job.x, given, to_host(job.y), weight, False, Ranks(e.group))
         data, held = e._split(given, data, None)
         if isinstance(data.x, SparseRows):
             raise ValueError("sparse rows that do not fit in memory as dense ones cannot train in a stack")
         self.device: Any = home(job.x) if e.device is None else e.device
         self.network, self.loss, self.dtype = setting[1:]
         if held is not None:
-            e._validation(setting, held)  # begins the records of scores
             held = held._replace(given=held.given if callable(e.scoring) or _is_scorer(e.scoring) else None)
         self.held: Held | None = held
         e._optimizer = make_solver(e)
@@ -131,7 +131,7 @@ class Fit:
         self.block, self.held_block = _block(data, blocks), None
         self.data = blocks[self.block]
         if held is not None:
-            self.held_block = _block(Batch(held.x, ABSENT, ABSENT), blocks)
+            self.held_block = _block(Batch(held.data.x, ABSENT, ABSENT), blocks)
             self.held_data = blocks[self.held_block]
         self.done, self.stopped, self.seconds = False, False, 0.0
         self.error: Exception | None = None
@@ -140,7 +140,7 @@ class Fit:
     def group(self) -> Hashable:
         """Equal for fits that can train together."""
         e, course, data = self.e, self.course, self.data
-        held = 0 if self.held is None else len(self.held.target)
+        held = 0 if self.held is None else len(self.held.labels)
         penalized = float(e.alpha) != 0.0 and e.solver != "adamw"
         size = (course.batch_size, course.rows, held, data.y.shape[1], str(data.y.dtype), str(data.x.dtype))
         return structure(self.step), size, penalized, data.w is ABSENT, self.dtype, str(self.device)
@@ -299,7 +299,7 @@ class _Team:
             return
         helds: list[Held] = [fit.held for fit in self.fits if fit.held is not None]
         starts = [self.held_starts[fit.held_block] for fit in self.fits]
-        rows = [np.arange(start, start + len(held.target)) for start, held in zip(starts, helds, strict=True)]
+        rows = [np.arange(start, start + len(held.labels)) for start, held in zip(starts, helds, strict=True)]
         z = self.stack.outputs(self.held, np.stack(rows).astype(np.int32))
         for i, fit in enumerate(self.fits):
             if i not in self.over:

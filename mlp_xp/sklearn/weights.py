@@ -38,16 +38,13 @@ def scaled(w: Any) -> Any:
 
 def class_factors(class_weight: Any, classes: HostArray, y: HostArray) -> HostArray:
     """The weight of each row's class, (rows,); of several outputs the product."""
-    if y.ndim == 2:
-        for weights in class_weight if isinstance(class_weight, list) else ():
-            _check(weights, np.arange(2))
-        return compute_sample_weight(class_weight, y)  # type: ignore[no-any-return]
-    if isinstance(class_weight, str):
-        return compute_sample_weight(class_weight, y)  # type: ignore[no-any-return]
-    _check(class_weight, classes)
-    each = np.array([float(class_weight.get(label, 1.0)) for label in classes.tolist()])
-    factors: HostArray = each[np.searchsorted(classes, y)]
-    return factors
+    if y.ndim == 1 and not isinstance(class_weight, str):
+        _check(class_weight, classes)
+        each = np.array([float(class_weight.get(label, 1.0)) for label in classes.tolist()])
+        return each[np.searchsorted(classes, y)]
+    for weights in class_weight if isinstance(class_weight, list) else ():
+        _check(weights, np.arange(2))
+    return compute_sample_weight(class_weight, y)  # type: ignore[no-any-return]
 
 
 def _check(weights: Any, classes: HostArray) -> None:

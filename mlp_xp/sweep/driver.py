@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  losses and measured values are host arrays
@@ -23,6 +23,9 @@ from mlp_xp_backends.typing import HostArray
 
 SHRINK = 0.5
 """A stack is compacted when at most this share of its models is left and no others wait: each size is compiled."""
+
+INTERVAL = 60.0
+"""Seconds from one checkpoint of a stack to the next."""
 
 
 class Measured(NamedTuple):
@@ -51,16 +54,30 @@ class Group(NamedTuple):
     """Models that train together."""
 
 
-def train(group: Group, runs: Sequence[Run], until: int | None = None) -> list[Run]:
-    """Train all runs to their end, or to ``until`` epochs, and return them."""
+def train(
+    group: Group,
+    runs: Sequence[Run],
+    until: int | None = None,
+    save: Callable[[Run], Any] | None = None,
+) -> list[Run]:
+    """Train all runs to their end, or to ``until`` epochs, and return them.
+
+    Call ``save`` with each run when it is there, and every `INTERVAL` with all runs under way.
+    """
     backend = as_backend(group.device)
     waiting = [run for run in runs if not is_over(run, until)][::-1]
-    team = Team(group, backend)
+    team, saved = Team(group, backend), time.monotonic()
     while waiting or team.runs:
         team.refill(waiting)
         with np.errstate(all="ignore"):  # of models that diverge
             team.epoch()
-        team.release(until, bool(waiting))
+        stored = team.release(until, bool(waiting))
+        if save is None:
+            continue
+        if time.monotonic() - saved >= INTERVAL:
+            stored, saved = stored + team.store(team.under_way), time.monotonic()
+        for run in stored:
+            save(run)
     return list(runs)
 
 
@@ -163,19 +180,31 @@ class Team:
             found |= {f"{name}_{key}": column for key, column in zip(names, values, strict=True)}
         return found
 
-    def release(self, until: int | None, more: bool) -> None:
+    def release(self, until: int | None, more: bool) -> list[Run]:
         """Store the runs that are done, and take them out of the stack if that is worth the compilation."""
-        done = [i for i, run in enumerate(self.runs) if i not in self.over and is_over(run, until)]
-        if done:
-            ruled = self.runs[0].rule is not None
-            best = rows_on_host(self.backend, self.best, done) if ruled else [None] * len(done)
-            for i, state, kept in zip(done, self.stack.states(done), best, strict=True):
-                self.runs[i].store(state, kept)
-            self.over |= set(done)
-        left = [i for i in range(len(self.runs)) if i not in self.over]
+        done = [i for i in self.under_way if is_over(self.runs[i], until)]
+        released = self.store(done)
+        self.over |= set(done)
+        left = self.under_way
         if not left or (self.over and (more or len(left) <= SHRINK * len(self.runs))):
             self.over = set()
             if left:
                 self._exchange(left, [])
             else:
                 self.runs = []
+        return released
+
+    @property
+    def under_way(self) -> list[int]:
+        """The positions of the runs that are not done."""
+        return [i for i in range(len(self.runs)) if i not in self.over]
+
+    def store(self, chosen: Sequence[int]) -> list[Run]:
+        """Copy the states of the runs at these positions back to the runs, and return these."""
+        if not chosen:
+            return []
+        ruled = self.runs[0].rule is not None
+        best = rows_on_host(self.backend, self.best, chosen) if ruled else [None] * len(chosen)
+        for i, state, kept in zip(chosen, self.stack.states(chosen), best, strict=True):
+            self.runs[i].store(state, kept)
+        return [self.runs[i] for i in chosen]

@@ -17,7 +17,6 @@ from mlp_xp.training import epoch as epochs
 from mlp_xp.training.early_stopping import EarlyStopping
 from mlp_xp.training.history import Record, monitored
 from mlp_xp.training.options import generator, generator_in
-from mlp_xp.training.start import first_snapshot
 from mlp_xp_backends.trees import ABSENT, leaves
 from mlp_xp_backends.typing import HostArray
 
@@ -55,6 +54,8 @@ class Run:
         self.best: Best | None = None if snapshot is None else snapshot.best
         self._snapshot = snapshot
         self._monitor, self._losses = monitored(self.records)
+        if snapshot is not None:
+            self._note_divergence(snapshot.state)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -63,7 +64,7 @@ class Run:
             one = self.candidate
             rng, network = generator(one.seed), one.step.network
             drawn = network.init(rng), network.init_state(rng)
-            self._snapshot = first_snapshot(one.step, self._dtype, *drawn, rng, one.class_weight)
+            self._snapshot = Snapshot.first(one.step, self._dtype, *drawn, rng, one.class_weight)
         return self._snapshot
 
     @cached_property
@@ -128,8 +129,7 @@ class Run:
         """Take the state back from the stack, and the best parameters and layer states; restore these at the end."""
         if best is not None and self.best is not None:
             self.best = self.best._replace(params=best[0], layers=best[1])
-        if self.diverged is None and self.is_done and not all(np.all(np.isfinite(p)) for p in leaves(state.params)):
-            self.diverged = self.epoch
+        self._note_divergence(state)
         if self.is_done and self.best is not None:
             state = state._replace(params=self.best.params, layers=self.best.layers)
         self._snapshot = self.snapshot._replace(
@@ -139,3 +139,8 @@ class Run:
             generator=dict(self._rng.bit_generator.state),
             best=self.best,
         )
+
+    def _note_divergence(self, state: TrainState) -> None:
+        """Mark a model that has infinite or NaN parameters after its last epoch."""
+        if self.diverged is None and self.is_done and not all(np.all(np.isfinite(p)) for p in leaves(state.params)):
+            self.diverged = self.epoch

@@ -28,7 +28,7 @@ GPU_SHARE = 0.1
 MOST = 1024
 """Models of a stack on a GPU."""
 SIZES = {
-    "numpy": ((2.5e5, 16), (8e5, 8), (4e6, 4), (math.inf, 2)),
+    "numpy": ((2.5e5, 16), (8e5, 8), (4e6, 4), (1.6e7, 2), (math.inf, 1)),
     "torch": ((2.5e5, 16), (8e5, 8), (2e6, 4), (math.inf, 1)),
     "jax": ((2.5e5, 16), (8e5, 8), (math.inf, 1)),
 }
@@ -149,8 +149,6 @@ def rows_on_host(backend: Backend, tree: Tree, chosen: Sequence[int]) -> list[An
 
 def models_together(backend: Backend, network: Chain, batch_size: int, dtype: str) -> int:
     """How many models of this kind a stack has for the best speed."""
-    if network.first.takes == "ids":
-        return 1  # ids are the same for all models of a stack
     numbers = sum(spec.rows * spec.columns for spec in leaves(network.specs()))
     if backend.device == "cpu":
         sizes = SIZES.get(backend.name, SIZES["jax"])

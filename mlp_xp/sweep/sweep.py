@@ -22,7 +22,7 @@ from mlp_xp.sweep.result import SweepResult
 from mlp_xp.sweep.run import Candidate, Run
 from mlp_xp.sweep.settings import STEP, Base, from_distributions, from_grid, from_list
 from mlp_xp.sweep.storage import Storage
-from mlp_xp.sweep.tasks import run_tasks
+from mlp_xp.sweep.tasks import processes, run_tasks
 from mlp_xp.training.early_stopping import EarlyStopping
 from mlp_xp.training.options import check_dtype
 from mlp_xp_backends import Backend
@@ -138,8 +138,8 @@ class Sweep:
         together
             Models that train together; by default by the device and the size of the network.
         checkpoint
-            A folder. Every model that is done is written there, as a checkpoint of a trainer, and a call with the same
-            data and options continues from what it finds.
+            A folder. Every model that is done is written there, as a checkpoint of a trainer, and without other
+            processes every minute those under way. A call with the same data and options continues from what it finds.
         progress
             Whether to report to stderr how many models are done.
 
@@ -172,9 +172,10 @@ class Sweep:
             for i, candidate in enumerate(candidates)
         ]
         reporter = Reporter(len(runs), progress)
+        save = storage.write if checkpoint is not None and processes(n_jobs) == 1 else None
         for until, chosen in _rungs(halving, runs, candidates, max_epochs, len(split) or 1):
             jobs = [
-                (group, part, until)
+                (group, part, until, save)
                 for group, members in groups
                 for part in _parts(
                     [runs[i] for i in members if i in chosen and not is_over(runs[i], until)], group.size
@@ -183,7 +184,8 @@ class Sweep:
             for done in run_tasks(train, jobs, n_jobs):
                 for run in done:
                     runs[run.index] = run
-                    storage.write(run)
+                    if save is None:
+                        storage.write(run)
                     reporter.note(run)
         reporter.close()
         per_setting = len(split) or 1

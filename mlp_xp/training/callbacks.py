@@ -84,8 +84,14 @@ def ends_training(answers: list[Any]) -> bool:
     return any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
 
 
+SILENCE = 10.0
+"""Seconds after which `Progress` prints a line within an epoch."""
+
+
 class Progress(Callback):
-    """A tqdm bar on stderr if that is a terminal and tqdm is installed; otherwise one line an epoch.
+    """A tqdm bar on stderr if that is a terminal and tqdm is installed; otherwise a line after each epoch.
+
+    Without a bar, a line also reports the step whenever ten seconds have passed since the last line.
 
     >>> import sys
     >>> trainer, data = Trainer(mlp(2, 2), device="cpu"), (np.zeros((4, 2)), np.zeros(4, int))
@@ -96,16 +102,20 @@ class Progress(Callback):
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stderr if stream is None else stream
         self.bar: Any = None
+        self.printed = 0.0  # when the last line was
 
     def start(self, trainer: Trainer) -> None:
         """Open the bar."""
         self.bar = _bar(self.stream)
+        self.printed = time.monotonic()
 
     def chunk(self, trainer: Trainer) -> None:
-        """Move the bar."""
-        if self.bar is None:
-            return
+        """Move the bar; without one, report the step every ten seconds."""
         at = trainer.progress
+        if self.bar is None:
+            if time.monotonic() - self.printed > SILENCE:
+                self._print(f"epoch {at.epoch}/{at.max_epochs}  step {at.step}/{at.steps}")
+            return
         self.bar.total = at.steps
         self.bar.n = at.step
         self.bar.set_description(f"epoch {at.epoch}/{at.max_epochs}", refresh=False)
@@ -119,7 +129,11 @@ class Progress(Callback):
         if self.bar is not None:
             self.bar.write(line, file=self.stream)
         else:
-            print(line, file=self.stream, flush=True)
+            self._print(line)
+
+    def _print(self, line: str) -> None:
+        print(line, file=self.stream, flush=True)
+        self.printed = time.monotonic()
 
     def end(self, trainer: Trainer) -> None:
         """Close the bar; report an interruption."""

@@ -30,6 +30,8 @@ from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 
 CHUNK_WORK = 1e10
 """Multiply-adds of a chunk, after which Ctrl-C and callbacks are served: a quarter of a second on two cores."""
+STEP_WORK = 1e6
+"""Multiply-adds in the time that any step takes, however small."""
 GPU_WORK, GPU_STEPS = 1e12, 2000
 """The same on a GPU, where small steps take the time of their launches."""
 BLOCK = 2**20
@@ -64,8 +66,7 @@ class Chunk(NamedTuple):
 def epoch_loop(backend: Backend, step: TrainStep) -> Loop:
     """The compiled loop over `Item`: gather a batch from the data and take a step on it.
 
-    Cached, so that equal steps share what a backend compiles. A loop may keep the arrays of its last run alive:
-    call ``epoch_loop.__wrapped__`` for one of your own where that matters.
+    Cached, so that equal steps share what a backend compiles. A loop keeps no arrays of its runs alive.
     """
 
     def body(xp: Namespace, state: TrainState, data: Batch, item: Item) -> tuple[TrainState, Array]:
@@ -121,10 +122,10 @@ def _part(backend: Backend, place: Place, dtype: str) -> Any:
 
 def chunk_steps(backend: Backend, params: Tree, batch_size: int) -> int:
     """The number of steps in a chunk, at least 1, by the multiply-adds of a step."""
-    work = 3 * batch_size * sum(math.prod(p.shape) for p in leaves(params))
+    work = max(1, 3 * batch_size * sum(math.prod(p.shape) for p in leaves(params)))
     if backend.device == "cpu":
-        return max(1, int(CHUNK_WORK / max(work, 1)))
-    return max(1, min(GPU_STEPS, int(GPU_WORK / max(work, 1))))
+        return max(1, int(CHUNK_WORK / (work + STEP_WORK)))
+    return max(1, min(GPU_STEPS, int(GPU_WORK / work)))
 
 
 def step_count(rows: int, batch_size: int) -> int:

@@ -1,21 +1,63 @@
-"""The data that a call of `Trainer.fit` is given: checked, weighted, and as feeds."""
+"""The data that a call of `Trainer.fit` is given: checked, weighted, divided among the ranks, and as feeds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  sums over ranks are host arrays
 
-from mlp_xp._checks import shown
 from mlp_xp.data.checks import check_inputs, check_targets, check_weights
 from mlp_xp.data.class_weights import weigh_classes
-from mlp_xp.data.feed import Batch
-from mlp_xp.data.sources import as_source
+from mlp_xp.data.feed import Batch, Feed
+from mlp_xp.data.sources import as_source, is_source
 from mlp_xp.data.stream import Stream
+from mlp_xp.files.snapshot import Plan
 from mlp_xp.model import Evaluation
+from mlp_xp.training.options import FitOptions
+from mlp_xp.training.ranks import Division
 from mlp_xp.training.run import Run
+from mlp_xp_backends.transfer import to_host
 from mlp_xp_backends.typing import Array, HostArray
+
+
+class Inputs(NamedTuple):
+    """What the epochs of a call of `Trainer.fit` run on."""
+
+    plan: Plan
+    data: Batch
+    division: Division
+    feed: Feed | Stream
+    evaluations: Mapping[str, Evaluation]
+    """The validation sets by name."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the last epoch."""
+        return self.feed.rows if isinstance(self.feed, Stream) else self.division.rows
+
+
+def prepare(run: Run, x: Any, y: Any, sample_weight: Any, options: FitOptions) -> Inputs:
+    """Check the data and the options, also against an interrupted epoch and the other ranks, and make the feed."""
+    ranks, step = run.ranks, run.step
+    sharded = options.sharded and ranks.size > 1
+    source = stream(run, x, y, sample_weight) if is_source(x) else None
+    data = checked_data(run, x, y, sample_weight, sharded) if source is None else source.data
+    division = Division.of(ranks, int(data.x.shape[0]), sharded)
+    rows = division.rows
+    plan = Plan(options.max_epochs, min(options.batch_size or rows, rows), options.shuffle, rows)
+    if source is not None:
+        plan = plan._replace(batch_size=1, shuffle=False)
+    run.check_plan(plan)
+    ranks.check_equal(
+        options=(plan, options.early_stopping, tuple(options.validation_sets), options.resident, options.sharded),
+        step=(step, run.dtype, run.class_weight),
+        progress=(run.updates, run.position, run.rng.bit_generator.state),
+        parameters=to_host(run.backend, run.state) if ranks.size > 1 else (),
+    )
+    sets = {name: evaluation(run, arrays, sharded) for name, arrays in options.validation_sets.items()}
+    feed = source or ranks.feed(run.backend, step.network, data, run.dtype, options.resident)
+    return Inputs(plan, data, division, feed, sets)
 
 
 def checked_data(run: Run, x: Any, y: Any, sample_weight: Any, sharded: bool) -> Batch:
@@ -31,13 +73,9 @@ def checked_data(run: Run, x: Any, y: Any, sample_weight: Any, sharded: bool) ->
     return Batch(x, y, w)
 
 
-def stream(run: Run, source: Any, y: Any, sample_weight: Any) -> Stream:
+def stream(run: Run, x: Any, y: Any, sample_weight: Any) -> Stream:
     """The batches of a source as a feed."""
-    if y is not None or sample_weight is not None:
-        raise TypeError(
-            f"x must be an array of shape (rows, features), not {shown(source)}: stack its rows first; or leave y "
-            "and sample_weight out, for a source of batches (x, y) or (x, y, sample_weight)"
-        )
+    source = as_source(x, y, sample_weight)
     if run.ranks.group.size > 1:
         raise ValueError("a source of batches trains in one process: with a group pass arrays, or shards of them")
     if run.class_weight == "balanced":
@@ -48,7 +86,7 @@ def stream(run: Run, source: Any, y: Any, sample_weight: Any) -> Stream:
         n_out = network.width(None)
         return weigh_classes(run.class_weight, y, n_out or 0, w)
 
-    return Stream(run.backend, network, run.step.loss, as_source(source), run.dtype, weigh)
+    return Stream(run.backend, network, run.step.loss, source, run.dtype, weigh)
 
 
 def evaluation(run: Run, arrays: Sequence[Array], sharded: bool) -> Evaluation:

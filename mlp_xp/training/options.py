@@ -24,6 +24,7 @@ class FitOptions(NamedTuple):
     batch_size: int | None
     validation_sets: Mapping[str, tuple[Array, ...]]
     shuffle: bool
+    early_stopping: EarlyStopping | None
     resident: bool | None
     sharded: bool
 
@@ -50,7 +51,8 @@ class FitOptions(NamedTuple):
             measured = ("loss", *(metric.__name__ for metric in loss.metrics))
             early_stopping.check(("epoch", "loss", "lr", "seconds", *(f"{s}_{m}" for s in sets for m in measured)))
         resident = None if resident is None else _flag("resident", resident)
-        return cls(max_epochs, batch_size, sets, _flag("shuffle", shuffle), resident, _flag("sharded", sharded))
+        shuffle, sharded = _flag("shuffle", shuffle), _flag("sharded", sharded)
+        return cls(max_epochs, batch_size, sets, shuffle, early_stopping, resident, sharded)
 
 
 def check_network(network: Any, loss: Any, optimizer: Any) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, Self, cast
 
@@ -17,14 +18,20 @@ from mlp_xp.files.snapshot import Plan
 from mlp_xp.model import as_backend
 from mlp_xp.nn.layers import Chain
 from mlp_xp.training.epoch import batch_weights, row_order, step_count
+from mlp_xp.training.messages import Messages
 from mlp_xp_backends import Backend
 from mlp_xp_backends.groups import Group, get_group, with_group
+from mlp_xp_backends.groups.base import gpu_of
+from mlp_xp_backends.probe import probe
 from mlp_xp_backends.trees import ABSENT, leaves
 from mlp_xp_backends.typing import HostArray
 
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""In the ``repr`` of functions: it differs between processes."""
+
 
 class Ranks:
-    """The processes of a run, of which this is number ``rank``; a group of one process sends no messages."""
+    """The processes of a run, of which this is number ``rank``."""
 
     def __init__(self, group: str | Group | None) -> None:
         if group is None or isinstance(group, str):
@@ -33,6 +40,7 @@ class Ranks:
             check_kind("group", group, ("sum", "broadcast", "barrier", "abort"), "'mpi' or get_group('mpi')")
             self.group = group
         self.rank, self.size = self.group.rank, self.group.size
+        self.messages = Messages(self.group)
 
     def backend(self, device: str | Backend | None) -> Backend:
         """The backend of that name, on a GPU of its own for each rank of a machine unless ``device`` numbers it.
@@ -40,11 +48,12 @@ class Ranks:
         Raises `BackendError` for a library that cannot run with a group.
         """
         backend = as_backend(device)
-        numbered = not (device is None or isinstance(device, str)) or device.endswith(":0") if device else False
-        if self.size > 1 and backend.device == "cuda:0" and not numbered and self.group.local_rank:
-            library = "" if backend.name == "cupy" else f"{backend.name}:"
-            backend = as_backend(f"{library}cuda:{self.group.local_rank}")
         self.bound(backend)
+        unnumbered = device is None or (isinstance(device, str) and not device.endswith(":0"))
+        if self.size > 1 and backend.device == "cuda:0" and unnumbered and self.group.local_rank:
+            library = "" if backend.name == "cupy" else f"{backend.name}:"
+            visible = len(probe(f"{library}cuda" if library else "cupy").devices)
+            backend = as_backend(f"{library}cuda:{gpu_of(self.group.local_rank, visible)}")
         return backend
 
     def bound(self, backend: Backend) -> Backend:
@@ -60,42 +69,39 @@ class Ranks:
         if resident is None and self.size > 1:
             whole = shares_memory(backend, network, data, dtype) or not any(map(is_mapped, leaves(data)))
             resident = not self.any(not (whole and fits(backend, network, data, dtype)))
-        return make_feed(backend, network, data, dtype, resident)
+        feed = make_feed(backend, network, data, dtype, resident)
+        return replace(feed, bytes_per_row=max(self.gather(feed.bytes_per_row)))
 
     def random_state(self, drawn: Any) -> Any:
         """A `numpy.random.RandomState` in the state that it has on rank 0."""
         if self.size > 1:
             name, key, *numbers = drawn.get_state()
-            position, *gauss = self.group.broadcast(np.asarray(numbers, np.float64)).tolist()
-            drawn.set_state((name, self.group.broadcast(key.astype(np.int64)), int(position), *map(float, gauss)))
+            position, *gauss = self.messages.broadcast(np.asarray(numbers, np.float64)).tolist()
+            drawn.set_state((name, self.messages.broadcast(key.astype(np.int64)), int(position), *map(float, gauss)))
         return drawn
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set on any rank."""
-        return bool(flag) if self.size == 1 else bool(self.group.sum(np.asarray([flag], np.int32))[0])
+        return self.messages.any(flag)
 
     def total(self, numbers: Any) -> HostArray:
         """The sum over the ranks of float64 numbers."""
-        numbers = np.asarray(numbers, np.float64)
-        total: HostArray = numbers if self.size == 1 else self.group.sum(numbers)
-        return total
+        return self.messages.sum(np.asarray(numbers, np.float64))
 
     def gather(self, number: int) -> list[int]:
         """The number of each rank."""
         own = np.zeros(self.size, np.int64)
         own[self.rank] = number
-        return [number] if self.size == 1 else self.group.sum(own).tolist()
+        return list(map(int, self.messages.sum(own)))
 
     def first(self, number: float) -> float:
         """The number of rank 0."""
-        return number if self.size == 1 else float(self.group.broadcast(np.asarray([number], np.float64))[0])
+        return float(self.messages.broadcast(np.asarray([number], np.float64))[0])
 
     def check_equal(self, **things: Any) -> None:
         """Raise `ValueError` on all ranks unless each of the things, of which ``repr`` shows all, is equal on them."""
-        if self.size == 1:
-            return
         own = np.asarray([_digest(thing) for thing in things.values()])
-        differs = self.group.sum((own != self.group.broadcast(own)).astype(np.int64)) > 0
+        differs = self.messages.sum((own != self.messages.broadcast(own)).astype(np.int64)) > 0
         if differs.any():
             names = ", ".join(name for name, different in zip(things, differs, strict=True) if different)
             raise ValueError(f"the ranks must run the same program, but they differ in: {names}")
@@ -167,4 +173,4 @@ def _absorb(found: Any, thing: Any) -> None:
         for part in thing:
             _absorb(found, part)
     else:
-        found.update(repr(thing).encode())
+        found.update(ADDRESS.sub("", repr(thing)).encode())

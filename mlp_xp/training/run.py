@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np  # noqa: TID251  snapshots hold host arrays
 
-from mlp_xp.data.checks import first_not_finite
+from mlp_xp.data.checks import place_of_nan
 from mlp_xp.data.feed import Batch, Feed
 from mlp_xp.data.stream import Stream
 from mlp_xp.files.snapshot import Plan, Snapshot
@@ -63,9 +63,9 @@ class Run:
         with memory_guard(backend.device, backend.memory):
             self.state: TrainState = to_device(backend, snapshot.state)
             best = snapshot.best
-            trees = None if best is None else to_device(backend, (best.params, best.layers))
-        if best is not None and trees is not None:
-            best = best._replace(params=trees[0], layers=trees[1])
+            if best is not None:
+                params, layers = to_device(backend, (best.params, best.layers))
+                best = best._replace(params=params, layers=layers)
         self.best = BestEpoch(best, snapshot.stopped)
         self.interrupted = False
         """Whether Ctrl-C or a callback ended the last `fit` early."""
@@ -145,7 +145,7 @@ class Run:
                 how = f"max_epochs={self.epoch + plan.max_epochs} trains {plan.max_epochs} more"
             else:
                 why, how = f"early stopping ended this run after epoch {self.epoch}", "a longer patience continues it"
-            warnings.warn(f"{why}: nothing is left to train; {how}", stacklevel=4)
+            warnings.warn(f"{why}: nothing is left to train; {how}", stacklevel=3)
 
     def is_done(self, rule: EarlyStopping | None) -> bool:
         """Whether nothing is left to train."""
@@ -168,7 +168,7 @@ class Run:
         chunks = epochs.run_epoch(
             loop, feed, self.state, order, plan.batch_size, rates, start=self.position, cut=division.cut
         )
-        for chunk in chunks:
+        for chunk in self.ranks.messages.steps(chunks):
             self.state = chunk.state
             self.losses.append(chunk.losses)
             self.updates += chunk.end - chunk.start
@@ -180,7 +180,8 @@ class Run:
         weights = division.weights(order, plan.batch_size, data.w)
         loss = epochs.mean_loss(losses, weights, self.step.loss.reduction)
         if not math.isfinite(loss):
-            raise self.diverged(f"the loss of epoch {self.epoch + 1} is {loss} at rate {lrs[-1]:g}", data.x)
+            what = f"the loss of epoch {self.epoch + 1} is {loss} at rate {lrs[-1]:g}"
+            raise diverged(what, self.place_of_nan(feed, data))
         return {
             "epoch": self.epoch + 1,
             "loss": loss,
@@ -228,22 +229,28 @@ class Run:
             params, layers = self.copy((best.params, best.layers))
             self.state = self.state._replace(params=params, layers=layers)
 
-    def diverged(self, what: str, x: Array | None = None) -> TrainingDivergedError:
-        """The error, with advice; ``x`` is searched for NaN and infinities."""
-        row = None if x is None else first_not_finite(self.backend, x)
-        advice = (
-            "try a rate ten times smaller, clip_norm=1.0, or look for very large numbers in x"
-            if row is None
-            else f"x holds NaN or infinity, the first in row {row}: drop these rows or fill them in"
-        )
-        return TrainingDivergedError(f"{what}: {advice}")
+    def place_of_nan(self, feed: Feed | Stream, data: Batch) -> str:
+        """Where the data hold NaN or infinity, on this rank or another; empty if nowhere."""
+        place = feed.place_of_nan() if isinstance(feed, Stream) else place_of_nan(self.backend, data.x)
+        other = next((rank for rank, found in enumerate(self.ranks.gather(bool(place))) if found), None)
+        return place or ("" if other is None else f"x of rank {other} holds NaN or infinity")
 
     def check_finite(self) -> None:
         """Raise `TrainingDivergedError` if a parameter is infinite or NaN."""
         if not all(np.all(np.isfinite(a)) for a in leaves(to_host(self.backend, self.state.params))):
-            raise self.diverged(f"the parameters after epoch {self.epoch} contain infinities or NaN")
+            raise diverged(f"the parameters after epoch {self.epoch} contain infinities or NaN")
 
     def copy(self, tree: Tree) -> Tree:
         """Copies of arrays on the device."""
         with memory_guard(self.backend.device, self.backend.memory):
             return tree_map(lambda a: self.backend.xp.asarray(a, copy=True), tree)
+
+
+def diverged(what: str, place_of_nan: str = "") -> TrainingDivergedError:
+    """The error, with advice."""
+    advice = (
+        f"{place_of_nan}: drop these rows or fill them in"
+        if place_of_nan
+        else "try a rate ten times smaller, clip_norm=1.0, or look for very large numbers in x"
+    )
+    return TrainingDivergedError(f"{what}: {advice}")

@@ -10,9 +10,10 @@ from typing import Any, Self
 import numpy as np  # noqa: TID251  initial weights and batch orders are drawn on the host
 
 from mlp_xp._checks import check_count
+from mlp_xp.data.class_weights import check_class_weight
 from mlp_xp.data.sources import is_source
 from mlp_xp.files.checkpoints import read_snapshot, write_snapshot
-from mlp_xp.files.snapshot import Plan, Snapshot
+from mlp_xp.files.snapshot import Snapshot
 from mlp_xp.model import Model
 from mlp_xp.nn.layers import Chain, Layer, StatefulLayer
 from mlp_xp.nn.losses import Loss, SoftmaxCrossEntropy
@@ -25,10 +26,9 @@ from mlp_xp.training.early_stopping import EarlyStopping
 from mlp_xp.training.history import History, Record
 from mlp_xp.training.lr_finder import RateSearch, rate_ramp, search
 from mlp_xp.training.options import FitOptions, check_dtype, check_fine_tuning, check_network, generator
-from mlp_xp.training.ranks import Division, Ranks
+from mlp_xp.training.ranks import Ranks
 from mlp_xp.training.run import EpochProgress as EpochProgress
 from mlp_xp.training.run import Run
-from mlp_xp.training.start import first_snapshot
 from mlp_xp_backends import Backend
 from mlp_xp_backends.groups import Group
 from mlp_xp_backends.transfer import to_host
@@ -90,8 +90,8 @@ class Trainer:
         check_network(network, loss, optimizer)
         step = TrainStep(network, loss, optimizer, l2=l2, clip_norm=clip_norm, max_norm=max_norm)
         rng = generator(seed)
-        drawn = network.init(rng), network.init_state(rng)
-        self._run = Run(first_snapshot(step, check_dtype(dtype), *drawn, rng, class_weight), device, Ranks(group))
+        drawn, class_weight = (network.init(rng), network.init_state(rng)), check_class_weight(class_weight)
+        self._run = Run(Snapshot.first(step, check_dtype(dtype), *drawn, rng, class_weight), device, Ranks(group))
 
     @classmethod
     def from_model(
@@ -140,10 +140,9 @@ class Trainer:
         if head is not None:
             params = (*params[:-1], network.init(rng)[-1])
             layers = (*layers[:-1], network.init_state(rng)[-1])
-        trainer = cls.__new__(cls)
-        first = first_snapshot(step, check_dtype(dtype or model.dtype), params, layers, rng, class_weight)
-        trainer._run = Run(first, model.backend if device is None else device, Ranks(group))
-        return trainer
+        dtype, class_weight = check_dtype(dtype or model.dtype), check_class_weight(class_weight)
+        first = Snapshot.first(step, dtype, params, layers, rng, class_weight)
+        return cls.from_snapshot(first, model.backend if device is None else device, group)
 
     @classmethod
     def from_snapshot(
@@ -211,7 +210,7 @@ class Trainer:
             write_snapshot(path, self.snapshot())
 
     def __str__(self) -> str:
-        frozen = getattr(self.step, "frozen", ())
+        frozen = self.step.frozen
         lines = [str(self.step.network), f"loss {self.step.loss}", f"optimizer {self.step.optimizer}"]
         if frozen:
             lines.append(f"frozen layers {', '.join(map(str, frozen))}")
@@ -243,7 +242,7 @@ class Trainer:
         return self._model(*self._run.copy((self.state.params, self.state.layers)))
 
     def evaluate(
-        self, x: Array, y: Array, sample_weight: Array | None = None, batch_size: int = 1024
+        self, x: Array, y: Array | None = None, sample_weight: Array | None = None, batch_size: int = 1024
     ) -> dict[str, float]:
         """See `Model.evaluate`."""
         return self._model(self.state.params, self.state.layers).evaluate(x, y, sample_weight, batch_size)
@@ -308,65 +307,52 @@ class Trainer:
             other options, or the ranks of a group differ in options or parameters.
         TrainingDivergedError
             If the loss of an epoch or the parameters at the end are not finite.
+        RankError
+            If another rank of the group raised an error, of its input or a callback for instance: then all ranks raise
+            one. Only an error inside the steps ends the processes of all ranks.
         RuntimeError
             If an exception inside a step, such as a second Ctrl-C or an exhausted memory, ended an earlier call.
         """
-        options = FitOptions.checked(
-            max_epochs, batch_size, validation_data, shuffle, early_stopping, resident, sharded, self.step.loss
-        )
-        run, ranks, hooks = self._run, self._run.ranks, as_callbacks(callbacks)
-        run.check_whole()
-        if ranks.rank > 0:
-            hooks = []
-        sharded = options.sharded and ranks.size > 1
-        stream = inputs.stream(run, x, y, sample_weight) if is_source(x) else None
-        if stream is None and y is None:
-            raise TypeError("fit needs y, the targets of the rows of x; a source of batches yields both")
-        data = inputs.checked_data(run, x, y, sample_weight, sharded) if stream is None else stream.data
-        division = Division.of(ranks, int(data.x.shape[0]), sharded)
-        rows = division.rows
-        plan = Plan(options.max_epochs, min(options.batch_size or rows, rows), options.shuffle, rows)
-        if stream is not None:
-            plan = plan._replace(batch_size=1, shuffle=False)
-        run.check_plan(plan)
-        ranks.check_equal(
-            options=(plan, early_stopping, tuple(options.validation_sets)),
-            progress=(run.updates, run.position, run.rng.bit_generator.state),
-            parameters=to_host(self.backend, self.state) if ranks.size > 1 else (),
-        )
-        sets = {name: inputs.evaluation(run, arrays, sharded) for name, arrays in options.validation_sets.items()}
-        feed = stream or ranks.feed(self.backend, self.step.network, data, self.dtype, options.resident)
-        run.begin(plan, early_stopping)
-        with Interrupt() as interrupt:
+        run, ranks = self._run, self._run.ranks
+        with ranks.messages.together():
+            options = FitOptions.checked(
+                max_epochs, batch_size, validation_data, shuffle, early_stopping, resident, sharded, self.step.loss
+            )
+            hooks = as_callbacks(callbacks)
+            run.check_whole()
+            if ranks.rank > 0:
+                hooks = []
+            given = inputs.prepare(run, x, y, sample_weight, options)
+            run.begin(given.plan, early_stopping)
+            with Interrupt() as interrupt:
 
-            def stops() -> bool:
-                return ends_training([hook.chunk(self) for hook in hooks]) or interrupt.requested
+                def stops() -> bool:
+                    return ends_training([hook.chunk(self) for hook in hooks]) or interrupt.requested
 
-            for hook in hooks:
-                hook.start(self)
-            asked = False
-            while not (run.is_done(early_stopping) or asked or ranks.any(interrupt.requested)):
-                record = run.run_epoch(feed, data, division, stops)
-                if record is None:
-                    asked = True
-                    break
-                for name, evaluation in sets.items():
-                    values = evaluation(self.state.params, self.state.layers)
-                    record |= {f"{name}_{key}": value for key, value in values.items()}
-                run.finish_epoch(record, early_stopping, rows if stream is None else stream.rows)
-                asked = ranks.any(ends_training([hook.epoch(self, record) for hook in hooks]))
-            run.end(early_stopping, ranks.any(interrupt.requested) or run.position > 0)
-            for hook in hooks:
-                hook.end(self)
-            run.interrupted |= ranks.any(interrupt.requested)
-        if not run.interrupted:
-            run.check_finite()
-        return self.history
+                for hook in hooks:
+                    hook.start(self)
+                while not (run.is_done(early_stopping) or ranks.any(interrupt.requested)):
+                    record = run.run_epoch(given.feed, given.data, given.division, stops)
+                    if record is None:
+                        break
+                    for name, evaluation in given.evaluations.items():
+                        values = evaluation(self.state.params, self.state.layers)
+                        record |= {f"{name}_{key}": value for key, value in values.items()}
+                    run.finish_epoch(record, early_stopping, given.rows)
+                    if ranks.any(ends_training([hook.epoch(self, record) for hook in hooks])):
+                        break
+                run.end(early_stopping, ranks.any(interrupt.requested) or run.position > 0)
+                for hook in hooks:
+                    hook.end(self)
+                run.interrupted |= ranks.any(interrupt.requested)
+            if not run.interrupted:
+                run.check_finite()
+            return self.history
 
     def find_lr(
         self,
         x: Array,
-        y: Array,
+        y: Array | None = None,
         *,
         batch_size: int = 128,
         sample_weight: Array | None = None,
@@ -377,7 +363,8 @@ class Trainer:
         """Train a copy for some steps at rates that grow exponentially from ``low`` to ``high``; suggest a rate.
 
         The learning-rate range test (Smith 2017, sec. 3.3). It ends early when the loss explodes. The trainer, its
-        random numbers included, stays as it is. See `RateSearch`.
+        random numbers included, stays as it is. Without ``y``, ``x`` is a source of batches as `fit` takes it, of which
+        the rows of the first ``steps`` batches are used, in batches of the size of the first. See `RateSearch`.
 
         >>> import numpy as np
         >>> from mlp_xp import Trainer, mlp
@@ -389,8 +376,11 @@ class Trainer:
         if self.group.size > 1:
             raise ValueError("find_lr trains in one process: call it on a trainer without a group")
         rates = rate_ramp(low, high, steps)
-        data = inputs.checked_data(self._run, x, y, sample_weight, False)
-        size = min(check_count("batch_size", batch_size), int(data.x.shape[0]))
+        if is_source(x):
+            data, size = inputs.stream(self._run, x, y, sample_weight).head(steps)
+        else:
+            data = inputs.checked_data(self._run, x, y, sample_weight, False)
+            size = min(check_count("batch_size", batch_size), int(data.x.shape[0]))
         feed = self._run.ranks.feed(self.backend, self.step.network, data, self.dtype, None)
         run = self._run
         state, rng = run.copy(self.state), copy.deepcopy(run.rng)

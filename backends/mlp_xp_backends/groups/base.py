@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import NamedTuple, NoReturn, Protocol
 
+from mlp_xp_backends.protocol import BackendError
 from mlp_xp_backends.typing import Array
 
 
@@ -22,7 +24,7 @@ class Group(Protocol):
     size: int
     """The number of processes."""
     local_rank: int
-    """The number of this process among those of the same machine: which of its GPUs to use."""
+    """The number of this process among those of the same machine: see `gpu_of`."""
     native: frozenset[str]
     """Names of the backends whose arrays the group communicates without a copy to the host."""
 
@@ -80,8 +82,8 @@ class Place(NamedTuple):
 LAUNCHERS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),  # Open MPI
-    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),  # MPICH
-    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),  # MPICH, and srun --mpi=pmi2, which sets SLURM_LOCALID only
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # srun, but not the batch script around it
 )
 """The variables of each launcher; those of the innermost one come first."""
 
@@ -94,8 +96,39 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
     """
     for rank, size, local in LAUNCHERS:
         if rank in environment and size in environment:
-            return Place(int(environment[rank]), int(environment[size]), int(environment.get(local, environment[rank])))
+            number = environment[rank]
+            local_rank = environment.get(local, environment.get("SLURM_LOCALID", number))
+            return Place(int(number), int(environment[size]), int(local_rank))
     return Place(0, 1, 0)
+
+
+def gpu_of(local_rank: int, visible: int) -> int:
+    """The number of a rank's GPU, of those that are visible to its process.
+
+    That is ``local_rank``, or 0 if only one is visible, as where a launcher binds each rank to a GPU of its own. Raises
+    `BackendError` if there are fewer GPUs than ranks.
+
+    >>> gpu_of(2, visible=4), gpu_of(2, visible=1)
+    (2, 0)
+    """
+    if visible == 1:
+        return 0
+    if local_rank >= visible:
+        raise BackendError(
+            f"rank {local_rank} of this machine has no GPU: {visible} are visible.\n"
+            f"Start at most {visible} ranks on it."
+        )
+    return local_rank
+
+
+def end_all_with(abort: Callable[[str], NoReturn]) -> None:
+    """Call ``abort`` after an uncaught exception: at its exit a rank could wait for the others, which wait for it."""
+
+    def ended(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sys.__excepthook__(kind, error, trace)
+        abort(f"ended by {kind.__name__}")
+
+    sys.excepthook = ended
 
 
 def stored(x: Array, out: Array | None) -> Array:

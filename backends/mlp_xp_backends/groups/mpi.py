@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, NoReturn
 
 import numpy as np
 
-from mlp_xp_backends.groups.base import report
+from mlp_xp_backends.groups.base import end_all_with, report
 from mlp_xp_backends.host import as_host
 from mlp_xp_backends.protocol import BackendError
 from mlp_xp_backends.typing import Array
@@ -39,7 +37,7 @@ class MpiGroup:
         node.Free()
         self.native = frozenset({"numpy", "cupy"} if is_cuda_aware(os.environ) else {"numpy"})
         if self.size > 1:
-            sys.excepthook = self._ended
+            end_all_with(self.abort)
 
     def sum(self, x: Array, out: Array | None = None) -> Array:
         """See `Group`."""
@@ -65,10 +63,6 @@ class MpiGroup:
         self._comm.Abort(1)
         raise SystemExit(1)
 
-    def _ended(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        sys.__excepthook__(kind, error, trace)
-        self.abort(f"ended by {kind.__name__}")
-
 
 def is_cuda_aware(environment: Mapping[str, str]) -> bool:
     """Whether the user says that MPI communicates device memory.
@@ -84,8 +78,9 @@ def _buffers(x: Array, out: Array | None = None) -> tuple[Array, Array]:
     if type(x).__module__.partition(".")[0] == "cupy":
         import cupy
 
-        x = cupy.ascontiguousarray(x)
-        out = cupy.empty_like(x) if out is None else out
+        with x.device:
+            x = cupy.asarray(x, order="C")  # ascontiguousarray would give a 0-d array an axis
+            out = cupy.empty_like(x) if out is None else out
         _synchronize(x)
         return x, out
     host = np.asarray(as_host(x), order="C")
@@ -97,7 +92,8 @@ def _synchronize(x: Array) -> None:
     if not isinstance(x, np.ndarray):
         import cupy
 
-        cupy.cuda.get_current_stream().synchronize()
+        with x.device:
+            cupy.cuda.get_current_stream().synchronize()
 
 
 def _imported() -> Any:

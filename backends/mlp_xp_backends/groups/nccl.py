@@ -7,7 +7,10 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from mlp_xp_backends.groups.base import place, report, stored
+import numpy as np
+
+from mlp_xp_backends.groups.base import end_all_with, gpu_of, place, report, stored
+from mlp_xp_backends.groups.rendezvous import address, from_first
 from mlp_xp_backends.protocol import BackendError
 from mlp_xp_backends.typing import Array
 
@@ -17,43 +20,80 @@ INSTALL = "pip install nvidia-nccl-cu13"
 class NcclGroup:
     """Processes that ``torchrun``, ``mpiexec`` or ``srun`` started, one for each GPU.
 
-    Makes the GPU with the number `local_rank` the current device: use ``device=f"cuda:{group.local_rank}"``. The ranks
-    find each other at the address in ``CUPYX_DISTRIBUTED_HOST`` and ``CUPYX_DISTRIBUTED_PORT``, by default of this
-    machine.
+    Each rank has a GPU of its own, which it makes the current device: see `gpu_of`. The ranks find each other at
+    ``MASTER_ADDR`` and the port after ``MASTER_PORT``, by default on this machine. A sum is queued in the current
+    stream of that GPU, between what computes its argument and what reads its result. NCCL's own communicator is used
+    rather than that of ``cupyx.distributed``, whose server process outlives a rank that ends by an error.
     """
 
     native = frozenset({"cupy"})
 
     def __init__(self) -> None:
         self.rank, self.size, self.local_rank = place()
-        self._cupy, distributed = _imported()
-        self._cupy.cuda.Device(self.local_rank).use()
-        self._comm = distributed.init_process_group(self.size, self.rank)
-        atexit.register(self._comm.stop)
+        self._cupy, self._nccl = _imported()
+        visible = int(self._cupy.cuda.runtime.getDeviceCount())
+        self._device = self._cupy.cuda.Device(gpu_of(self.local_rank, visible))
+        self._device.use()
+        number = self._nccl.get_unique_id() if self.rank == 0 else b""
+        if self.size > 1:
+            number = from_first(number, self.rank, self.size, address())
+        try:
+            self._comm = self._nccl.NcclCommunicator(self.size, number, self.rank)
+        except self._nccl.NcclError as error:
+            raise BackendError(
+                f'group "nccl": rank {self.rank} on cuda:{self._device.id} of {visible}: {error}.\n'
+                "Start one rank for each GPU; NCCL_DEBUG=WARN gives the reason."
+            ) from error
+        atexit.register(self._comm.destroy)
+        if self.size > 1:
+            end_all_with(self.abort)
 
     def sum(self, x: Array, out: Array | None = None) -> Array:
         """See `Group`."""
-        on_device = self._cupy.ascontiguousarray(self._cupy.asarray(x))
-        direct = isinstance(out, self._cupy.ndarray)
-        total = out if direct else self._cupy.empty_like(on_device)
-        self._comm.all_reduce(on_device, total)
-        return total if direct else stored(self._like(x, total), out)
+        with self._device:
+            on_device = self._here(x)
+            direct = isinstance(out, self._cupy.ndarray)
+            total: Any = out if direct else self._cupy.empty_like(on_device)
+            addresses, code = (on_device.data.ptr, total.data.ptr), self._code(on_device)
+            self._comm.allReduce(*addresses, on_device.size, code, self._nccl.NCCL_SUM, self._stream())
+            return total if direct else stored(self._like(x, total), out)
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
         """Return the ``x`` of rank ``root``, as a new array."""
-        out = self._cupy.array(x, order="C")
-        self._comm.broadcast(out, root)
-        return self._like(x, out)
+        with self._device:
+            out = self._cupy.array(self._here(x))
+            at = out.data.ptr
+            self._comm.broadcast(at, at, out.size, self._code(out), root, self._stream())
+            return self._like(x, out)
 
     def barrier(self) -> None:
-        """Wait until all ranks have reached this call."""
-        self._comm.barrier()
+        """Wait until all ranks have reached this call, and their GPUs the end of the work before it."""
+        self.sum(np.zeros(1, np.int32))
 
     def abort(self, message: str) -> NoReturn:
         """Print ``message`` to standard error and end this process; its launcher ends the others."""
         report(self.rank, message)
         sys.stdout.flush()
         os._exit(1)
+
+    def _here(self, x: Array) -> Array:
+        """``x`` on the GPU of this rank, contiguous."""
+        x = self._cupy.asarray(x, order="C")  # ascontiguousarray would give a 0-d array an axis
+        if x.device.id != self._device.id:
+            raise BackendError(
+                f'group "nccl": the array is on cuda:{x.device.id}, and the GPU of rank {self.rank} is '
+                f'cuda:{self._device.id}.\nUse device="cuda" without a number.'
+            )
+        return x
+
+    def _code(self, x: Array) -> int:
+        """NCCL's number of the dtype."""
+        code: int = getattr(self._nccl, f"NCCL_{x.dtype.name.upper()}")
+        return code
+
+    def _stream(self) -> int:
+        pointer: int = self._cupy.cuda.get_current_stream().ptr
+        return pointer
 
     def _like(self, x: Array, result: Array) -> Array:
         return result if isinstance(x, self._cupy.ndarray) else self._cupy.asnumpy(result)
@@ -63,10 +103,9 @@ def _imported() -> tuple[Any, Any]:
     try:
         import cupy
         from cupy.cuda import nccl
-        from cupyx import distributed
     except ImportError as error:
         message = f'group "nccl" needs CuPy and NCCL: {error}.\nRun: pip install "mlp-xp[cuda13]" && {INSTALL}'
         raise BackendError(message) from error
     if not nccl.available:
         raise BackendError(f'group "nccl": CuPy does not find the NCCL library.\nRun: {INSTALL}')
-    return cupy, distributed
+    return cupy, nccl

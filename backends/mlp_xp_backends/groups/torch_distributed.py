@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from mlp_xp_backends.groups.base import place, report, stored
+from mlp_xp_backends.groups.base import end_all_with, place, report, stored
 from mlp_xp_backends.protocol import BackendError
 from mlp_xp_backends.typing import Array
 
@@ -32,6 +32,8 @@ class TorchGroup:
             kind = "cpu:gloo,cuda:nccl" if self._torch.cuda.is_available() else "gloo"
             self._dist.init_process_group(kind, rank=self.rank, world_size=self.size)
             atexit.register(self._dist.destroy_process_group)
+        if self.size > 1:
+            end_all_with(self.abort)
 
     def sum(self, x: Array, out: Array | None = None) -> Array:
         """See `Group`."""
@@ -47,7 +49,7 @@ class TorchGroup:
 
     def barrier(self) -> None:
         """Wait until all ranks have reached this call."""
-        self._dist.barrier()
+        self.sum(np.zeros(1, np.int32))  # by gloo: with NCCL, torch's barrier guesses a GPU (pytorch, pull 134617)
 
     def abort(self, message: str) -> NoReturn:
         """Print ``message`` to standard error and end this process; torchrun ends the others."""

@@ -21,8 +21,9 @@ class Table(NamedTuple):
 class Embedding(Layer):
     """``y = [E[i1], E[i2], ...]`` or ``y = E[i1] + E[i2] + ...`` for the ids of a row.
 
-    The input is integers of shape (rows, ids_per_row), the same for all models; the output is (..., rows, width) with
-    a width of ``ids_per_row * dim`` when concatenated and ``dim`` when summed (Bengio et al. 2003, eq. 1).
+    The input is integers of shape (rows, ids_per_row), the same for all models, or (models, rows, ids_per_row); the
+    output is (..., rows, width) with a width of ``ids_per_row * dim`` when concatenated and ``dim`` when summed (Bengio
+    et al. 2003, eq. 1).
 
     >>> layer = Embedding(1000, 16, ids_per_row=3)  # three words as 48 features
     >>> params = layer.init(np.random.default_rng(0))
@@ -59,12 +60,20 @@ class Embedding(Layer):
 
     def forward(self, xp: Namespace, params: Table, ids: Array) -> tuple[Array, Array]:
         """Rows of ``E``, side by side or summed; the cache is ``ids``."""
-        flat = xp.reshape(ids, (-1,))
-        y = xp.take(params.E, flat, axis=-2)  # (..., rows * ids, dim)
+        y = self._vectors(xp, params.E, _of_models(xp, ids))  # (..., rows * ids, dim)
         models = y.shape[:-2]
         if self.combine == "concat":
             return xp.reshape(y, (*models, -1, self.ids_per_row * self.dim)), ids
         return xp.sum(xp.reshape(y, (*models, -1, self.ids_per_row, self.dim)), axis=-2), ids
+
+    def _vectors(self, xp: Namespace, E: Array, ids: Array) -> Array:
+        """``E[i]`` for ids of shape (rows * ids,), or (models, rows * ids) if each model has its own."""
+        if len(ids.shape) == 1:
+            return xp.take(E, ids, axis=-2)
+        ids = xp.astype(ids, xp.int64, copy=False)
+        first = self.n_ids * xp.arange(ids.shape[0], dtype=ids.dtype)  # of each model in all tables below each other
+        places = xp.reshape(ids + xp.expand_dims(first, axis=-1), (-1,))
+        return xp.reshape(xp.take(xp.reshape(E, (-1, self.dim)), places, axis=0), (*ids.shape, self.dim))
 
     def backward(self, xp: Namespace, params: Table, ids: Array, dy: Array) -> tuple[None, Table]:
         """``(None, grads)``: ids have no gradient."""
@@ -77,4 +86,9 @@ class Embedding(Layer):
             dy = xp.reshape(dy, (*dy.shape[:-3], -1, self.dim))
         else:
             dy = xp.reshape(dy, (*dy.shape[:-2], -1, self.dim))
-        return Table(xp.segment_sum(dy, xp.reshape(ids, (-1,)), self.n_ids))  # dy: (..., rows * ids, dim)
+        return Table(xp.segment_sum(dy, _of_models(xp, ids), self.n_ids))  # dy: (..., rows * ids, dim)
+
+
+def _of_models(xp: Namespace, ids: Array) -> Array:
+    """The ids of all rows, with the axis of models if there is one."""
+    return xp.reshape(ids, (*ids.shape[:-2], -1))

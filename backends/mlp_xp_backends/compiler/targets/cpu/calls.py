@@ -12,7 +12,7 @@ from mlp_xp_backends.compiler.passes.sums import SHORT
 from mlp_xp_backends.compiler.program import Kind, Op, Value
 from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.ids import OneHot, SumById
-from mlp_xp_backends.compiler.targets.cpu.team import SPLIT, TEAM, in_shares, parts
+from mlp_xp_backends.compiler.targets.cpu.team import SPLIT, TEAM, parts
 from mlp_xp_backends.typing import HostArray
 
 ONE_BY_ONE = 32_768
@@ -105,7 +105,7 @@ def _products(
         ready = [call for call in calls if call is not None]
         if len(ready) < len(calls):
             return None
-        found += ready if len(ready) == 1 or m.threads == 1 else [TEAM.call(in_shares(ready, m.threads))]
+        found += ready if len(ready) == 1 or m.threads == 1 else [TEAM.call([[call] for call in ready])]
     return found
 
 

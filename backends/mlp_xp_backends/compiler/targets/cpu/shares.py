@@ -22,6 +22,8 @@ MIDDLE, HUGE = 16_000_000, 64_000_000
 """Multiplications of a product from which its parts are as fast as the threads of the BLAS; the first number is for
 steps that gain from divided elementwise operations.
 """
+SHARES = 2
+"""Shares of each thread of such a run of operations."""
 FEWEST = 16
 """The smallest number of rows that are divided."""
 
@@ -60,7 +62,8 @@ def _calls_of(run: Sequence[Op], m: Machine) -> list[Call]:
     if sum(op.out.size for op in run) < ENOUGH:
         return [call for op in run for call in calls(op, m)]
     rows = run[0].out.shape[0]
-    cuts = [slice(k * rows // m.threads, (k + 1) * rows // m.threads) for k in range(m.threads)]
+    n = SHARES * m.threads
+    cuts = [slice(k * rows // n, (k + 1) * rows // n) for k in range(n)]
     return [TEAM.call([[call for op in run for call in _share(op, m, cut)] for cut in cuts])]
 
 

@@ -1,14 +1,15 @@
 """A thread of Python for each core: products and long elementwise chains are divided between them.
 
 The threads of a BLAS wait for one another by spinning, which on a busy machine costs far more than the share of the
-other process. Here each part is a single-threaded call, and idle threads sleep. The parts of a product depend only on
-its shape, so that the bits do not depend on the number of threads.
+other process. Here each part is a single-threaded call, idle threads sleep, and a thread that is late leaves parts to
+the others. The parts of a product depend only on its shape, so that the bits do not depend on the number of threads.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -28,6 +29,8 @@ MOST = 4
 TILE = 8
 """The rows or columns of all parts but the last are multiples of this."""
 
+Share = Sequence[Call]
+"""Calls that one thread runs in order."""
 Product = tuple[HostArray, HostArray, HostArray]
 """The arrays of ``c = a b``."""
 
@@ -42,17 +45,11 @@ def parts(c: HostArray, a: HostArray, b: HostArray) -> list[Product]:
     return [(c[cut], a[cut], b) if by_row else (c[:, cut], a, b[:, cut]) for cut in cuts]
 
 
-def in_shares(calls: Sequence[Call], threads: int) -> list[Sequence[Call]]:
-    """Divide independent calls between threads."""
-    shares = [calls[k * len(calls) // threads : (k + 1) * len(calls) // threads] for k in range(threads)]
-    return [share for share in shares if share]
-
-
 class Worker:
-    """A thread that runs the calls assigned to it and sleeps in between."""
+    """A thread that takes shares of the work and sleeps while there is none."""
 
     def __init__(self) -> None:
-        self.calls: Sequence[Call] = ()
+        self.todo: deque[Share] = deque()
         self.error: BaseException | None = None
         self.retired = False
         self.go, self.done = Lock(), Lock()
@@ -63,47 +60,57 @@ class Worker:
 
     def _work(self) -> None:
         with flushed(), np.errstate(all="ignore"):
-            while not self.retired:
+            while True:
                 self.go.acquire()
+                if self.retired:
+                    return
                 try:
-                    _run_all(self.calls)
+                    _work_off(self.todo)
                 except BaseException as error:
                     self.error = error
                 self.done.release()
 
     def wait(self) -> None:
-        """Wait until all calls have run; raises what they raised."""
+        """Wait until it has finished its last share, if it has woken up at all; raises what the calls raised."""
+        if self.go.acquire(blocking=False):
+            return
         self.done.acquire()
         if self.error is not None:
             error, self.error = self.error, None
             raise error
 
     def retire(self) -> None:
-        """End the thread after the calls that it may have begun."""
+        """End the thread after the shares that it may have begun."""
         self.retired = True
         with suppress(RuntimeError):  # it has been released already
             self.go.release()
         self.thread.join()
 
 
-def _run_all(calls: Sequence[Call]) -> None:
-    for f, args in calls:
-        f(*args)
+def _work_off(todo: deque[Share]) -> None:
+    """Take shares one by one and run them until none is left."""
+    while True:
+        try:
+            share = todo.popleft()
+        except IndexError:
+            return
+        for f, args in share:
+            f(*args)
 
 
 class Team:
     """The workers of a process. One run at a time leads them; concurrent runs compute on their own thread."""
 
     def __init__(self) -> None:
-        self.workers: list[Worker] = []
         self._begin()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
         """Start without workers: a forked process does not inherit threads."""
-        self.workers.clear()
+        self.workers: list[Worker] = []
         self.free, self.leader = Lock(), 0
+        self.called: list[Worker] = []
 
     @contextmanager
     def led(self, threads: int) -> Iterator[None]:
@@ -114,34 +121,33 @@ class Team:
         try:
             while len(self.workers) < threads - 1:
                 self.workers.append(Worker())
-            with _apart([worker.thread for worker in self.workers[: threads - 1]]):
+            self.called = self.workers[: threads - 1]
+            with _apart([worker.thread for worker in self.called]):
                 self.leader = get_ident()
                 yield
         finally:
             self.leader = 0
             self.free.release()
 
-    def call(self, shares: Sequence[Sequence[Call]]) -> Call:
-        """One call that runs all shares, the first one on the calling thread."""
+    def call(self, shares: Sequence[Share]) -> Call:
+        """One call that runs all shares. Threads that are late, on a busy machine, leave more of them to the others."""
         return self._run, (shares,)
 
-    def _run(self, shares: Sequence[Sequence[Call]]) -> None:
-        if self.leader != get_ident():
-            for share in shares:
-                _run_all(share)
-            return
-        workers = self.workers[: len(shares) - 1]
+    def _run(self, shares: Sequence[Share]) -> None:
+        todo = deque(shares)
+        workers = self.called[: len(shares) - 1] if self.leader == get_ident() else []
         try:
-            for worker, share in zip(workers, shares[1:], strict=True):
-                worker.calls = share
+            for worker in workers:
+                worker.todo = todo
                 worker.go.release()
-            _run_all(shares[0])
+            _work_off(todo)
             for worker in workers:
                 worker.wait()
         except BaseException:  # an interruption: which workers have begun is unknown
-            for worker in workers:
+            todo.clear()
+            for worker in self.workers:
                 worker.retire()
-                self.workers.remove(worker)
+            self.workers, self.called = [], []
             raise
 
 

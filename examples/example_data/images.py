@@ -1,4 +1,4 @@
-"""Pictures sorted into one folder per class, as PNG files in a directory or a tar archive."""
+"""Images sorted into one folder per class, as PNG files in a directory or a tar archive."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from .dataset import DataError, Split
 
 __all__ = ["read_archive", "read_folder"]
 
-MOST_BYTES = 1 << 16  # of a PNG file of 28 x 28 pixels: the rest is no such picture
+MOST_BYTES = 1 << 16  # a PNG file of 28 x 28 pixels is smaller
 Item = tuple[int, str, bytes]  # class, name, the bytes of the file
 
 
 def read_folder(folder: Path, classes: Sequence[str], shape: tuple[int, int]) -> tuple[Split, int]:
-    """The pictures of ``folder/<class>/*.png`` and the number of files that are none.
+    """The images of ``folder/<class>/*.png`` and the number of files that are not images.
 
     Returns
     -------
     ``x`` (n, height * width) ``uint8`` in the order of class and name, ``y`` (n,) ``int32``; and how many
-    files are no PNG picture of ``shape`` (height, width).
+    files are not PNG images of ``shape`` (height, width).
 
     Raises
     ------
     DataError
-        Pillow is not installed, or there is no picture at all.
+        Pillow is not installed, or there is no image at all.
     """
     files = ((i, file) for i, name in enumerate(classes) for file in (folder / name).glob("*.png") if file.is_file())
     return _read(((i, file.name, file.read_bytes()) for i, file in files), shape, folder)
 
 
 def read_archive(archive: Path, classes: Sequence[str], shape: tuple[int, int]) -> tuple[Split, int]:
-    """The pictures of a tar archive, ``.../<class>/*.png``, read in place: as `read_folder`."""
+    """The images of a tar archive, ``.../<class>/*.png``, read in place, as in `read_folder`."""
     try:
         with tarfile.open(archive) as tar:
             return _read(_members(tar, {name: i for i, name in enumerate(classes)}), shape, archive)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{archive} is no whole tar archive ({error}): fetch it again") from error
+        raise DataError(f"{archive} is not a complete tar archive ({error}): fetch it again") from error
 
 
 def _members(tar: tarfile.TarFile, classes: dict[str, int]) -> Iterator[Item]:
@@ -58,23 +58,23 @@ def _read(items: Iterable[Item], shape: tuple[int, int], place: Path) -> tuple[S
     try:
         from PIL import Image
     except ImportError as error:
-        raise DataError("pictures need Pillow: pip install 'mlp-xp[examples]'") from error
+        raise DataError("images need Pillow: pip install 'mlp-xp[examples]'") from error
     decoded = [(label, name, _decode(Image, content, shape)) for label, name, content in items]
     whole = sorted((item for item in decoded if item[2] is not None), key=lambda item: item[:2])
     if not whole:
-        raise DataError(f"{place} holds no PNG picture of {shape[0]} x {shape[1]} pixels in folders named by class")
+        raise DataError(f"{place} contains no PNG image of {shape[0]} x {shape[1]} pixels in folders named by class")
     x = np.stack([pixels for _, _, pixels in whole if pixels is not None])
     return Split(x, np.array([label for label, _, _ in whole], np.int32)), len(decoded) - len(whole)
 
 
 def _decode(Image: Any, content: bytes, shape: tuple[int, int]) -> npt.NDArray[np.uint8] | None:
-    """The pixels (height * width,) in grey, None for what is no PNG picture of ``shape``."""
+    """The pixels (height * width,) in grey; None unless ``content`` is a PNG image of ``shape``."""
     if len(content) > MOST_BYTES:
         return None
     try:
-        picture = Image.open(BytesIO(content), formats=["PNG"])
-        if picture.size != shape[::-1]:
+        image = Image.open(BytesIO(content), formats=["PNG"])
+        if image.size != shape[::-1]:
             return None
-        return np.frombuffer(picture.convert("L").tobytes(), np.uint8)
+        return np.frombuffer(image.convert("L").tobytes(), np.uint8)
     except Exception:  # Pillow raises one of many kinds on a damaged file
         return None

@@ -1,0 +1,109 @@
+"""Messages between the ranks of a run. An error on one rank is an error on all: none waits for a rank that has left."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np  # noqa: TID251  messages between ranks are host arrays
+
+from mlp_xp_backends.groups import Group
+from mlp_xp_backends.typing import HostArray
+
+T = TypeVar("T")
+LENGTH = 1000
+"""Bytes of an error's text that the other ranks receive."""
+
+
+class RankError(RuntimeError):
+    """Another rank of the group raised an error; the message gives the number of the rank and its error.
+
+    >>> raise RankError("rank 2 raised ValueError: x has no rows")
+    Traceback (most recent call last):
+    mlp_xp.training.messages.RankError: rank 2 raised ValueError: x has no rows
+    """
+
+
+class Messages:
+    """Sums and broadcasts of host arrays over a group; a group of one process sends none.
+
+    Before each of them the ranks add up how many of them have failed, so that a rank that raises an error inside
+    `together` is met by the next message of the others, which then raise a `RankError`.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self.group, self.rank, self.size = group, group.rank, group.size
+        self._announced: BaseException | None = None
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set on any rank. Raises `RankError` if another rank has failed."""
+        if self.size == 1:
+            return bool(flag)
+        flags, failures = self.group.sum(np.asarray([flag, 0], np.int32)).tolist()
+        if failures:
+            raise RankError(self._failure(None))
+        return bool(flags)
+
+    def sum(self, x: HostArray) -> HostArray:
+        """The sum of ``x`` over the ranks."""
+        self.any(False)
+        total: HostArray = x if self.size == 1 else self.group.sum(x)
+        return total
+
+    def broadcast(self, x: HostArray) -> HostArray:
+        """The ``x`` of rank 0."""
+        self.any(False)
+        first: HostArray = x if self.size == 1 else self.group.broadcast(x)
+        return first
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Leave the body with an error on all ranks or on none.
+
+        A rank that raises an error reports it to the others, which raise a `RankError` at their next message, at the
+        latest at the end of the body. An exception that is not an `Exception`, such as a second Ctrl-C, ends all ranks.
+        """
+        try:
+            yield
+            self.any(False)
+        except RankError:
+            raise
+        except Exception as error:
+            if self.size > 1 and error is not self._announced:
+                self._announced = error
+                self.group.sum(np.asarray([0, 1], np.int32))  # meets the flag of the others
+                self._failure(f"{type(error).__name__}: {error}")
+            raise
+        except BaseException as error:
+            self._end(error)
+            raise
+
+    def steps(self, chunks: Iterable[T]) -> Iterator[T]:
+        """``chunks``, computed by loops that sum over the ranks. An error inside one ends the processes of all ranks.
+
+        The others then wait for the gradients of this rank, where no other message reaches them.
+        """
+        self.any(False)
+        try:
+            yield from chunks
+        except Exception as error:
+            self._end(error)
+            raise
+
+    def _end(self, error: BaseException) -> None:
+        if self.size > 1:
+            traceback.print_exception(error)
+            self.group.abort(f"ended by {type(error).__name__}: {error}")
+
+    def _failure(self, own: str | None) -> str:
+        """The error of the first rank that has one; ``own`` is that of this rank."""
+        failed, text = np.zeros(self.size, np.int32), np.zeros(LENGTH, np.uint8)
+        if own is not None:
+            failed[self.rank] = 1
+            told = own.encode()[:LENGTH]
+            text[: len(told)] = np.frombuffer(told, np.uint8)
+        first = int(np.argmax(self.group.sum(failed)))
+        received = self.group.broadcast(text, first).tobytes().rstrip(b"\0")
+        return f"rank {first} raised {received.decode(errors='ignore')}"
