@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from mlp_xp.files import container
 from mlp_xp.files.config import Decoder, encode, encode_checked
 from mlp_xp.files.models import SavedModel, read_model, write_model
 from mlp_xp.files.paths import FileError
+from mlp_xp.nn.initializers import He
 from mlp_xp.nn.layers import Chain, Dense, Dropout, Layer, LayerNorm, ReLU
 from mlp_xp.nn.losses import Huber, SquaredError
 from mlp_xp.nn.optimizers import SGD, Adam
@@ -254,8 +256,8 @@ def nested(levels: int, innermost: Layer) -> Chain:
 
 
 def test_writing_and_reading_have_the_same_limits() -> None:
-    """64 levels, of which a layer with an initializer has 2; 50,000 values, of which a chain has 3 and a ReLU 2."""
-    for config in (nested(63, Dense(3, 2)), Chain(*[ReLU()] * 24_998)):
+    """64 levels, of which a layer with an initializer has 2; 50,000 values: a chain 3, a ReLU 2, a Dropout 3."""
+    for config in (nested(63, Dense(3, 2)), Chain(*[ReLU()] * 24_997, Dropout(0.5))):
         assert Decoder()(encode(config)) == config
     deep, wide = nested(63, ReLU()), Chain(*[ReLU()] * 24_998)
     with pytest.raises(ValueError, match="at most 64 levels"):
@@ -281,3 +283,35 @@ def test_fields_that_are_tuples_are_checked_entry_by_entry() -> None:
     for name, wrong in (("any", 3), ("sizes", ["a"]), ("sizes", [1, 2.5]), ("pair", [1]), ("pair", ["b", 1])):
         with pytest.raises(ValueError, match=f"Own.{name} cannot be"):
             decode(encode(Own()) | {name: wrong})
+
+
+def test_fields_of_a_class_of_ones_own_are_of_their_declared_types() -> None:
+    """A class of this library checks its fields itself; other classes need not."""
+
+    @dataclass(frozen=True)
+    class Own(Layer):
+        part: Layer
+        real: float = 0.5
+        whole: int = 1
+        flag: bool = False
+        word: str = ""
+        choice: Literal["a", 1] = "a"
+        maybe: float | None = None
+        free: Any = None
+
+    right: dict[str, list[Any]] = {
+        **{"real": [1, 2.5], "whole": [0, -3], "flag": [True], "word": ["b"], "choice": ["a", 1]},
+        **{"maybe": [None, 1.5], "part": [encode(ReLU()), encode(Dropout(0.1))], "free": [None, 3, "c", [1, [True]]]},
+    }
+    wrong: dict[str, list[Any]] = {
+        **{"real": ["x", True, None, [1.0]], "whole": [1.0, True, "1"], "flag": [1, "yes", None], "word": [1, None]},
+        **{"choice": ["b", True, 1.0, None], "maybe": ["x", True], "part": [None, 3, "ReLU", encode(He())]},
+    }
+    decode, plain = Decoder((Own,)), encode(Own(ReLU()))
+    for name, values in right.items():
+        for value in values:
+            assert encode(decode(plain | {name: value})) == plain | {name: value}
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(ValueError, match=f"Own.{name} cannot be"):
+                decode(plain | {name: value})

@@ -20,7 +20,7 @@ from mlp_xp_backends.groups import Solo, get_group, with_group
 from mlp_xp_backends.groups.base import end_all_with, place
 
 RANKS = 3
-LIMIT = 60
+LIMIT = 180
 MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 missing = next((word for word, there in (("mpi4py", find_spec("mpi4py")), ("mpiexec", MPIEXEC)) if not there), None)
 needs_mpi = pytest.mark.skipif(missing is not None, reason=f'{missing} is not installed: pip install "mlp-xp[mpi]"')

@@ -24,7 +24,7 @@ from mlp_xp import (
 )
 from mlp_xp.data.feed import Batch
 from mlp_xp.forward import blocks, over_steps, padded_rows
-from mlp_xp.model import Evaluation, as_backend
+from mlp_xp.model import Evaluation, _likeliest, _positive, as_backend
 from mlp_xp_backends import get_backend
 from mlp_xp_backends.protocol import Memory
 from mlp_xp_backends.trees import ABSENT
@@ -51,6 +51,16 @@ def test_the_class_is_that_of_the_largest_output_and_the_first_of_equal_ones() -
     assert model.predict(z).tolist() == [1, 0, 2] and model.predict(z).dtype == np.int64
     np.testing.assert_array_equal(model.outputs(z), z)
     np.testing.assert_allclose(model.predict_proba(z), np.exp(z) / np.exp(z).sum(axis=1, keepdims=True))
+
+
+def test_the_class_of_each_model_of_a_stack_is_that_of_its_outputs() -> None:
+    """Leading axes are models."""
+    z = np.random.default_rng(0).normal(size=(2, 5, 3))
+    z[1, 4, 0] = np.nan
+    expected = z.argmax(axis=2)
+    expected[1, 4] = -1
+    np.testing.assert_array_equal(_likeliest(CPU.xp, z), expected)
+    np.testing.assert_array_equal(_positive(CPU.xp, z), np.where(np.isnan(z), -1, z > 0.0))
 
 
 def test_an_output_above_0_is_class_1_of_a_binary_loss() -> None:

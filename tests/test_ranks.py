@@ -329,9 +329,10 @@ def test_a_group_of_one_changes_nothing() -> None:
     assert (alone.any(True), alone.any(False), alone.gather(7), alone.first(0.1)) == (True, False, [7], 0.1)
     assert alone.total([0.5, 2.0]).tolist() == [0.5, 2.0] and alone.own(7) == slice(0, 7)
     alone.check_equal(options=(1, 2.0), parameters=np.zeros(3))
-    drawn, expected = np.random.RandomState(3), np.random.RandomState(3)
-    drawn.normal(), expected.normal()  # leaves a second number behind
-    assert alone.random_state(drawn).normal() == expected.normal() and drawn.randint(99) == expected.randint(99)
+    for kind in (np.random.MT19937, np.random.PCG64):  # whose states have different forms
+        drawn, expected = (np.random.RandomState(kind(3)) for _ in range(2))
+        drawn.normal(), expected.normal()  # leaves a second number behind
+        assert alone.random_state(drawn).normal() == expected.normal() and drawn.randint(99) == expected.randint(99)
 
 
 class Both(Solo):

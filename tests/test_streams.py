@@ -240,6 +240,12 @@ def test_small_parts_of_arrow_data_make_whole_batches() -> None:
         np.testing.assert_array_equal(np.concatenate([x for x, _ in found]), np.arange(11)[:, None])
 
 
+def test_batches_of_arrow_data_have_1024_rows_by_default() -> None:
+    pa = pytest.importorskip("pyarrow")
+    source = arrow_batches(pa.table({"a": np.zeros(1500), "y": np.zeros(1500, int)}), "y")
+    assert [len(y) for _, y in source] == [1024, 476]
+
+
 def test_columns_of_arrow_data_may_serve_twice() -> None:
     pa = pytest.importorskip("pyarrow")
     table = pa.table({"a": [1.0, 2.0], "b": [3.0, 4.0], "w": [0.5, 1.5]})

@@ -419,7 +419,12 @@ def test_the_figures_can_be_drawn():
     pytest.importorskip("matplotlib")
     grid = {"lr": [0.01, 0.1, 1e30], "momentum": [0.5, 0.9]}
     result = Sweep(network, optimizer=SGD(), grid=grid, device="numpy:plain").fit(X, Y, **FIT)
-    assert len(result.plot_curves().axes[0].lines) == 4  # the models that diverged in the first epoch have none
+    curves = result.plot_curves().axes[0]
+    assert len(curves.lines) == 4  # the models that diverged in the first epoch have none
+    assert curves.get_title() == "6 models, that with the lowest loss in red"
+    assert all(float(tick).is_integer() for tick in curves.get_xticks())
+    spread = result.plot_spread("lr").axes[0]
+    assert [len(line.get_xdata()) for line in spread.lines if line.get_label() == "a model"] == [6]
     assert result.plot_heatmap("lr", "momentum").axes[0].images[0].get_array().shape == (2, 3)
     assert result.plot_spread("lr").axes[0].get_xscale() == "log"
     with pytest.raises(ValueError, match="'b1' is not a parameter of this sweep; these are lr, momentum"):

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from mlp_xp import SGD, Dense, EarlyStopping, Sweep, Trainer, mlp
-from mlp_xp.nn.layers import Chain, Embedding
+from mlp_xp.nn.layers import Chain
 from mlp_xp.sweep.stack import Stack, models_together
 from mlp_xp.sweep.tasks import processes, run_tasks
-from mlp_xp_backends import get_backend
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 3))
@@ -32,7 +31,7 @@ def sweep(*rates: float, **options: Any) -> Sweep:
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
-        ("numpy", {1: 16, 249_999: 16, 250_000: 8, 799_999: 8, 800_000: 4, 3_999_999: 4, 4_000_000: 2, 10**12: 2}),
+        ("numpy", {1: 16, 249_999: 16, 250_000: 8, 799_999: 8, 800_000: 4, 3_999_999: 4, 4_000_000: 2, 16_000_000: 1}),
         ("torch", {249_999: 16, 250_000: 8, 800_000: 4, 1_999_999: 4, 2_000_000: 1}),
         ("jax", {249_999: 16, 250_000: 8, 800_000: 1}),
         ("another", {249_999: 16, 250_000: 8, 800_000: 1}),
@@ -64,10 +63,6 @@ def test_a_stack_is_refilled_and_then_compacted_when_half_of_its_models_are_left
     )
     assert [record["epochs"] for record in result.records] == [1, 2, 3, 4]
     assert found == sizes
-
-
-def test_models_that_read_ids_train_one_by_one():
-    assert models_together(get_backend("numpy:plain"), Chain(Embedding(5, 3), Dense(3, 2)), 1, "float32") == 1
 
 
 # Tasks

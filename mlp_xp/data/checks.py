@@ -117,13 +117,13 @@ def _kind(x: Array) -> str:
         return "f" if "float" in name else "O"
 
 
-def place_of_nan(backend: Backend, x: Array, name: str = "x", block: int = 10_000) -> str:
-    """A clause that names the first row of ``x`` with NaN or infinity; empty if there is none."""
+def first_not_finite(backend: Backend, x: Array, block: int = 10_000) -> int | None:
+    """The first row of ``x`` with NaN or infinity; `None` if there is none."""
     for start in range(0, x.shape[0] if _kind(x) == "f" else 0, block):
         rows = np.isfinite(on_host(backend, x[start : start + block])).all(axis=1)
         if not rows.all():
-            return f"{name} holds NaN or infinity, the first in row {start + int(np.argmin(rows))}"
-    return ""
+            return start + int(np.argmin(rows))
+    return None
 
 
 def _check_range(name: str, ids: HostArray, n: int | None, what: str, how: str = "") -> None:

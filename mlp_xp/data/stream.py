@@ -11,7 +11,7 @@ import numpy as np  # noqa: TID251  batches are host arrays
 
 from mlp_xp._checks import shown
 from mlp_xp.data.batches import Batches
-from mlp_xp.data.checks import check_inputs, check_targets, check_weights, on_host, place_of_nan
+from mlp_xp.data.checks import check_inputs, check_targets, check_weights, first_not_finite, on_host
 from mlp_xp.data.feed import WINDOW_BYTES, Batch, send
 from mlp_xp.data.sources import BatchSource
 from mlp_xp.nn.layers import Chain
@@ -88,9 +88,11 @@ class Stream:
 
     def place_of_nan(self) -> str:
         """A clause that names the first batch with NaN or infinity; empty if there is none. Reads the source anew."""
-        parts = enumerate(self._checked(self.source))
-        found = (place_of_nan(self.backend, batch.x, f"x of batch {i} of the source") for i, batch in parts)
-        return next(filter(None, found), "")
+        for i, batch in enumerate(self._checked(self.source)):
+            row = first_not_finite(self.backend, batch.x)
+            if row is not None:
+                return f"x of batch {i} of the source holds NaN or infinity, the first in row {row}"
+        return ""
 
     def head(self, batches: int) -> tuple[Batch, int]:
         """All rows of the first so many batches, on the host, and the number of rows in the first of them."""

@@ -26,9 +26,11 @@ def curves(result: SweepResult, column: str) -> Any:
     axes.plot(history["epoch"], history[column], color="C3", linewidth=2.0, zorder=2, label=label)
     if column.endswith("loss") and min(history[column]) > 0.0:
         axes.set_yscale("log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch")
-    axes.set_ylabel(column.replace("_", " "))
-    axes.set_title(f"{len(result)} models, the best in red")
+    axes.set_ylabel(_name(column))
+    extreme = "lowest" if result.mode == "min" else "highest"
+    axes.set_title(f"{len(result)} models, that with the {extreme} {_name(result.monitor)} in red")
     axes.legend()
     return figure
 
@@ -50,7 +52,7 @@ def heatmap(result: SweepResult, across: str, down: str, column: str) -> Any:
         axes.text(j, i, text, ha="center", va="center", color="white" if value < middle else "black")
     axes.set_xlabel(across)
     axes.set_ylabel(down)
-    figure.colorbar(image, label=f"mean {column.replace('_', ' ')}")
+    figure.colorbar(image, label=f"mean {_name(column)}")
     return figure
 
 
@@ -61,16 +63,16 @@ def spread(result: SweepResult, parameter: str, column: str) -> Any:
     numeric = all(isinstance(key, Real) for key in keys)
     at = [float(key) for key in keys] if numeric else list(range(len(keys)))
     figure, axes = _figure()
-    for x, key in zip(at, keys, strict=True):
-        axes.plot([x] * len(found[key]), found[key], ".", color="0.6", zorder=1)
+    points = [(x, value) for x, key in zip(at, keys, strict=True) for value in found[key]]
     mean, std = (np.array([f(found[key]) for key in keys]) for f in (np.mean, np.std))
-    axes.errorbar(at, mean, std, marker="o", capsize=3, color="C0", zorder=2, label="mean ± standard deviation")
+    axes.errorbar(at, mean, std, marker="_", markersize=12, capsize=3, label="mean ± standard deviation", zorder=1)
+    axes.plot(*zip(*points, strict=True), ".", color="0.3", label="a model", zorder=2)
     if numeric and min(at) > 0.0 and max(at) >= 10.0 * min(at):
         axes.set_xscale("log")
     elif not numeric:
         axes.set_xticks(at, map(_text, keys))
     axes.set_xlabel(parameter)
-    axes.set_ylabel(column.replace("_", " "))
+    axes.set_ylabel(_name(column))
     axes.legend()
     return figure
 
@@ -87,6 +89,11 @@ def _sorted(keys: set[Any]) -> list[Any]:
         return sorted(keys)
     except TypeError:
         return sorted(keys, key=str)
+
+
+def _name(column: str) -> str:
+    """A column as the figure writes it."""
+    return column.replace("valid_", "validation ").replace("_", " ")
 
 
 def _text(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np  # noqa: TID251  snapshots hold host arrays
 
-from mlp_xp.data.checks import place_of_nan
+from mlp_xp.data.checks import first_not_finite
 from mlp_xp.data.feed import Batch, Feed
 from mlp_xp.data.stream import Stream
 from mlp_xp.files.snapshot import Plan, Snapshot
@@ -231,9 +231,14 @@ class Run:
 
     def place_of_nan(self, feed: Feed | Stream, data: Batch) -> str:
         """Where the data hold NaN or infinity, on this rank or another; empty if nowhere."""
-        place = feed.place_of_nan() if isinstance(feed, Stream) else place_of_nan(self.backend, data.x)
-        other = next((rank for rank, found in enumerate(self.ranks.gather(bool(place))) if found), None)
-        return place or ("" if other is None else f"x of rank {other} holds NaN or infinity")
+        if isinstance(feed, Stream):
+            return feed.place_of_nan()
+        row = first_not_finite(self.backend, data.x)
+        rows = self.ranks.gather(-1 if row is None else row)
+        if row is not None:
+            return f"x holds NaN or infinity, the first in row {row}"
+        rank = next((rank for rank, found in enumerate(rows) if found >= 0), None)
+        return "" if rank is None else f"x of rank {rank} holds NaN or infinity, the first in its row {rows[rank]}"
 
     def check_finite(self) -> None:
         """Raise `TrainingDivergedError` if a parameter is infinite or NaN."""
