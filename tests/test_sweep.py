@@ -424,7 +424,7 @@ def test_the_figures_can_be_drawn():
     assert curves.get_title() == "6 models, that with the lowest loss in red"
     assert all(float(tick).is_integer() for tick in curves.get_xticks())
     spread = result.plot_spread("lr").axes[0]
-    assert [len(line.get_xdata()) for line in spread.lines if line.get_label() == "a model"] == [6]
+    assert [text.get_text() for text in spread.get_legend().get_texts()] == ["a model", "mean ± standard deviation"]
     assert result.plot_heatmap("lr", "momentum").axes[0].images[0].get_array().shape == (2, 3)
     assert result.plot_spread("lr").axes[0].get_xscale() == "log"
     with pytest.raises(ValueError, match="'b1' is not a parameter of this sweep; these are lr, momentum"):

@@ -72,7 +72,9 @@ class MLPRegressor(BaseMLP, RegressorMixin, BaseEstimator, _WithLoss):  # type: 
         """Do nothing: numbers have no labels."""
 
     def _check(self, x: Any, y: Any, reset: bool) -> tuple[Any, HostArray]:
-        found = next((v for v in np.ravel(np.asarray(y)).tolist() if isinstance(v, (str, bytes))), None)
+        given = np.ravel(np.asarray(y))
+        words = given.tolist() if given.dtype.kind in "OSU" else []
+        found = next((v for v in words if isinstance(v, (str, bytes))), None)
         if found is not None:
             raise ValueError(f"y must hold numbers, but holds {found!r}: use MLPClassifier for class labels")
         return super()._check(x, y, reset)

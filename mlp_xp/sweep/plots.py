@@ -63,10 +63,11 @@ def spread(result: SweepResult, parameter: str, column: str) -> Any:
     numeric = all(isinstance(key, Real) for key in keys)
     at = [float(key) for key in keys] if numeric else list(range(len(keys)))
     figure, axes = _figure()
-    points = [(x, value) for x, key in zip(at, keys, strict=True) for value in found[key]]
+    for x, key in zip(at, keys, strict=True):
+        label = "a model" if key == keys[0] else None
+        axes.plot([x] * len(found[key]), found[key], ".", color="0.3", label=label, zorder=2)
     mean, std = (np.array([f(found[key]) for key in keys]) for f in (np.mean, np.std))
     axes.errorbar(at, mean, std, marker="_", markersize=12, capsize=3, label="mean ± standard deviation", zorder=1)
-    axes.plot(*zip(*points, strict=True), ".", color="0.3", label="a model", zorder=2)
     if numeric and min(at) > 0.0 and max(at) >= 10.0 * min(at):
         axes.set_xscale("log")
     elif not numeric:
