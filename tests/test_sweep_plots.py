@@ -28,8 +28,8 @@ def test_curves_are_the_histories_with_the_best_in_red(drawn):
     assert list(best.get_xdata()) == [1, 2, 3, 4]
     assert list(best.get_ydata()) == drawn.history(drawn.best["model"])["valid_loss"]
     assert len(others) == 7  # eight models have not diverged
-    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_yscale()) == ("epoch", "valid loss", "log")
-    assert axes.get_title() == "12 models, the best in red"
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_yscale()) == ("epoch", "validation loss", "log")
+    assert axes.get_title() == "12 models, that with the lowest validation loss in red"
     setting = drawn.setting(drawn.best["model"])
     assert axes.get_legend().get_texts()[0].get_text() == ", ".join(f"{k} {v:g}" for k, v in setting.items())
     assert drawn.plot_curves("valid_accuracy").axes[0].get_yscale() == "linear"
@@ -50,17 +50,25 @@ def test_a_heatmap_has_the_mean_over_everything_else(drawn):
     assert dark == (np.ravel(table[:, :2]) < middle).tolist()  # white on the dark colors of small values
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0.01", "0.1", "1e+30"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["0.5", "0.9"]
-    assert (axes.get_xlabel(), axes.get_ylabel(), bar.get_ylabel()) == ("lr", "momentum", "mean valid loss")
+    assert (axes.get_xlabel(), axes.get_ylabel(), bar.get_ylabel()) == ("lr", "momentum", "mean validation loss")
+
+
+def points(axes):
+    """The points of the models by their places."""
+    (line,) = (line for line in axes.lines if line.get_label() == "a model")
+    found = {}
+    for x, y in line.get_xydata().tolist():
+        found.setdefault(x, []).append(y)
+    return found
 
 
 def test_a_spread_has_every_model_the_mean_and_the_deviation(drawn):
     axes = drawn.plot_spread("momentum", "loss").axes[0]
     finite = [[r["loss"] for r in drawn.records if r["momentum"] == m and r["lr"] < 1.0] for m in (0.5, 0.9)]
-    for line, values in zip(axes.lines, finite, strict=False):
-        assert sorted(y for y in line.get_ydata() if not np.isnan(y)) == sorted(values)
+    assert [[y for y in values if not np.isnan(y)] for values in points(axes).values()] == finite
     assert (axes.get_xscale(), axes.get_xlabel(), axes.get_ylabel()) == ("linear", "momentum", "loss")
     axes = drawn.plot_spread("seed").axes[0]
-    assert axes.get_legend().get_texts()[0].get_text() == "mean ± standard deviation"
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"a model", "mean ± standard deviation"}
     assert axes.get_xscale() == "linear"  # a seed of 0 has no logarithm
 
 
@@ -76,8 +84,8 @@ def test_a_spread_over_words_has_a_place_for_each():
         (1, "tanh"),
     ]
     losses = [[r["loss"] for r in result.records if r["activation"] == name] for name in ("relu", "tanh")]
-    points, errors = axes.lines[:2], axes.containers[0]
-    assert [list(line.get_ydata()) for line in points] == losses
+    assert points(axes) == dict(enumerate(losses))
+    errors = axes.containers[0]
     np.testing.assert_allclose(errors.lines[0].get_ydata(), np.mean(losses, axis=1))
     low, high = errors.lines[1]
     np.testing.assert_allclose(high.get_ydata() - low.get_ydata(), 2 * np.std(losses, axis=1))
