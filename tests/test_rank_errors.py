@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_groups import MPIEXEC, environment, needs_mpi
+from test_groups import LIMIT, MPIEXEC, environment, needs_mpi
 
 from mlp_xp.training.messages import LENGTH, Messages, RankError
 from mlp_xp_backends.groups import Solo
 
 TESTS = Path(__file__).parent
-LIMIT = 60.0
 
 
 def mpi_run(ranks: int, program: Path, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -54,21 +54,18 @@ def test_a_heatmap_has_the_mean_over_everything_else(drawn):
 
 
 def points(axes):
-    """The points of the models by their places."""
+    """The point of each model."""
     (line,) = (line for line in axes.lines if line.get_label() == "a model")
-    found = {}
-    for x, y in line.get_xydata().tolist():
-        found.setdefault(x, []).append(y)
-    return found
+    return sorted((x, y) for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True) if not np.isnan(y))
 
 
 def test_a_spread_has_every_model_the_mean_and_the_deviation(drawn):
     axes = drawn.plot_spread("momentum", "loss").axes[0]
     finite = [[r["loss"] for r in drawn.records if r["momentum"] == m and r["lr"] < 1.0] for m in (0.5, 0.9)]
-    assert [[y for y in values if not np.isnan(y)] for values in points(axes).values()] == finite
+    assert points(axes) == sorted((m, y) for m, values in zip((0.5, 0.9), finite, strict=True) for y in values)
     assert (axes.get_xscale(), axes.get_xlabel(), axes.get_ylabel()) == ("linear", "momentum", "loss")
     axes = drawn.plot_spread("seed").axes[0]
-    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"a model", "mean ± standard deviation"}
+    assert {t.get_text() for t in axes.get_legend().get_texts()} == {"mean ± standard deviation", "a model"}
     assert axes.get_xscale() == "linear"  # a seed of 0 has no logarithm
 
 
@@ -84,7 +81,7 @@ def test_a_spread_over_words_has_a_place_for_each():
         (1, "tanh"),
     ]
     losses = [[r["loss"] for r in result.records if r["activation"] == name] for name in ("relu", "tanh")]
-    assert points(axes) == dict(enumerate(losses))
+    assert points(axes) == sorted((i, y) for i, values in enumerate(losses) for y in values)
     errors = axes.containers[0]
     np.testing.assert_allclose(errors.lines[0].get_ydata(), np.mean(losses, axis=1))
     low, high = errors.lines[1]

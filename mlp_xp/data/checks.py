@@ -111,10 +111,12 @@ def check_weights(backend: Backend, w: Any, rows: int, dtype: str) -> Any:
 def _kind(x: Array) -> str:
     """NumPy's one-letter kind of an array's dtype, whatever library it is of."""
     name = str(x.dtype).rpartition(".")[2]
+    if "float" in name:  # also of bfloat16, which NumPy knows only once JAX is imported, and then as another kind
+        return "f"
     try:
         return np.dtype(name).kind
     except TypeError:
-        return "f" if "float" in name else "O"
+        return "O"
 
 
 def first_not_finite(backend: Backend, x: Array, block: int = 10_000) -> int | None:

@@ -24,7 +24,7 @@ class Group(Protocol):
     size: int
     """The number of processes."""
     local_rank: int
-    """The number of this process among those of the same machine: see `gpu_of`."""
+    """The number of this process among those of the same machine, which selects its GPU."""
     native: frozenset[str]
     """Names of the backends whose arrays the group communicates without a copy to the host."""
 

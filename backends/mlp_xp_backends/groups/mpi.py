@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -16,6 +17,10 @@ from mlp_xp_backends.typing import Array
 INSTALL = 'pip install "mlp-xp[mpi]"'
 CUDA_AWARE = ("MPICH_GPU_SUPPORT_ENABLED", "OMPI_MCA_opal_cuda_support")
 """Variables by which the user of MPICH and of Open MPI turns on communication of device memory."""
+
+
+FORWARD = 0.2
+"""Seconds that the launcher has to forward what was written, before the end of the job discards the rest."""
 
 
 class MpiGroup:
@@ -60,6 +65,7 @@ class MpiGroup:
     def abort(self, message: str) -> NoReturn:
         """Print ``message`` to standard error and end the processes of all ranks."""
         report(self.rank, message)
+        time.sleep(FORWARD)
         self._comm.Abort(1)
         raise SystemExit(1)
 
