@@ -24,7 +24,7 @@ from mlp_xp.nn.layers import (
     Softplus,
     Tanh,
 )
-from mlp_xp.nn.layers.base import Spec
+from mlp_xp.nn.layers.base import Layer, Spec, StatefulLayer
 from mlp_xp.nn.layers.dropout import Counter, hash32
 from mlp_xp.nn.networks import mlp
 from mlp_xp_backends import get_backend
@@ -417,6 +417,21 @@ def test_input_gradient_is_the_dx_of_backward(layer):
     _, caches, _ = chain.forward(XP, params, state, x, True)
     dx, _ = layer.backward(XP, params[0], caches[0], dy)
     np.testing.assert_array_equal(layer.input_gradient(XP, params[0], caches[0], dy), dx)
+
+
+def test_the_parts_of_backward_follow_from_backward():
+    """A layer of one's own defines ``backward`` alone."""
+
+    class Own(Layer):
+        def backward(self, xp, params, cache, dy):
+            return dy * params, dy * cache
+
+    class Stateful(StatefulLayer):
+        backward = Own.backward
+
+    for layer in (Own(), Stateful()):
+        assert layer.gradient(XP, 2.0, 3.0, 5.0) == 15.0
+        assert layer.input_gradient(XP, 2.0, 3.0, 5.0) == 10.0
 
 
 def test_a_new_head_replaces_the_last_layer():

@@ -192,6 +192,17 @@ def test_models_in_front_cost_what_each_costs(make, y, reduction, z, w):
         np.testing.assert_allclose(slopes[i], loss.backward(XP, cache), rtol=1e-14)
 
 
+@reductions
+def test_models_in_front_may_have_weights_of_their_own(reduction, z):
+    stack, w = np.stack([z, -z]), np.random.default_rng(3).uniform(0.5, 2.0, (2, ROWS))
+    loss, y = SquaredError(reduction=reduction), np.zeros((ROWS, N))
+    costs, cache = loss.forward(XP, stack, y, w)
+    for i in range(2):
+        cost, alone = loss.forward(XP, stack[i], y, w[i])
+        np.testing.assert_allclose(costs[i], cost, rtol=1e-14)
+        np.testing.assert_allclose(loss.backward(XP, cache)[i], loss.backward(XP, alone), rtol=1e-14)
+
+
 def test_output_is_the_mean_of_the_distribution(z):
     np.testing.assert_allclose(SoftmaxCrossEntropy().output(XP, z), special.softmax(z, axis=-1), rtol=1e-13)
     np.testing.assert_allclose(BinaryCrossEntropy().output(XP, z), special.expit(z), rtol=1e-13)

@@ -12,6 +12,7 @@ from mlp_xp.nn.layers import BatchNorm, Chain, Dense, Dropout, Embedding, ReLU, 
 from mlp_xp.nn.losses import Poisson, SoftmaxCrossEntropy
 from mlp_xp.nn.networks import mlp
 from mlp_xp.nn.optimizers import SGD, Adam, AdamW, Rates, RMSprop
+from mlp_xp.nn.parts import Part
 from mlp_xp.nn.schedules import LossRatio
 from mlp_xp.nn.step import TrainState, TrainStep, clip_by_global_norm, is_weight, shrink
 from mlp_xp.parity import cases
@@ -423,3 +424,25 @@ def test_a_layer_that_returns_too_few_gradients_is_found(l2):
 
     with pytest.raises(ValueError, match="zip"):
         one(TrainStep(Chain(Forgetful(N_IN, N_OUT)), SOFTMAX, SGD(0.1), l2=l2))
+
+
+class OneRank:
+    """A namespace of the only rank of a group."""
+
+    all_sum = staticmethod(lambda x: x)
+
+    def __getattr__(self, name):
+        return getattr(XP, name)
+
+
+@pytest.mark.parametrize("weights", [np.zeros(ROWS), np.arange(ROWS) * 1.0])
+def test_a_batch_on_ranks_is_the_batch_of_one_process_even_without_weight(weights):
+    step, batch = TrainStep(mlp(N_IN, 5, N_OUT, norm="batch"), SOFTMAX, SGD(0.1)), data()
+    part, results = Part(np.int32(0), np.float64(ROWS)), []
+    for xp, place in ((XP, ABSENT), (OneRank(), part)):
+        params = step.network.init(np.random.default_rng(0))
+        state = step.init(xp, params, step.network.init_state(None))
+        after, loss = step(xp, state, batch.x, batch.y, weights, step.optimizer.rates(0.1, 1), part=place)
+        results.append((loss, after.params))
+    close(results[1], results[0])
+    assert (results[0][0] == 0.0) == (weights.sum() == 0.0)
