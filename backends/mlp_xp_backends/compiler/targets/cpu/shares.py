@@ -31,7 +31,8 @@ FEWEST = 16
 def pays(program: Program) -> bool:
     """Whether the threads of a `TEAM` are faster than those of the BLAS; decided as for one matrix of each stack."""
     products = max((work(op) for op in program.ops if op.kind in (Kind.MATMUL, Kind.GEMM)), default=0)
-    sizes = (prod(op.out.shape[-2:]) for op in program.ops if op.kind in ROWWISE)
+    matrices = (op.out.shape[-2:] for op in program.ops if op.kind in ROWWISE and len(op.out.shape) > 1)
+    sizes = map(prod, matrices)  # without packed arrays, which a stack has where a model alone has others
     chained = sum(size for size in sizes if size >= LARGE)
     return products >= HUGE or (products >= MIDDLE and chained >= ENOUGH)
 
