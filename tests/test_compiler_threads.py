@@ -13,9 +13,9 @@ import pytest
 
 from mlp_xp import SGD, Adam, Trainer, mlp
 from mlp_xp_backends.compiler.targets.cpu import run, shares
-from mlp_xp_backends.compiler.targets.cpu.blas import OpenBlas, mkl, openblas
+from mlp_xp_backends.compiler.targets.cpu.blas import SPLIT, OpenBlas, mkl, openblas
 from mlp_xp_backends.compiler.targets.cpu.shares import SHARES
-from mlp_xp_backends.compiler.targets.cpu.team import MOST, SPLIT, TEAM, TILE, parts
+from mlp_xp_backends.compiler.targets.cpu.team import MOST, TEAM, TILE, parts
 from mlp_xp_backends.trees import leaves
 from tests.compiler_cases import NETWORKS, OPTIMIZERS, Library, assert_compiled, compiled, copied, f, training
 

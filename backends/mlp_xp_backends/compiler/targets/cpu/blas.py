@@ -11,7 +11,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -24,6 +24,8 @@ from mlp_xp_backends.typing import HostArray
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 """A function and the arguments of every call."""
 
+SPLIT = 8_000_000
+"""Multiplications of a product from which several cores are faster than one."""
 LETTER: dict[np.dtype[Any], str] = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
 
 
@@ -48,10 +50,9 @@ class Blas:
         """The threads that work may be divided between; 0 if the library runs its products on threads of its own."""
         return 0
 
-    @contextmanager
-    def on_one_core(self) -> Iterator[None]:
-        """Run each product inside on one thread, unless the library uses threads of its own."""
-        yield
+    def on_one_core(self) -> AbstractContextManager[None]:
+        """Run each product inside on one thread."""
+        return nullcontext()
 
     def gemm(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
         """``c <- alpha a b + beta c`` for matrices; ``None`` if BLAS does not support one of the layouts.
@@ -128,7 +129,10 @@ class OpenBlas(Blas):
 
 
 class Mkl(Blas):
-    """Intel's MKL, which runs its products on threads of its own."""
+    """Intel's MKL for large products, which it runs on threads of its own.
+
+    NumPy's OpenBLAS computes the small ones, on one core: its threads would compete with those of MKL.
+    """
 
     name = "MKL"
     REPEATABLE = 2
@@ -137,6 +141,17 @@ class Mkl(Blas):
     def __init__(self, library: Any) -> None:
         super().__init__(library, "{}_64", ctypes.c_int64)
         library.MKL_CBWR_Set(self.REPEATABLE)  # has no effect after the first call of MKL in the process
+        self._small = openblas()
+
+    def on_one_core(self) -> AbstractContextManager[None]:
+        """See `Blas.on_one_core`; of products of NumPy."""
+        return nullcontext() if self._small is None else self._small.on_one_core()
+
+    def gemm(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
+        """See `Blas.gemm`."""
+        if self._small is not None and c.size * a.shape[1] < SPLIT:
+            return self._small.gemm(c, a, b, alpha, beta)
+        return super().gemm(c, a, b, alpha, beta)
 
 
 @cache

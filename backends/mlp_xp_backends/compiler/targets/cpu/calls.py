@@ -10,9 +10,9 @@ import numpy as np
 
 from mlp_xp_backends.compiler.passes.sums import SHORT
 from mlp_xp_backends.compiler.program import Kind, Op, Value
-from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
+from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, SPLIT, Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.ids import OneHot, SumById
-from mlp_xp_backends.compiler.targets.cpu.team import SPLIT, TEAM, parts
+from mlp_xp_backends.compiler.targets.cpu.team import TEAM, parts
 from mlp_xp_backends.typing import HostArray
 
 ONE_BY_ONE = 32_768

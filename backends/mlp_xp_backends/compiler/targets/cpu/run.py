@@ -21,12 +21,12 @@ from mlp_xp_backends.compiler.passes import (
 )
 from mlp_xp_backends.compiler.program import Kind, Program, Value
 from mlp_xp_backends.compiler.targets.cpu.adopt import adopted
-from mlp_xp_backends.compiler.targets.cpu.blas import Blas, Call
+from mlp_xp_backends.compiler.targets.cpu.blas import SPLIT, Blas, Call, Mkl
 from mlp_xp_backends.compiler.targets.cpu.calls import Machine, copied
 from mlp_xp_backends.compiler.targets.cpu.denormals import flushed
 from mlp_xp_backends.compiler.targets.cpu.memory import plan_memory, separate
 from mlp_xp_backends.compiler.targets.cpu.shares import pays, shared_calls, work
-from mlp_xp_backends.compiler.targets.cpu.team import MOST, SPLIT, TEAM
+from mlp_xp_backends.compiler.targets.cpu.team import MOST, TEAM
 from mlp_xp_backends.trees import leaves, unflatten
 from mlp_xp_backends.typing import HostArray, Tree
 
@@ -102,7 +102,7 @@ class Runner:
                 self.threads = threads
                 carried = self._bind(carried, given)
             outs = [np.empty((n, *v.shape), v.dtype) for v in self.program.outs]
-            alone = self.blas is not None and (self.is_small or threads > 0)
+            alone = self.blas is not None and (self.is_small or threads > 0 or isinstance(self.blas, Mkl))
             one_core = self.blas.on_one_core() if self.blas is not None and alone else nullcontext()
             with flushed(), one_core, TEAM.led(threads), np.errstate(all="ignore"):
                 self._run(n, stacks, outs)

@@ -18,12 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp_backends.compiler.targets.cpu.blas import Call
+from mlp_xp_backends.compiler.targets.cpu.blas import SPLIT, Call
 from mlp_xp_backends.compiler.targets.cpu.denormals import flushed
 from mlp_xp_backends.typing import HostArray
 
-SPLIT = 8_000_000
-"""Multiplications of a product from which several cores are faster than one."""
 MOST = 4
 """The largest number of parts of a product."""
 TILE = 8
