@@ -57,7 +57,9 @@ def figure(results: Record) -> Figure:
     ax.axvline(1.0, color="0.4", linewidth=0.8, linestyle=":", zorder=0)
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_xlabel("time of a training step / time of the fastest peer (shorter is faster)")
-    drawing.suptitle(f"Time of a training step on {machine['model']}, {machine['threads']} threads, float32", fontsize=10)
+    drawing.suptitle(
+        f"Time of a training step on {machine['model']}, {machine['threads']} threads, float32", fontsize=10
+    )
     drawing.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return drawing
 
