@@ -49,13 +49,15 @@ class Messages:
     def sum(self, x: HostArray) -> HostArray:
         """The sum of ``x`` over the ranks."""
         self.any(False)
-        total: HostArray = x if self.size == 1 else self.group.sum(x)
+        with self._sending():
+            total: HostArray = x if self.size == 1 else self.group.sum(x)
         return total
 
     def broadcast(self, x: HostArray) -> HostArray:
         """The ``x`` of rank 0."""
         self.any(False)
-        first: HostArray = x if self.size == 1 else self.group.broadcast(x)
+        with self._sending():
+            first: HostArray = x if self.size == 1 else self.group.broadcast(x)
         return first
 
     @contextmanager
@@ -86,8 +88,14 @@ class Messages:
         The others then wait for the gradients of this rank, where no other message reaches them.
         """
         self.any(False)
-        try:
+        with self._sending():
             yield from chunks
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """End the processes of all ranks after an error here: the others wait for what this rank was to send."""
+        try:
+            yield
         except Exception as error:
             self._end(error)
             raise
