@@ -125,7 +125,6 @@ def test_what_is_divided(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
     function, expected = BODIES[body]
     monkeypatch.setattr(OpenBlas, "threads", 3)
     monkeypatch.setattr(run, "SPLIT", 0)
-    monkeypatch.setattr(shares, "work", lambda op: 0)
 
     def body_with_product(xp: Any, c: Any, k: Any, x: Any) -> Any:  # without one, a program is small
         carry, out = function(xp, c, k, x)

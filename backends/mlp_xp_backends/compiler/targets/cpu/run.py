@@ -21,11 +21,11 @@ from mlp_xp_backends.compiler.passes import (
 )
 from mlp_xp_backends.compiler.program import Kind, Program, Value
 from mlp_xp_backends.compiler.targets.cpu.adopt import adopted
-from mlp_xp_backends.compiler.targets.cpu.blas import SPLIT, Blas, Call, Mkl
+from mlp_xp_backends.compiler.targets.cpu.blas import SPLIT, Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.calls import Machine, copied
 from mlp_xp_backends.compiler.targets.cpu.denormals import flushed
 from mlp_xp_backends.compiler.targets.cpu.memory import plan_memory, separate
-from mlp_xp_backends.compiler.targets.cpu.shares import pays, shared_calls, work
+from mlp_xp_backends.compiler.targets.cpu.shares import largest_product, pays, shared_calls
 from mlp_xp_backends.compiler.targets.cpu.team import MOST, TEAM
 from mlp_xp_backends.trees import leaves, unflatten
 from mlp_xp_backends.typing import HostArray, Tree
@@ -81,7 +81,7 @@ class Runner:
         self.buffers = [_aligned(size) for size in self.plan.buffers]
         self.bound: Any = None
         self.threads = 0
-        self.is_small = all(work(op) < SPLIT for op in program.ops if op.kind in (Kind.MATMUL, Kind.GEMM))
+        self.is_small = largest_product(program) < SPLIT
         self.pays = pays(program)
         self.lock = Lock()
         ALIVE.add(self)
@@ -102,8 +102,9 @@ class Runner:
                 self.threads = threads
                 carried = self._bind(carried, given)
             outs = [np.empty((n, *v.shape), v.dtype) for v in self.program.outs]
-            alone = self.blas is not None and (self.is_small or threads > 0 or isinstance(self.blas, Mkl))
-            one_core = self.blas.on_one_core() if self.blas is not None and alone else nullcontext()
+            # only OpenBLAS on its own threads keeps their number
+            own = self.blas is not None and not self.is_small and threads == 0 and self.blas.threads > 0
+            one_core = nullcontext() if self.blas is None or own else self.blas.on_one_core()
             with flushed(), one_core, TEAM.led(threads), np.errstate(all="ignore"):
                 self._run(n, stacks, outs)
         return unflatten(trees[0], iter(carried)), unflatten(trees[1], iter(outs))

@@ -30,16 +30,17 @@ FEWEST = 16
 
 def pays(program: Program) -> bool:
     """Whether the threads of a `TEAM` are faster than those of the BLAS; decided as for one matrix of each stack."""
-    products = max((work(op) for op in program.ops if op.kind in (Kind.MATMUL, Kind.GEMM)), default=0)
+    product = largest_product(program)
     matrices = (op.out.shape[-2:] for op in program.ops if op.kind in ROWWISE and len(op.out.shape) > 1)
     sizes = map(prod, matrices)  # without packed arrays, which a stack has where a model alone has others
     chained = sum(size for size in sizes if size >= LARGE)
-    return products >= HUGE or (products >= MIDDLE and chained >= ENOUGH)
+    return product >= HUGE or (product >= MIDDLE and chained >= ENOUGH)
 
 
-def work(op: Op) -> int:
-    """Multiplications of a product of matrices; of each in a stack."""
-    return prod(op.out.shape[-2:]) * op.inputs[0].shape[-1]
+def largest_product(program: Program) -> int:
+    """Multiplications of the largest product of two matrices; 0 if there is none."""
+    products = (op for op in program.ops if op.kind in (Kind.MATMUL, Kind.GEMM))
+    return max((prod(op.out.shape[-2:]) * op.inputs[0].shape[-1] for op in products), default=0)
 
 
 def shared_calls(ops: Sequence[Op], machine: Machine) -> list[Call]:
