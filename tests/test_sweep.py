@@ -30,7 +30,8 @@ from mlp_xp import (
     schedules,
 )
 from mlp_xp.sweep.binding import differing, structure
-from mlp_xp.sweep.driver import Team, train
+from mlp_xp.sweep.driver import train
+from mlp_xp.sweep.team import Team
 from tests import sweep_cases
 from tests.sweep_cases import same, values
 
@@ -232,7 +233,7 @@ def test_a_killed_sweep_continues_and_ends_with_the_same_bits(tmp_path, monkeypa
         return train(group, runs, until, save)
 
     monkeypatch.setattr("mlp_xp.sweep.sweep.train", counted)
-    monkeypatch.setattr("mlp_xp.sweep.sweep.TASK", 1)
+    monkeypatch.setattr("mlp_xp.sweep.tasks.STACKS", 1)
     with pytest.raises(KeyboardInterrupt):
         sweep.fit(X, Y, **data, checkpoint=tmp_path, together=2)
     trained.clear()
@@ -272,7 +273,7 @@ def test_a_sweep_that_is_killed_within_a_stack_continues_there(tmp_path, monkeyp
         epoch(team)
 
     monkeypatch.setattr(Team, "epoch", counted)
-    monkeypatch.setattr("mlp_xp.sweep.driver.INTERVAL", 0.0)
+    monkeypatch.setattr("mlp_xp.sweep.team.INTERVAL", 0.0)
     parts = 0
     while True:  # killed after every four epochs
         epochs.clear()

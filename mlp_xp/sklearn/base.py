@@ -143,9 +143,18 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
     ) -> tuple[Setting, Batch]:
         """Check the data and set the attributes that training starts from."""
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+        data = self._learn(given, labels, sample_weight, incremental, first)
+        return self._begin(X, data, ranks, first), data
+
+    def _learn(self, given: Any, labels: Any, sample_weight: Any, incremental: bool, first: bool) -> Batch:
+        """Check the data and set the attributes that describe features and labels."""
         x, y = self._check(given, labels, reset=first)
         self._learn_labels(y, incremental)
-        data = Batch(x, self._encode(y), self._weights(sample_weight, y, x, incremental))
+        return Batch(x, self._encode(y), self._weights(sample_weight, y, x, incremental))
+
+    def _begin(self, X: Any, data: Batch, ranks: Ranks, first: bool) -> Setting:
+        """Set the attributes that training starts from."""
+        x = data.x
         sizes = self.hidden_layer_sizes if isinstance(self.hidden_layer_sizes, Iterable) else [self.hidden_layer_sizes]
         hidden = [Count()("each of hidden_layer_sizes", n) for n in sizes]
         units = [x.shape[1], *hidden, data.y.shape[1]]
@@ -161,8 +170,7 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
                 "warm_start or partial_fit keep hidden_layer_sizes and the outputs; to start anew, fit a clone"
             )
         ranks.check_equal(parameters=(*self.coefs_, *self.intercepts_), data=(x.shape, data.y.shape))
-        setting = Setting(ranks.backend(self._backend(X)), network, self._loss(), str(self.coefs_[0].dtype))
-        return setting, data
+        return Setting(ranks.backend(self._backend(X)), network, self._loss(), str(self.coefs_[0].dtype))
 
     def _checked(self) -> Any:
         """The estimator after its training; `ValueError` if it has diverged."""

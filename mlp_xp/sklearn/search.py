@@ -20,7 +20,7 @@ from sklearn.utils.validation import _check_method_params
 
 from mlp_xp._checks import shown
 from mlp_xp.sklearn.base import BaseMLP
-from mlp_xp.sklearn.stacked import Alone, Job, start_all, train_all, warned
+from mlp_xp.sklearn.stacked import Alone, Fit, Job, hashable, start_all, train_all, warned
 from mlp_xp.sklearn.stochastic import warn_of_the_end
 from mlp_xp.sweep.halving import Halving
 from mlp_xp.sweep.tasks import on_one_core
@@ -198,20 +198,11 @@ class Jobs:
     ) -> tuple[Any, Any]:
         """All steps but the last, fitted to the rows of a fold, and what they make of these rows."""
         own = {key: value for key, value in candidate.items() if not key.startswith(f"{name}__")}
-        key = fold, tuple((name, _hashable(value)) for name, value in sorted(own.items()))
+        key = fold, tuple((name, hashable(value)) for name, value in sorted(own.items()))
         if key not in self.fronts:
             front = whole[:-1]
             self.fronts[key] = front, front.fit_transform(x, y)
         return self.fronts[key]  # type: ignore[no-any-return]
-
-
-def _hashable(value: Any) -> Any:
-    """A key for a value in a grid; candidates share these objects."""
-    try:
-        hash(value)
-    except TypeError:
-        return id(value)
-    return type(value), value
 
 
 class _Search(BaseSearchCV):  # type: ignore[misc]
@@ -245,7 +236,7 @@ class _Search(BaseSearchCV):  # type: ignore[misc]
         started = [pair for candidate in self.candidates for pair in self.jobs.of(candidate)]
         fits = start_all([job for job, _ in started])
         wholes = [whole for _, whole in started]
-        epochs = max((fit.e.max_iter for fit in fits if hasattr(fit, "e")), default=1)
+        epochs = max((fit.e.max_iter for fit in fits if isinstance(fit, Fit)), default=1)
         rungs = [] if halving is None else halving.rungs(epochs, len(chosen))
         for n, until in enumerate([*rungs, None]):
             k = len(self.jobs.splits)
@@ -253,8 +244,6 @@ class _Search(BaseSearchCV):  # type: ignore[misc]
             part = [fits[i] for i in at]
             with joblib.parallel_config(**self.parallel):
                 train_all(part, self.owner.n_jobs, until)
-            for i, fit in zip(at, part, strict=True):
-                fits[i] = fit
             self.seconds += [getattr(fit, "seconds", 0.0) for fit in part]
             self.store[:] = [(fit, wholes[i]) for i, fit in zip(at, part, strict=True)]
             more = {"iter": [n] * len(chosen), "n_resources": [until or epochs] * len(chosen)}

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import time
-from collections.abc import Hashable, Iterator, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Sequence
+from functools import cached_property, partial
+from itertools import chain
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from sklearn.utils.validation import _num_samples
 
 from mlp_xp.data.feed import Batch, Feed, make_feed
 from mlp_xp.model import as_backend
-from mlp_xp.nn.optimizers import Rates
-from mlp_xp.nn.step import TrainStep
+from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.sklearn.arrays import SparseRows, home, to_host
 from mlp_xp.sklearn.base import BaseMLP
 from mlp_xp.sklearn.network import lists
@@ -23,17 +24,14 @@ from mlp_xp.sklearn.solver import Course, make_solver
 from mlp_xp.sklearn.stochastic import adopt, first_state, is_over, note, warn_of_the_end
 from mlp_xp.sklearn.validation import Held, Setting, Validation
 from mlp_xp.sklearn.weights import scaled
-from mlp_xp.sweep.binding import differing, structure
-from mlp_xp.sweep.driver import SHRINK
+from mlp_xp.sweep.binding import Path, differing, structure
 from mlp_xp.sweep.stack import EpochPlan, Stack, models_together
-from mlp_xp.sweep.tasks import processes, run_tasks
+from mlp_xp.sweep.tasks import divided, processes, run_tasks
+from mlp_xp.sweep.team import Team
 from mlp_xp.training.epoch import batch_weights, mean_loss
 from mlp_xp.training.ranks import Ranks
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray, Tree
-
-TASKS = 2
-"""Tasks for each process, so that all are busy to the end."""
 
 
 class Job(NamedTuple):
@@ -59,11 +57,10 @@ def fit_all(jobs: Sequence[Job], n_jobs: int | None = None) -> list[Any]:
 
 def start_all(jobs: Sequence[Job]) -> list[Any]:
     """A `Fit`, an `Alone` or the exception of the checks for each job."""
-    blocks: dict[str, Batch] = {}
-    found: list[Any] = []
+    pool, found = Pool(), list[Any]()
     for job in jobs:
         try:
-            found.append(Fit(job, blocks) if is_stackable(job) else Alone(job))
+            found.append(Fit(job, pool) if is_stackable(job) else Alone(job))
         except Exception as error:  # what a fit raises is reported with its job
             found.append(error)
     return found
@@ -85,8 +82,11 @@ def is_stackable(job: Job) -> bool:
 class Alone:
     """A fit by itself, such as one by lbfgs."""
 
+    TRAINED: ClassVar = ("e", "done", "seconds", "error")
+    """The attributes that training changes."""
+
     def __init__(self, job: Job) -> None:
-        self.job, self.done, self.seconds = job, False, 0.0
+        self.job, self.e, self.done, self.seconds = job, job.estimator, False, 0.0
         self.error: Exception | None = None
 
     def fit_params(self) -> dict[str, Any]:
@@ -98,41 +98,108 @@ class Alone:
         counts = np.bincount(_drawn(self.job.sample, rows), minlength=rows).astype(np.float64)
         return {**self.job.fit_params, "sample_weight": counts if given is None else counts * np.asarray(given)}
 
+    def is_over(self, until: int | None) -> bool:
+        """Whether the estimator is fitted: at once to its end."""
+        return self.done
+
+    def train(self) -> None:
+        """Fit the estimator."""
+        began = time.perf_counter()
+        try:
+            self.e.fit(self.job.x, self.job.y, **self.fit_params())
+        except Exception as error:  # reported with its job
+            self.error = error
+        self.done, self.seconds = True, time.perf_counter() - began
+
     def result(self) -> Any:
         """The fitted estimator, or the exception."""
-        return self.error or self.job.estimator
+        return self.error or self.e
 
 
-class Fit:
-    """The fit of an estimator in a stack; between two calls of `train` its state is stored here, on the host."""
+class Checked(NamedTuple):
+    """Data that were checked for an estimator."""
 
-    def __init__(self, job: Job, blocks: dict[str, Batch]) -> None:
-        e = self.e = job.estimator
-        e._validate_params()
-        given = to_host(job.x)
-        weight = job.fit_params.get("sample_weight")
-        setting, data = e._prepare(job.x, given, to_host(job.y), weight, False, Ranks(e.group))
+    given: Any
+    """The rows on the host, as the user passed them."""
+    data: Batch
+    learned: dict[str, Any]
+    """The attributes of the estimator that describe features and labels."""
+    block: str | None
+    """The key of all rows among the blocks, once a fit trains on them."""
+
+
+class Pool:
+    """What the fits of many estimators share: data are checked once, and equal rows are stored once."""
+
+    def __init__(self) -> None:
+        self.checked: dict[Hashable, Checked] = {}
+        self.blocks: dict[str, Batch] = {}
+
+    def block(self, data: Batch) -> str:
+        """The key of these rows among the blocks."""
+        digest = hashlib.blake2b(digest_size=16)
+        for a in data:
+            if a is not ABSENT:
+                digest.update(repr((a.shape, str(a.dtype))).encode())
+                digest.update(np.ascontiguousarray(a).data)
+        self.blocks.setdefault(digest.hexdigest(), data)
+        return digest.hexdigest()
+
+    def split(self, job: Job) -> tuple[Setting, Batch, Held | None, str]:
+        """Prepare the estimator; the rows to train on, those to hold out, and the key of the former."""
+        e, weight = job.estimator, job.fit_params.get("sample_weight")
+        choices = (getattr(e, name, None) for name in ("loss", "class_weight"))
+        key = type(e), id(job.x), id(job.y), id(weight), *map(hashable, choices)
+        if key in self.checked:
+            vars(e).update(self.checked[key].learned)
+        else:
+            before, given = dict(vars(e)), to_host(job.x)
+            data = e._learn(given, to_host(job.y), weight, False, True)
+            learned = {name: value for name, value in vars(e).items() if before.get(name, e) is not value}
+            self.checked[key] = Checked(given, data, learned, None)
+        given, data, _, block = checked = self.checked[key]
+        setting = e._begin(job.x, data, Ranks(e.group), True)
         data, held = e._split(given, data, None)
         if isinstance(data.x, SparseRows):
             raise ValueError("sparse rows that do not fit in memory as dense ones cannot train in a stack")
+        if held is not None:
+            return setting, data, held, self.block(data)
+        block = block or self.block(data)
+        self.checked[key] = checked._replace(data=data, block=block)
+        return setting, data, held, block
+
+
+class Fit:
+    """The fit of an estimator in a stack; a `Member` of a `Team`."""
+
+    TRAINED: ClassVar = ("e", "course", "state", "kept", "order", "done", "stopped", "seconds", "error")
+    """The attributes that training changes."""
+
+    def __init__(self, job: Job, pool: Pool) -> None:
+        e = self.e = job.estimator
+        e._validate_params()
+        setting, data, held, self.block = pool.split(job)
+        self.data = pool.blocks[self.block]
         self.device: Any = home(job.x) if e.device is None else e.device
         self.network, self.loss, self.dtype = setting[1:]
+        self.held, self.held_block = held, ""
         if held is not None:
-            held = held._replace(given=held.given if callable(e.scoring) or _is_scorer(e.scoring) else None)
-        self.held: Held | None = held
+            self.held_block = pool.block(Batch(held.data.x, ABSENT, ABSENT))
+            self.held_data = pool.blocks[self.held_block]
+            scored = callable(e.scoring) or (isinstance(e.scoring, str) and e.scoring != "loss")
+            rows = held.data._replace(x=self.held_data.x)
+            self.held = held._replace(given=held.given if scored else None, data=rows)
         e._optimizer = make_solver(e)
         e.n_iter_ = 0
-        rows = len(data.x)
-        self.rows = np.arange(rows, dtype=np.int32) if job.sample is None else _drawn(job.sample, rows)
-        self.course = Course(e, rows, data.w if data.w is ABSENT else data.w[self.rows])
+        rows, self.sample = len(data.x), job.sample
+        self.rows = None if job.sample is None else _drawn(job.sample, rows)
+        self.course = Course(e, rows, data.w if self.rows is None or data.w is ABSENT else data.w[self.rows])
         self.step = TrainStep(self.network, self.loss, e._optimizer.optimizer)
-        self.state = first_state(e, setting, self.step)
-        self.order = np.arange(self.course.rows, dtype=np.int32)
-        self.block, self.held_block = _block(data, blocks), None
-        self.data = blocks[self.block]
-        if held is not None:
-            self.held_block = _block(Batch(held.data.x, ABSENT, ABSENT), blocks)
-            self.held_data = blocks[self.held_block]
+        self.state: Any = first_state(e, setting, self.step)
+        self.kept: Any = (self.state.params, self.state.layers) if e.early_stopping else None
+        self.order: Any = None
+        self.random: Any = None
+        self.stream = _stream(e)
         self.done, self.stopped, self.seconds = False, False, 0.0
         self.error: Exception | None = None
 
@@ -145,23 +212,57 @@ class Fit:
         size = (course.batch_size, course.rows, held, data.y.shape[1], str(data.y.dtype), str(data.x.dtype))
         return structure(self.step), size, penalized, data.w is ABSENT, self.dtype, str(self.device)
 
-    def plan(self, start: int, known: dict[Any, Rates]) -> EpochPlan:
+    def is_over(self, until: int | None) -> bool:
+        """See `Member`."""
+        return self.done or self.e.n_iter_ >= (math.inf if until is None else until)
+
+    def plan(self, start: int, known: dict[Any, Any]) -> EpochPlan:
         """The next epoch over the rows from ``start`` on."""
-        e, solver = self.e, self.e._optimizer
-        if e.shuffle:
-            self.order = self.order[e._random_state.permutation(self.course.rows)]
+        solver, at = self.e._optimizer, (self.stream or id(self), self.e.n_iter_, self.course.rows)
+        self._shuffle(at, known)
+        if (at, self.sample, start) not in known:
+            order = self.order if self.rows is None else self.rows[self.order]
+            known[at, self.sample, start] = (order + start).astype(np.int32)
         key = (solver.optimizer, solver.learning_rate, solver.steps) if solver.by_epoch else object()
         if key not in known:
             known[key] = self.course.rates()
-        return EpochPlan(self.rows[self.order] + np.int32(start), known[key], self.course.penalties(self.order))
+        l2 = self._penalties if self.course.w is ABSENT else self.course.penalties(self.order)
+        return EpochPlan(known[at, self.sample, start], known[key], l2)
 
-    def finish(self) -> None:
+    def _shuffle(self, at: Hashable, known: dict[Any, Any]) -> None:
+        """Shuffle the order of the rows again; fits whose random numbers are the same share those of one of them."""
+        if at not in known:
+            order = np.arange(self.course.rows, dtype=np.int32) if self.order is None else self.order
+            if self.random is None:
+                self.random = self.e._random_state
+                self.random = self.random if self.stream is None else copy.deepcopy(self.random)
+            known[at] = order[self.random.permutation(len(order))] if self.e.shuffle else order, self.random
+        self.order, self.random = known[at]
+
+    @cached_property
+    def _penalties(self) -> Any:
+        """The penalty of each batch of rows without weights."""
+        return self.course.penalties(np.arange(self.course.rows))
+
+    def note(self, loss: float, measured: Any, seconds: float) -> bool:
+        """See `Member`."""
+        self.seconds += seconds
+        is_best = note(self.e, self.course, loss, measured)
+        self.stopped = is_over(self.e)
+        self.done = self.stopped or self.e.n_iter_ >= self.e.max_iter
+        return is_best
+
+    def store(self, state: TrainState, kept: Tree | None) -> None:
         """Set the attributes of the estimator as after its fit, or as far as it is trained."""
         e = self.e
-        adopt(e, self.state)
-        if e.early_stopping:
-            e.coefs_, e.intercepts_ = e._best_coefs, e._best_intercepts
+        if self.stream is not None:
+            e._random_state.set_state(self.random.get_state())
+        self.random = None
+        adopt(e, state)
+        if kept is not None:
+            e._best_coefs, e._best_intercepts = e.coefs_, e.intercepts_ = lists(kept[0])
         e.stopped_ = self.stopped
+        self.state, self.kept, self.order = (None, None, None) if self.done else (state, kept, self.order)
         try:
             e._checked()
         except ValueError as error:
@@ -177,151 +278,90 @@ def _drawn(seed: int, rows: int) -> HostArray:
     return np.random.RandomState(seed).randint(rows, size=rows).astype(np.int32)
 
 
-def _is_scorer(scoring: Any) -> bool:
-    return isinstance(scoring, str) and scoring != "loss"
+def _stream(e: Any) -> str | None:
+    """Equal for estimators that draw the same numbers from now on; ``None`` if NumPy's own generator draws them."""
+    if e.random_state is None:
+        return None
+    _, words, *rest = e._random_state.get_state()
+    return hashlib.blake2b(words.tobytes() + repr(rest).encode(), digest_size=16).hexdigest()
 
 
-def _block(data: Batch, blocks: dict[str, Batch]) -> str:
-    """The key of these rows among the blocks; fits on equal rows share them."""
-    digest = hashlib.blake2b(digest_size=16)
-    for a in data:
-        if a is not ABSENT:
-            digest.update(repr((a.shape, str(a.dtype))).encode())
-            digest.update(np.ascontiguousarray(a).data)
-    blocks.setdefault(digest.hexdigest(), data)
-    return digest.hexdigest()
+def hashable(value: Any) -> Any:
+    """A key for a parameter's value; estimators share those that have no hash."""
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return type(value), value
 
 
 def train_all(fits: Sequence[Any], n_jobs: int | None, until: int | None = None) -> None:
-    """Train all fits to their end, or to ``until`` epochs; replaces those in ``fits`` that other processes trained."""
-    at = [i for i, fit in enumerate(fits) if not isinstance(fit, Exception) and not fit.done]
+    """Train all fits to their end, or to ``until`` epochs."""
     groups: dict[Hashable, list[int]] = {}
-    for i in at:
-        groups.setdefault(fits[i].group if isinstance(fits[i], Fit) else i, []).append(i)
-    workers, tasks = processes(n_jobs), list[tuple[Any, ...]]()
+    for i, fit in enumerate(fits):
+        if not isinstance(fit, Exception) and not fit.is_over(until):
+            groups.setdefault(fit.group if isinstance(fit, Fit) else i, []).append(i)
+    tasks: list[tuple[Any, ...]] = []
     for group in groups.values():
         first = fits[group[0]]
         if isinstance(first, Alone):
-            tasks.append((_fit_alone, group, [first], until))
+            tasks.append((group, [first]))
             continue
         size = models_together(as_backend(first.device), first.network, first.course.batch_size, first.dtype)
-        share = -(-len(group) // (TASKS * workers)) if workers > 1 else len(group)
-        most = -(-share // size) * size
-        for j in range(0, len(group), most):
-            part = group[j : j + most]
-            tasks.append((_train, part, [fits[i] for i in part], until))
+        paths = differing([fits[i].step for i in group])
+        for stacks in divided(group, size, processes(n_jobs)):
+            part = list(chain(*stacks))
+            tasks.append((part, [fits[i] for i in part], first.step, paths, len(stacks[0]), until))
     for part, trained in run_tasks(_run, tasks, n_jobs):
-        for i, fit in zip(part, trained, strict=True):
-            fits[i] = fit  # type: ignore[index]  # a list
+        for i, changed in zip(part, trained, strict=True):
+            vars(fits[i]).update(changed)
 
 
-def _run(f: Any, part: list[int], fits: list[Any], until: int | None) -> tuple[list[int], list[Any]]:
-    f(fits, until)
-    return part, fits
+def _run(part: list[int], fits: list[Any], *team: Any) -> tuple[list[int], list[dict[str, Any]]]:
+    """Train these fits; what has changed of each is all that another process sends back."""
+    if isinstance(fits[0], Alone):
+        fits[0].train()
+    else:
+        *setting, until = team
+        FitTeam(fits, *setting).train(fits, until)
+    return part, [{name: vars(fit)[name] for name in fit.TRAINED} for fit in fits]
 
 
-def _fit_alone(fits: list[Any], until: int | None) -> None:
-    for fit in fits:
-        began, job = time.perf_counter(), fit.job
-        try:
-            job.estimator.fit(job.x, job.y, **fit.fit_params())
-        except Exception as error:  # reported with its job
-            fit.error = error
-        fit.done, fit.seconds = True, time.perf_counter() - began
+class FitTeam(Team[Fit]):
+    """Fits in a stack."""
 
-
-def _train(fits: list[Any], until: int | None) -> None:
-    first = fits[0]
-    size = models_together(as_backend(first.device), first.network, first.course.batch_size, first.dtype)
-    team, waiting = _Team(fits), [fit for fit in fits if not _is_over(fit, until)][::-1]
-    while waiting or team.fits:
-        new = [waiting.pop() for _ in range(min(len(waiting), size - len(team.fits)))]
-        if new:
-            team.exchange(list(range(len(team.fits))), new)
-        with np.errstate(all="ignore"):  # of fits that diverge
-            team.epoch()
-        team.release(until, bool(waiting))
-
-
-def _is_over(fit: Fit, until: int | None) -> bool:
-    return fit.done or fit.e.n_iter_ >= (math.inf if until is None else until)
-
-
-class _Team:
-    """The fits in a stack."""
-
-    def __init__(self, fits: Sequence[Fit]) -> None:
+    def __init__(self, fits: Sequence[Fit], step: TrainStep, paths: tuple[Path, ...], size: int) -> None:
         first = fits[0]
-        self.backend = as_backend(first.device)
-        self.setting = Setting(self.backend, first.network, first.loss, first.dtype)
+        self.setting = Setting(as_backend(first.device), first.network, first.loss, first.dtype)
         data, self.starts = _joined({fit.block: fit.data for fit in fits})
-        self.stack = Stack(self._feed(data), first.step, differing([fit.step for fit in fits]), first.course.batch_size)
+        super().__init__(Stack(self._feed(data), step, paths, first.course.batch_size), size)
         self.held: Any = None
         if first.held is not None:
             held, self.held_starts = _joined({fit.held_block: fit.held_data for fit in fits})
             self.held = self._feed(held)
-        self.fits: list[Fit] = []
-        self.plans: list[EpochPlan] = []
-        self.over: set[int] = set()
 
     def _feed(self, data: Batch) -> Feed:
-        return make_feed(self.backend, self.setting.network, data, self.setting.dtype, None)
+        return make_feed(self.setting.backend, self.setting.network, data, self.setting.dtype, None)
 
-    def exchange(self, keep: list[int], new: list[Fit]) -> None:
-        """Keep the fits at these positions and take new ones in."""
-        self.stack.exchange(keep, [(fit.step, fit.state) for fit in new])
-        self.fits = [*(self.fits[i] for i in keep), *new]
+    def plan(self, member: Fit, known: dict[Any, Any]) -> EpochPlan:
+        """See `Team`."""
+        return member.plan(self.starts[member.block], known)
 
-    def epoch(self) -> None:
-        """One epoch of all fits."""
-        began, known = time.perf_counter(), dict[Any, Rates]()
-        self.plans = [
-            self.plans[i] if i in self.over else fit.plan(self.starts[fit.block], known)
-            for i, fit in enumerate(self.fits)
-        ]
-        losses = self.stack.epoch(self.plans)
+    def measure(self, losses: HostArray) -> tuple[HostArray, list[tuple[float, float] | None]]:
+        """See `Team`: the score and the loss on the held-out rows, if there are any."""
         means = mean_loss(losses, batch_weights(self.plans[0].order, self.stack.batch_size))
-        scores = self._scores()
-        seconds = (time.perf_counter() - began) / len(self.fits)
-        for i, fit in enumerate(self.fits):
-            if i in self.over:
-                continue
-            fit.seconds += seconds
-            if note(fit.e, fit.course, float(means[i]), next(scores) if self.held else None):
-                (state,) = self.stack.states([i])
-                fit.e._best_coefs, fit.e._best_intercepts = lists(state.params)
-            fit.stopped = is_over(fit.e)
-            fit.done = fit.stopped or fit.e.n_iter_ >= fit.e.max_iter
-
-    def _scores(self) -> Iterator[tuple[float, float]]:
-        """Score and loss on the held-out rows, for each fit that is not over."""
-        if self.held is None:
-            return
-        helds: list[Held] = [fit.held for fit in self.fits if fit.held is not None]
-        starts = [self.held_starts[fit.held_block] for fit in self.fits]
-        rows = [np.arange(start, start + len(held.labels)) for start, held in zip(starts, helds, strict=True)]
-        z = self.stack.outputs(self.held, np.stack(rows).astype(np.int32))
-        for i, fit in enumerate(self.fits):
-            if i not in self.over:
-                measure = Validation(fit.e, self.setting, helds[i])
-                yield measure.of_outputs(z[i], partial(self._params, i))
+        found: list[tuple[float, float] | None] = [None] * len(self.members)
+        if self.held is not None:
+            starts = np.array([self.held_starts[fit.held_block] for fit in self.members], np.int32)
+            held: list[Any] = [fit.held for fit in self.members]
+            z = self.stack.outputs(self.held, starts[:, None] + np.arange(len(held[0].labels), dtype=np.int32))
+            for i in self.under_way:
+                measure = Validation(self.members[i].e, self.setting, held[i])
+                found[i] = measure.of_outputs(z[i], partial(self._params, i))
+        return means, found
 
     def _params(self, i: int) -> Tree:
         return self.stack.states([i])[0].params
-
-    def release(self, until: int | None, more: bool) -> None:
-        """Store the fits that are over, and take them out of the stack if that is worth the compilation."""
-        over = [i for i, fit in enumerate(self.fits) if i not in self.over and _is_over(fit, until)]
-        for i, state in zip(over, self.stack.states(over), strict=True):
-            self.fits[i].state = state
-            self.fits[i].finish()
-        self.over |= set(over)
-        left = [i for i in range(len(self.fits)) if i not in self.over]
-        if not left:
-            self.fits, self.over = [], set()
-        elif self.over and (more or len(left) <= SHRINK * len(self.fits)):
-            self.over = set()
-            self.exchange(left, [])
 
 
 def _joined(blocks: dict[Any, Batch]) -> tuple[Batch, dict[Any, int]]:

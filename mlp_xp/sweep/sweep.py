@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mlp_xp.model import as_backend
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss, SoftmaxCrossEntropy
 from mlp_xp.nn.optimizers import Adam, Optimizer
-from mlp_xp.sweep.driver import is_over, train
+from mlp_xp.sweep.driver import train
 from mlp_xp.sweep.folds import as_folds
 from mlp_xp.sweep.grouping import Fitting, named_sets
 from mlp_xp.sweep.halving import Halving
@@ -22,7 +23,7 @@ from mlp_xp.sweep.result import SweepResult
 from mlp_xp.sweep.run import Candidate, Run
 from mlp_xp.sweep.settings import STEP, Base, from_distributions, from_grid, from_list
 from mlp_xp.sweep.storage import Storage
-from mlp_xp.sweep.tasks import processes, run_tasks
+from mlp_xp.sweep.tasks import divided, processes, run_tasks
 from mlp_xp.training.early_stopping import EarlyStopping
 from mlp_xp.training.options import check_dtype
 from mlp_xp_backends import Backend
@@ -138,8 +139,9 @@ class Sweep:
         together
             Models that train together; by default by the device and the size of the network.
         checkpoint
-            A folder. Every model that is done is written there, as a checkpoint of a trainer, and without other
-            processes every minute those under way. A call with the same data and options continues from what it finds.
+            A folder. Every model is written there as a checkpoint of a trainer, once a minute and when its task is
+            done; processes on other machines write to it if they see it. A call with the same data and options
+            continues from what it finds.
         progress
             Whether to report to stderr how many models are done.
 
@@ -172,20 +174,17 @@ class Sweep:
             for i, candidate in enumerate(candidates)
         ]
         reporter = Reporter(len(runs), progress)
-        save = storage.write if checkpoint is not None and processes(n_jobs) == 1 else None
-        for until, chosen in _rungs(halving, runs, candidates, max_epochs, len(split) or 1):
-            jobs = [
-                (group, part, until, save)
-                for group, members in groups
-                for part in _parts(
-                    [runs[i] for i in members if i in chosen and not is_over(runs[i], until)], group.size
-                )
-            ]
+        save = None if checkpoint is None else storage.write_if_seen
+        for until, chosen in _rungs(halving, runs, candidates, len(split) or 1):
+            jobs = []
+            for group, members in groups:
+                left = [runs[i] for i in members if i in chosen and not runs[i].is_over(until)]
+                for stacks in divided(left, group.size, processes(n_jobs)):
+                    jobs.append((group._replace(size=len(stacks[0])), list(chain(*stacks)), until, save))
             for done in run_tasks(train, jobs, n_jobs):
                 for run in done:
                     runs[run.index] = run
-                    if save is None:
-                        storage.write(run)
+                    storage.write(run)
                     reporter.note(run)
         reporter.close()
         per_setting = len(split) or 1
@@ -194,17 +193,9 @@ class Sweep:
 
 
 SOURCES = ("grid", "settings", "distributions")
-TASK = 4
-"""Stacks in a task: a task that is done is written, and its models are not trained again."""
 
 
-def _parts(runs: list[Run], size: int) -> list[list[Run]]:
-    """Runs in tasks of a few stacks."""
-    most = TASK * size
-    return [runs[i : i + most] for i in range(0, len(runs), most)]
-
-
-def _rungs(halving: Halving | None, runs: list[Run], candidates: list[Candidate], max_epochs: int, folds: int) -> Any:
+def _rungs(halving: Halving | None, runs: list[Run], candidates: list[Candidate], folds: int) -> Any:
     """Pairs of a number of epochs and the runs that go so far."""
     everyone = set(range(len(runs)))
     if halving is None:

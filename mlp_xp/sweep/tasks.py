@@ -4,7 +4,34 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+from mlp_xp.data.batches import share
+
+T = TypeVar("T")
+TASKS = 2
+"""Tasks of each process, so that all are busy to the end."""
+STACKS = 4
+"""Stacks of a task at most: what a task has trained is reported and written when it ends."""
+
+
+def divided(members: Sequence[T], size: int, workers: int) -> list[list[Sequence[T]]]:
+    """The stacks of each task, of at most ``size`` members.
+
+    The lengths of all stacks differ by at most one, so that few of them are compiled, and the processes get equal
+    numbers of stacks, as far as there are members.
+
+    >>> [[len(stack) for stack in task] for task in divided(range(120), 16, workers=2)]
+    [[15, 15], [15, 15], [15, 15], [15, 15]]
+    """
+    stacks = min(len(members), workers * -(-len(members) // (size * workers)))
+    tasks = workers * max(TASKS if workers > 1 else 1, -(-stacks // (STACKS * workers)))
+    return _equal(_equal(members, stacks), min(tasks, stacks))
+
+
+def _equal(things: Any, count: int) -> list[Any]:
+    """``count`` parts of a sequence, as equal as can be; the longer ones first."""
+    return [things[slice(*share(len(things), i, count))] for i in range(count)]
 
 
 def run_tasks(f: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], n_jobs: int | None) -> Iterator[Any]:
