@@ -9,6 +9,7 @@ import time
 from collections.abc import Hashable, Sequence
 from functools import cached_property, partial
 from itertools import chain
+from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -134,6 +135,19 @@ class Pool:
     def __init__(self) -> None:
         self.checked: dict[Hashable, Checked] = {}
         self.blocks: dict[str, Batch] = {}
+        self.streams: dict[str, Any] = {}
+
+    def stream(self, e: Any) -> str | None:
+        """A key of the numbers that an estimator draws from now on; ``None`` if its generator is the user's.
+
+        Estimators that draw the same numbers share a generator: these are slow to send.
+        """
+        if not isinstance(e.random_state, Integral):
+            return None
+        _, words, *rest = e._random_state.get_state()
+        key = hashlib.blake2b(words.tobytes() + repr(rest).encode(), digest_size=16).hexdigest()
+        e._random_state = self.streams.setdefault(key, e._random_state)
+        return key
 
     def block(self, data: Batch) -> str:
         """The key of these rows among the blocks."""
@@ -172,7 +186,7 @@ class Pool:
 class Fit:
     """The fit of an estimator in a stack; a `Member` of a `Team`."""
 
-    TRAINED: ClassVar = ("e", "course", "state", "kept", "order", "done", "stopped", "seconds", "error")
+    TRAINED: ClassVar = ("e", "course", "state", "kept", "order", "random", "done", "stopped", "seconds", "error")
     """The attributes that training changes."""
 
     def __init__(self, job: Job, pool: Pool) -> None:
@@ -199,7 +213,7 @@ class Fit:
         self.kept: Any = (self.state.params, self.state.layers) if e.early_stopping else None
         self.order: Any = None
         self.random: Any = None
-        self.stream = _stream(e)
+        self.stream = pool.stream(e)
         self.done, self.stopped, self.seconds = False, False, 0.0
         self.error: Exception | None = None
 
@@ -233,11 +247,13 @@ class Fit:
         """Shuffle the order of the rows again; fits whose random numbers are the same share those of one of them."""
         if at not in known:
             order = np.arange(self.course.rows, dtype=np.int32) if self.order is None else self.order
-            if self.random is None:
-                self.random = self.e._random_state
-                self.random = self.random if self.stream is None else copy.deepcopy(self.random)
+            self.random = self.random or self._own(self.e._random_state)
             known[at] = order[self.random.permutation(len(order))] if self.e.shuffle else order, self.random
         self.order, self.random = known[at]
+
+    def _own(self, random: Any) -> Any:
+        """A copy of a generator that this fit may share later on with others, or the user's."""
+        return random if self.stream is None else copy.deepcopy(random)
 
     @cached_property
     def _penalties(self) -> Any:
@@ -255,14 +271,14 @@ class Fit:
     def store(self, state: TrainState, kept: Tree | None) -> None:
         """Set the attributes of the estimator as after its fit, or as far as it is trained."""
         e = self.e
-        if self.stream is not None:
-            e._random_state.set_state(self.random.get_state())
-        self.random = None
         adopt(e, state)
         if kept is not None:
             e._best_coefs, e._best_intercepts = e.coefs_, e.intercepts_ = lists(kept[0])
         e.stopped_ = self.stopped
-        self.state, self.kept, self.order = (None, None, None) if self.done else (state, kept, self.order)
+        if self.done:
+            self.state = self.kept = self.order = self.random = None
+        else:
+            self.state, self.kept, self.random = state, kept, self._own(self.random)
         try:
             e._checked()
         except ValueError as error:
@@ -276,14 +292,6 @@ class Fit:
 def _drawn(seed: int, rows: int) -> HostArray:
     """As many rows, drawn with replacement."""
     return np.random.RandomState(seed).randint(rows, size=rows).astype(np.int32)
-
-
-def _stream(e: Any) -> str | None:
-    """Equal for estimators that draw the same numbers from now on; ``None`` if NumPy's own generator draws them."""
-    if e.random_state is None:
-        return None
-    _, words, *rest = e._random_state.get_state()
-    return hashlib.blake2b(words.tobytes() + repr(rest).encode(), digest_size=16).hexdigest()
 
 
 def hashable(value: Any) -> Any:
