@@ -95,13 +95,7 @@ def _reached(
         op = program.makers.get(v)
         if v in slot_of:
             slots.add(slot_of[v])
-        elif (
-            op is not None
-            and op in order
-            and v.shape == after.shape
-            and _is_elementwise(op)
-            and op not in ops
-        ):
+        elif op is not None and op in order and v.shape == after.shape and _is_elementwise(op) and op not in ops:
             ops.add(op)
             todo.extend(x for x in op.inputs if not is_number(x, after.shape))
     return slots, ops

@@ -100,7 +100,7 @@ def _is_sum_of_small(op: Op, m: Machine) -> bool:
 
     The bits are those of a gemm for each matrix: BLAS adds the finished sum over so few columns of ``a`` to ``c``.
     """
-    a, b, alpha, beta, c = op.inputs
+    a, _, alpha, beta, c = op.inputs
     rows, columns, inner = *op.out.shape[-2:], a.shape[-1]
     small = prod(op.out.shape[:-2]) > 1 and inner <= INNER and rows * columns * inner <= SMALL
     ones = all(s.constant is not None and s.constant == 1 for s in (alpha, beta))
