@@ -81,7 +81,12 @@ def _matmul(op: Op, m: Machine) -> list[Call]:
     a, b, out = *map(m.at, op.inputs), m.at(op.out)
     large = out.dtype in LETTER and out.shape[-1] * out.shape[-2] * a.shape[-1] >= SPLIT
     found = _products(m, out, a, b, ONE[out.dtype], ZERO[out.dtype]) if large else None
-    return [(np.matmul, (a, b, out))] if found is None else found
+    if found is not None:
+        return found
+    if m.blas is None or not m.blas.prefers_rows(a, b):
+        return [(np.matmul, (a, b, out))]
+    rows = np.empty(b.shape, b.dtype)
+    return [copied(rows, b), (np.matmul, (a, rows, out))]
 
 
 def _gemm(op: Op, m: Machine) -> list[Call]:
