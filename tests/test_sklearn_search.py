@@ -66,6 +66,7 @@ def test_a_grid_gives_the_scores_ranks_and_model_of_scikit_learns_search():
         {"learning_rate": ["constant", "invscaling", "adaptive"], "n_iter_no_change": [1], "tol": [0.1]},
         {"dropout": [0.0, 0.2, 0.5], "class_weight": [None, "balanced"]},
         {"random_state": [1, 2], "shuffle": [True, False], "l2_mode": ["batch", "constant"]},
+        {"random_state": [1, np.random.RandomState(1)], "early_stopping": [True, False], "alpha": [0.0, 0.1]},
         {"early_stopping": [True], "scoring": ["loss", "neg_log_loss", None]},
         [
             {"solver": ["lbfgs"], "alpha": [0.1, 1.0]},
@@ -120,6 +121,14 @@ def test_transformers_of_a_pipeline_are_fitted_once_per_fold_and_setting():
     assert list(ours.feature_names_in_) == list("abcdef")
 
 
+def test_data_are_checked_once_for_each_fold(monkeypatch):
+    learn, learned = MLPClassifier._learn, []
+    monkeypatch.setattr(MLPClassifier, "_learn", lambda e, *a, **k: learned.append(len(a[0])) or learn(e, *a, **k))
+    grid = {"alpha": [0.0, 0.1], "hidden_layer_sizes": [(3,), (4,)], "class_weight": [None, "balanced"]}
+    BatchedSearchCV(MLP, grid, cv=KFold(4), refit=False).fit(X, Y)
+    assert learned == 2 * [117, 118, 118, 118]  # the weights of classes depend on the setting
+
+
 def test_draws_are_those_of_the_random_search():
     distributions = {"learning_rate_init": [0.001, 0.01, 0.1, 0.3], "alpha": [1e-4, 1e-2]}
     ours = BatchedSearchCV(MLP, distributions, n_iter=3, random_state=5, cv=3).fit(X, Y)
@@ -169,6 +178,19 @@ def test_halving_drops_the_weakest_and_goes_on():
         j = whole.cv_results_["params"].index(results["params"][i])
         assert results["mean_test_score"][i] == whole.cv_results_["mean_test_score"][j]
     assert ours.best_index_ in last
+
+
+def test_fits_of_one_seed_go_on_in_any_task(monkeypatch):
+    """Fits that draw the same orders share a generator only as long as they are in one stack."""
+    monkeypatch.setattr("mlp_xp.sweep.tasks.STACKS", 1)
+    grid = {"learning_rate_init": [0.001, 0.01, 0.1, 0.2], "early_stopping": [False, True]}
+    whole = BatchedSearchCV(MLP, grid, cv=2, refit=False).fit(X, Y).cv_results_
+    monkeypatch.setattr("mlp_xp.sklearn.stacked.models_together", lambda *_: 3)
+    halved = BatchedSearchCV(MLP, grid, cv=2, refit=False, halving=Halving(factor=1.5, min_epochs=2)).fit(X, Y)
+    results = halved.cv_results_
+    for i in np.flatnonzero(results["iter"] == max(results["iter"])):
+        j = whole["params"].index(results["params"][i])
+        assert results["mean_test_score"][i] == whole["mean_test_score"][j]
 
 
 def test_the_warnings_of_fits_that_did_not_converge_are_given():

@@ -13,7 +13,7 @@ import pytest
 from mlp_xp import SGD, Dense, EarlyStopping, Sweep, Trainer, mlp
 from mlp_xp.nn.layers import Chain
 from mlp_xp.sweep.stack import Stack, models_together
-from mlp_xp.sweep.tasks import STACKS, divided, processes, run_tasks
+from mlp_xp.sweep.tasks import STACKS, divided, processes, run_tasks, stack_size
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 3))
@@ -74,23 +74,28 @@ def test_tasks_run_here_in_order_unless_processes_are_asked_for():
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 16])
-@pytest.mark.parametrize("size", [1, 2, 7, 16, 1000])
-def test_models_are_divided_into_equal_stacks_and_equal_work(size, workers):
-    for n in (0, 1, 2, 5, 15, 16, 17, 33, 120, 121, 1000):
-        tasks = divided(range(n), size, workers)
-        stacks = [stack for task in tasks for stack in task]
-        assert [i for stack in stacks for i in stack] == list(range(n))
-        lengths = list(map(len, stacks)) or [0]
-        assert max(lengths) <= min(size, lengths[0])
+@pytest.mark.parametrize("most", [1, 2, 7, 16, 1000])
+def test_models_are_divided_into_equal_stacks(most, workers):
+    for n in (1, 2, 5, 15, 16, 17, 33, 120, 121, 1000):
+        tasks = divided(range(n), most, workers)
+        assert [i for members in tasks for i in members] == list(range(n))
+        lengths = []
+        for task in tasks:
+            left, before = len(task), len(lengths)
+            while left:
+                lengths.append(stack_size(left, most))
+                left -= lengths[-1]
+            assert len(lengths) - before <= STACKS
+        assert max(lengths) <= most
         assert max(lengths) - min(lengths) <= 1
-        assert all(0 < len(task) <= STACKS for task in tasks)
-        of_workers = [len(stacks) // workers + (i < len(stacks) % workers) for i in range(workers)]
-        assert max(of_workers) - min(of_workers) == 0 or n < workers
-        assert len(tasks) == len(stacks) or workers == 1 or len(tasks) >= 2 * workers
+        assert len(tasks) % workers == 0 or len(tasks) == n
+    assert divided([], most, workers) == []
 
 
 def test_120_models_in_stacks_of_16_are_four_tasks_for_two_processes():
-    assert [[len(stack) for stack in task] for task in divided(range(120), 16, 2)] == 4 * [[15, 15]]
+    assert [len(members) for members in divided(range(120), 16, 2)] == [30, 30, 30, 30]
+    assert [len(members) for members in divided(range(120), 16, 1)] == [60, 60]
+    assert [len(members) for members in divided(range(3), 16, 4)] == [1, 1, 1]
 
 
 def test_processes_need_joblib(monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -176,11 +175,15 @@ class Sweep:
         reporter = Reporter(len(runs), progress)
         save = None if checkpoint is None else storage.write_if_seen
         for until, chosen in _rungs(halving, runs, candidates, len(split) or 1):
-            jobs = []
-            for group, members in groups:
-                left = [runs[i] for i in members if i in chosen and not runs[i].is_over(until)]
-                for stacks in divided(left, group.size, processes(n_jobs)):
-                    jobs.append((group._replace(size=len(stacks[0])), list(chain(*stacks)), until, save))
+            jobs = [
+                (group, part, until, save)
+                for group, members in groups
+                for part in divided(
+                    [runs[i] for i in members if i in chosen and not runs[i].is_over(until)],
+                    group.size,
+                    processes(n_jobs),
+                )
+            ]
             for done in run_tasks(train, jobs, n_jobs):
                 for run in done:
                     runs[run.index] = run

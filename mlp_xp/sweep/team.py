@@ -10,6 +10,7 @@ import numpy as np  # noqa: TID251  losses are host arrays
 
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.sweep.stack import EpochPlan, Stack, exchanged, rows_on_host
+from mlp_xp.sweep.tasks import stack_size
 from mlp_xp_backends.trees import ABSENT, tree_map
 from mlp_xp_backends.typing import HostArray, Tree
 
@@ -71,9 +72,7 @@ class Team(Generic[M]):
         """The positions of the members that are not over."""
         return [i for i in range(len(self.members)) if i not in self.over]
 
-    def train(
-        self, members: Sequence[M], until: int | None = None, save: Callable[[M], Any] | None = None
-    ) -> None:
+    def train(self, members: Sequence[M], until: int | None = None, save: Callable[[M], Any] | None = None) -> None:
         """Train all members to their end, or to ``until`` epochs.
 
         Every `INTERVAL` call ``save`` with those under way and those that have ended since.
@@ -81,7 +80,9 @@ class Team(Generic[M]):
         waiting = [member for member in members if not member.is_over(until)][::-1]
         unsaved, saved = list[M](), time.monotonic()
         while waiting or self.members:
-            if new := [waiting.pop() for _ in range(min(len(waiting), self.size - len(self.members)))]:
+            if not self.members:
+                size = stack_size(len(waiting), self.size)
+            if new := [waiting.pop() for _ in range(min(len(waiting), size - len(self.members)))]:
                 self.exchange(list(range(len(self.members))), new)
             with np.errstate(all="ignore"):  # of models that diverge
                 self.epoch()

@@ -1,0 +1,273 @@
+"""Fits of estimators that can train in a stack, and those that cannot: checked, and between two calls on the host."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Hashable
+from functools import cached_property
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.utils.validation import _num_samples
+
+from mlp_xp.data.feed import Batch
+from mlp_xp.nn.step import TrainState, TrainStep
+from mlp_xp.sklearn.arrays import SparseRows, home, to_host
+from mlp_xp.sklearn.base import BaseMLP
+from mlp_xp.sklearn.network import lists
+from mlp_xp.sklearn.solver import Course, make_solver
+from mlp_xp.sklearn.stochastic import adopt, first_state, is_over, note
+from mlp_xp.sklearn.validation import Held, Setting
+from mlp_xp.sweep.binding import structure
+from mlp_xp.sweep.stack import EpochPlan
+from mlp_xp.training.ranks import Ranks
+from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.typing import HostArray, Tree
+
+
+class Job(NamedTuple):
+    """A fit to do."""
+
+    estimator: Any
+    x: Any
+    y: Any
+    fit_params: dict[str, Any]
+    sample: int | None = None
+    """The seed of a bootstrap sample of the training rows, or ``None`` for all of them."""
+
+
+def is_stackable(job: Job) -> bool:
+    """Whether a fit can train in a stack."""
+    e = job.estimator
+    return (
+        isinstance(e, BaseMLP)
+        and not (isinstance(e.solver, str) and e.solver == "lbfgs")
+        and not e.warm_start
+        and e.group is None
+        and set(job.fit_params) <= {"sample_weight"}
+        and not getattr(e, "_callbacks", None)
+    )
+
+
+class Alone:
+    """A fit by itself, such as one by lbfgs."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.e, self.done, self.seconds = job, job.estimator, False, 0.0
+        self.error: Exception | None = None
+
+    def fit_params(self) -> dict[str, Any]:
+        """Those of the job; the numbers of times that rows are drawn are factors of their weights."""
+        if self.job.sample is None:
+            return self.job.fit_params
+        rows = _num_samples(self.job.x)
+        given = self.job.fit_params.get("sample_weight")
+        counts = np.bincount(_drawn(self.job.sample, rows), minlength=rows).astype(np.float64)
+        return {**self.job.fit_params, "sample_weight": counts if given is None else counts * np.asarray(given)}
+
+    def is_over(self, until: int | None) -> bool:
+        """Whether the estimator is fitted: at once to its end."""
+        return self.done
+
+    def train(self) -> None:
+        """Fit the estimator."""
+        began = time.perf_counter()
+        try:
+            self.e.fit(self.job.x, self.job.y, **self.fit_params())
+        except Exception as error:  # reported with its job
+            self.error = error
+        self.done, self.seconds = True, time.perf_counter() - began
+
+    def result(self) -> Any:
+        """The fitted estimator, or the exception."""
+        return self.error or self.e
+
+
+class Checked(NamedTuple):
+    """Data that were checked for an estimator."""
+
+    given: Any
+    """The rows on the host, as the user passed them."""
+    data: Batch
+    learned: dict[str, Any]
+    """The attributes of the estimator that describe features and labels."""
+    block: str = ""
+    """The key of the data among the blocks, once a fit trains on all rows."""
+
+
+class Pool:
+    """What fits share: data are checked once for all of them, and equal rows are stored once."""
+
+    def __init__(self) -> None:
+        self.checked: dict[Hashable, Checked] = {}
+        self.blocks: dict[str, Batch] = {}
+        self.generators: dict[str, np.random.RandomState] = {}
+
+    def split(self, job: Job) -> tuple[Setting, Held | None, str]:
+        """Prepare the estimator; return its setting, the rows held out, and the key of the others."""
+        e, weight = job.estimator, job.fit_params.get("sample_weight")
+        choices = (getattr(e, name, None) for name in ("loss", "class_weight"))
+        key = type(e), id(job.x), id(job.y), id(weight), *map(hashable, choices)
+        if key in self.checked:
+            vars(e).update(self.checked[key].learned)
+        else:
+            before, given = dict(vars(e)), to_host(job.x)
+            data = e._learn(given, to_host(job.y), weight, incremental=False, first=True)
+            learned = {name: value for name, value in vars(e).items() if before.get(name, e) is not value}
+            self.checked[key] = Checked(given, data, learned)
+        checked = self.checked[key]
+        setting = e._begin(job.x, checked.data, Ranks(e.group), first=True)
+        data, held = e._split(checked.given, checked.data, None)
+        if isinstance(data.x, SparseRows):
+            raise ValueError("sparse rows that do not fit in memory as dense ones cannot train in a stack")
+        if held is not None:
+            return setting, held, self.block(data)
+        if not checked.block:
+            self.checked[key] = checked = checked._replace(data=data, block=self.block(data))
+        return setting, None, checked.block
+
+    def block(self, data: Batch) -> str:
+        """The key of these rows among the blocks."""
+        key = _digest(*(part for a in data if a is not ABSENT for part in (repr((a.shape, a.dtype)).encode(), a)))
+        self.blocks.setdefault(key, data)
+        return key
+
+    def stream(self, e: Any) -> str:
+        """A key of the numbers that an estimator draws from now on; empty if its generator is the user's.
+
+        Estimators that draw the same numbers share a generator: generators are slow to pickle.
+        """
+        if not isinstance(e.random_state, Integral):
+            return ""
+        _, words, *rest = e._random_state.get_state()
+        key = _digest(words, repr(rest).encode())
+        e._random_state = self.generators.setdefault(key, e._random_state)
+        return key
+
+
+def _digest(*parts: Any) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)
+    return digest.hexdigest()
+
+
+class Fit:
+    """The fit of an estimator in a stack; a `Member` of a `Team`."""
+
+    def __init__(self, job: Job, pool: Pool) -> None:
+        e = self.e = job.estimator
+        e._validate_params()
+        setting, held, self.block = pool.split(job)
+        self.data = data = pool.blocks[self.block]
+        self.device: Any = home(job.x) if e.device is None else e.device
+        self.network, self.loss, self.dtype = setting[1:]
+        self.held, self.held_block = held, ""
+        if held is not None:
+            self.held_block = pool.block(Batch(held.data.x, ABSENT, ABSENT))
+            self.held_data = pool.blocks[self.held_block]
+            scored = callable(e.scoring) or (isinstance(e.scoring, str) and e.scoring != "loss")
+            given = held.given if scored else None
+            self.held = held._replace(given=given, data=held.data._replace(x=self.held_data.x))
+        e._optimizer = make_solver(e)
+        e.n_iter_ = 0
+        rows, self.sample = len(data.x), job.sample
+        self.rows = None if job.sample is None else _drawn(job.sample, rows)
+        self.course = Course(e, rows, data.w if self.rows is None or data.w is ABSENT else data.w[self.rows])
+        self.step = TrainStep(self.network, self.loss, e._optimizer.optimizer)
+        self.state: Any = first_state(e, setting, self.step)
+        self.kept: Any = (self.state.params, self.state.layers) if e.early_stopping else None
+        self.order: Any = None
+        self.random: Any = None
+        self.stream = pool.stream(e)
+        self.done, self.stopped, self.seconds = False, False, 0.0
+        self.error: Exception | None = None
+
+    @property
+    def group(self) -> Hashable:
+        """Equal for fits that can train together."""
+        e, course, data = self.e, self.course, self.data
+        held = 0 if self.held is None else len(self.held.labels)
+        penalized = float(e.alpha) != 0.0 and e.solver != "adamw"
+        size = (course.batch_size, course.rows, held, data.y.shape[1], str(data.y.dtype), str(data.x.dtype))
+        return structure(self.step), size, penalized, data.w is ABSENT, self.dtype, str(self.device)
+
+    def is_over(self, until: int | None) -> bool:
+        """See `Member`."""
+        return self.done or self.e.n_iter_ >= (math.inf if until is None else until)
+
+    def plan(self, start: int, known: dict[Any, Any]) -> EpochPlan:
+        """The next epoch over the rows from ``start`` on."""
+        solver, at = self.e._optimizer, (self.stream or id(self), self.e.n_iter_, self.course.rows)
+        self._shuffle(at, known)
+        if (at, self.sample, start) not in known:
+            order = self.order if self.rows is None else self.rows[self.order]
+            known[at, self.sample, start] = (order + start).astype(np.int32)
+        key = (solver.optimizer, solver.learning_rate, solver.steps) if solver.by_epoch else object()
+        if key not in known:
+            known[key] = self.course.rates()
+        l2 = self._penalties if self.course.w is ABSENT else self.course.penalties(self.order)
+        return EpochPlan(known[at, self.sample, start], known[key], l2)
+
+    def _shuffle(self, at: Hashable, known: dict[Any, Any]) -> None:
+        """Shuffle the order of the rows again; fits whose random numbers are the same share those of one of them."""
+        if at not in known:
+            order = np.arange(self.course.rows, dtype=np.int32) if self.order is None else self.order
+            self.random = self.random or self._own(self.e._random_state)
+            known[at] = order[self.random.permutation(len(order))] if self.e.shuffle else order, self.random
+        self.order, self.random = known[at]
+
+    def _own(self, random: Any) -> Any:
+        """A generator that no fit of another stack draws from: a copy, or that of the user."""
+        return copy.deepcopy(random) if self.stream else random
+
+    @cached_property
+    def _penalties(self) -> Any:
+        """The penalty of each batch of rows without weights."""
+        return self.course.penalties(np.arange(self.course.rows))
+
+    def note(self, loss: float, measured: Any, seconds: float) -> bool:
+        """See `Member`."""
+        self.seconds += seconds
+        is_best = note(self.e, self.course, loss, measured)
+        self.stopped = is_over(self.e)
+        self.done = self.stopped or self.e.n_iter_ >= self.e.max_iter
+        return is_best
+
+    def store(self, state: TrainState, kept: Tree | None) -> None:
+        """Set the attributes of the estimator as after its fit, or as far as it is trained."""
+        e = self.e
+        adopt(e, state)
+        if kept is not None:
+            e._best_coefs, e._best_intercepts = e.coefs_, e.intercepts_ = lists(kept[0])
+        e.stopped_ = self.stopped
+        if self.done:
+            self.state = self.kept = self.order = self.random = None
+        else:
+            self.state, self.kept, self.random = state, kept, self._own(self.random)
+        try:
+            e._checked()
+        except ValueError as error:
+            self.error = error
+
+    def result(self) -> Any:
+        """The estimator, or the exception of its fit."""
+        return self.error or self.e
+
+
+def _drawn(seed: int, rows: int) -> HostArray:
+    """As many rows, drawn with replacement."""
+    return np.random.RandomState(seed).randint(rows, size=rows).astype(np.int32)
+
+
+def hashable(value: Any) -> Any:
+    """A key for a parameter's value; estimators share those that have no hash."""
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return type(value), value
