@@ -21,7 +21,7 @@ from mlp_xp.forward import BATCH, OfBatch, blocks, forward, over_steps, predicti
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend, get_backend
-from mlp_xp_backends.transfer import to_device, to_host
+from mlp_xp_backends.memory import to_device, to_host
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 

@@ -29,7 +29,7 @@ from mlp_xp_backends import (
     registry,
 )
 from mlp_xp_backends.probe import BACKENDS, probe
-from mlp_xp_backends.status import Device, Status
+from mlp_xp_backends.protocol import Device, Status
 
 # From words to a backend
 

@@ -7,8 +7,7 @@ import sys
 from functools import cache
 from typing import TextIO
 
-from mlp_xp_backends.protocol import Backend, BackendError
-from mlp_xp_backends.status import Status
+from mlp_xp_backends.protocol import Backend, BackendError, Status
 
 SPECS = (
     "auto",

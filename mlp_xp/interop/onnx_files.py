@@ -13,7 +13,7 @@ from mlp_xp._optional import need
 from mlp_xp.files import atomic
 from mlp_xp.interop.onnx_namespace import Graph, Traced
 from mlp_xp.nn.layers import Chain, Layer, StatefulLayer
-from mlp_xp_backends.transfer import to_host
+from mlp_xp_backends.memory import to_host
 from mlp_xp_backends.trees import leaves
 from mlp_xp_backends.typing import HostArray, Tree
 

@@ -22,7 +22,7 @@ from mlp_xp.training._interrupts import Interrupt
 from mlp_xp.training.epoch import batch_weights, epoch_loop, losses_on_host, mean_loss, run_epoch
 from mlp_xp.training.ranks import Division, Ranks
 from mlp_xp_backends import get_backend
-from mlp_xp_backends.transfer import to_host
+from mlp_xp_backends.memory import to_host
 from mlp_xp_backends.trees import tree_map
 from mlp_xp_backends.typing import HostArray
 

@@ -18,8 +18,8 @@ from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.sweep.binding import Path, bound, columns
 from mlp_xp.training.epoch import Item, losses_on_host, run_epoch, stacked_rates
 from mlp_xp_backends import Backend
+from mlp_xp_backends.memory import to_host
 from mlp_xp_backends.protocol import Loop
-from mlp_xp_backends.transfer import to_host
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 

@@ -17,7 +17,7 @@ from mlp_xp.model import Evaluation
 from mlp_xp.training.options import FitOptions
 from mlp_xp.training.ranks import Division
 from mlp_xp.training.run import Run
-from mlp_xp_backends.transfer import to_host
+from mlp_xp_backends.memory import to_host
 from mlp_xp_backends.typing import Array, HostArray
 
 

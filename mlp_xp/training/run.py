@@ -23,9 +23,8 @@ from mlp_xp.training.history import Record, monitored
 from mlp_xp.training.options import generator_in
 from mlp_xp.training.ranks import Division, Ranks
 from mlp_xp_backends import Backend
-from mlp_xp_backends.errors import memory_guard
+from mlp_xp_backends.memory import memory_guard, to_device, to_host
 from mlp_xp_backends.protocol import Loop
-from mlp_xp_backends.transfer import to_device, to_host
 from mlp_xp_backends.trees import leaves, tree_map
 from mlp_xp_backends.typing import Array, Tree
 

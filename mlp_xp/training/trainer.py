@@ -31,7 +31,7 @@ from mlp_xp.training.run import EpochProgress as EpochProgress
 from mlp_xp.training.run import Run
 from mlp_xp_backends import Backend
 from mlp_xp_backends.groups import Group
-from mlp_xp_backends.transfer import to_host
+from mlp_xp_backends.memory import to_host
 from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
