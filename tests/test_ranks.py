@@ -17,8 +17,8 @@ from rank_cases import CASES, ROWS, SHARDS, result, sharded
 from test_groups import LIMIT, MPIEXEC, environment, needs_mpi
 
 from mlp_xp import Trainer, mlp
-from mlp_xp.data.batches import Shards, Slices, Whole, share
-from mlp_xp.data.feed import Batch
+from mlp_xp.data.feed import Batch, Whole
+from mlp_xp.data.shares import Shards, Slices, share
 from mlp_xp.files.snapshot import Plan
 from mlp_xp.training.ranks import Division, Ranks, _digest
 from mlp_xp_backends import BackendError, get_backend

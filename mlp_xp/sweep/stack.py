@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  orders, rates and losses are host arrays
 
-from mlp_xp.data.batches import Whole
-from mlp_xp.data.feed import Batch, Feed, gather
+from mlp_xp.data.feed import Batch, Feed, Whole, gather
 from mlp_xp.forward import BATCH, OfBatch, OfOutput, logits, padded_rows
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.optimizers import Rates

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  orders, rates and losses are host arrays
 
-from mlp_xp.data.batches import Cut, Place, Whole
-from mlp_xp.data.feed import Batch, Feed, gather
+from mlp_xp.data.feed import Batch, Cut, Feed, Place, Whole, gather
 from mlp_xp.data.stream import Stream
 from mlp_xp.files.snapshot import Plan
 from mlp_xp.forward import over_steps

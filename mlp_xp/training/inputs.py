@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  sums over ranks are host arrays
 
-from mlp_xp.data.checks import check_inputs, check_targets, check_weights
+from mlp_xp.data.checks import check_inputs, check_targets, check_weights, is_source
 from mlp_xp.data.class_weights import weigh_classes
 from mlp_xp.data.feed import Batch, Feed
-from mlp_xp.data.sources import as_source, is_source
+from mlp_xp.data.sources import as_source
 from mlp_xp.data.stream import Stream
 from mlp_xp.files.snapshot import Plan
 from mlp_xp.model import Evaluation

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np  # noqa: TID251  generators of the host
 
 from mlp_xp._checks import check_count, check_kind, check_set, instead, shown
-from mlp_xp.data.sources import is_source
+from mlp_xp.data.checks import is_source
 from mlp_xp.files.generators import KINDS
 from mlp_xp.model import Model
 from mlp_xp.nn.layers import Chain

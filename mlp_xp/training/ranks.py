@@ -12,8 +12,8 @@ from typing import Any, Self, cast
 import numpy as np  # noqa: TID251  messages between ranks are host arrays
 
 from mlp_xp._checks import check_kind
-from mlp_xp.data.batches import Cut, Shards, Slices, Whole, share
-from mlp_xp.data.feed import Batch, Feed, fits, is_mapped, make_feed, shares_memory
+from mlp_xp.data.feed import Batch, Cut, Feed, Whole, fits, is_mapped, make_feed, shares_memory
+from mlp_xp.data.shares import Shards, Slices, share
 from mlp_xp.files.snapshot import Plan
 from mlp_xp.model import as_backend
 from mlp_xp.nn.layers import Chain

@@ -10,8 +10,8 @@ from typing import Any, Self
 import numpy as np  # noqa: TID251  initial weights and batch orders are drawn on the host
 
 from mlp_xp._checks import check_count
+from mlp_xp.data.checks import is_source
 from mlp_xp.data.class_weights import check_class_weight
-from mlp_xp.data.sources import is_source
 from mlp_xp.files.checkpoints import read_snapshot, write_snapshot
 from mlp_xp.files.snapshot import Snapshot
 from mlp_xp.model import Model
