@@ -79,11 +79,11 @@ if TYPE_CHECKING:
     from mlp_xp.sweep.sweep import Sweep as Sweep
     from mlp_xp.training.callbacks import Callback as Callback
     from mlp_xp.training.callbacks import Checkpoint as Checkpoint
-    from mlp_xp.training.callbacks import CSVLog as CSVLog
-    from mlp_xp.training.callbacks import Progress as Progress
     from mlp_xp.training.early_stopping import EarlyStopping as EarlyStopping
     from mlp_xp.training.history import History as History
+    from mlp_xp.training.loggers import CSVLog as CSVLog
     from mlp_xp.training.loggers import JSONLines as JSONLines
+    from mlp_xp.training.loggers import Progress as Progress
     from mlp_xp.training.loggers import TensorBoard as TensorBoard
     from mlp_xp.training.lr_finder import RateSearch as RateSearch
     from mlp_xp.training.messages import RankError as RankError
@@ -172,15 +172,15 @@ _HOMES = {
     "sweep.result": ("SweepResult",),
     "sweep.sweep": ("Sweep",),
     "training.callbacks": (
-        "CSVLog",
         "Callback",
         "Checkpoint",
-        "Progress",
     ),
     "training.early_stopping": ("EarlyStopping",),
     "training.history": ("History",),
     "training.loggers": (
+        "CSVLog",
         "JSONLines",
+        "Progress",
         "TensorBoard",
     ),
     "training.lr_finder": ("RateSearch",),

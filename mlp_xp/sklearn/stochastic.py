@@ -18,7 +18,7 @@ from mlp_xp.sklearn.solver import Course, Solver, make_solver
 from mlp_xp.sklearn.tasks import Tasks
 from mlp_xp.sklearn.validation import Held, Setting, Validation
 from mlp_xp.sklearn.weights import scaled
-from mlp_xp.training._interrupts import Interrupt
+from mlp_xp.training.callbacks import Interrupt
 from mlp_xp.training.epoch import batch_weights, epoch_loop, losses_on_host, mean_loss, run_epoch
 from mlp_xp.training.ranks import Division, Ranks
 from mlp_xp_backends import get_backend

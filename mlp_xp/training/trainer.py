@@ -20,8 +20,7 @@ from mlp_xp.nn.losses import Loss, SoftmaxCrossEntropy
 from mlp_xp.nn.optimizers import Adam, Optimizer
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.training import inputs
-from mlp_xp.training._interrupts import Interrupt
-from mlp_xp.training.callbacks import Callback, as_callbacks, ends_training
+from mlp_xp.training.callbacks import Callback, Interrupt, as_callbacks, ends_training
 from mlp_xp.training.early_stopping import EarlyStopping
 from mlp_xp.training.history import History, Record
 from mlp_xp.training.lr_finder import RateSearch, rate_ramp, search
