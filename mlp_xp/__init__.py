@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from mlp_xp.sweep.sweep import Sweep as Sweep
     from mlp_xp.training.callbacks import Callback as Callback
     from mlp_xp.training.callbacks import Checkpoint as Checkpoint
+    from mlp_xp.training.divergence import TrainingDivergedError as TrainingDivergedError
     from mlp_xp.training.early_stopping import EarlyStopping as EarlyStopping
     from mlp_xp.training.history import History as History
     from mlp_xp.training.loggers import CSVLog as CSVLog
@@ -87,7 +88,6 @@ if TYPE_CHECKING:
     from mlp_xp.training.loggers import TensorBoard as TensorBoard
     from mlp_xp.training.lr_finder import RateSearch as RateSearch
     from mlp_xp.training.messages import RankError as RankError
-    from mlp_xp.training.run import TrainingDivergedError as TrainingDivergedError
     from mlp_xp.training.trainer import Trainer as Trainer
     from mlp_xp_backends import BackendError as BackendError
     from mlp_xp_backends import available_backends as available_backends
@@ -175,6 +175,7 @@ _HOMES = {
         "Callback",
         "Checkpoint",
     ),
+    "training.divergence": ("TrainingDivergedError",),
     "training.early_stopping": ("EarlyStopping",),
     "training.history": ("History",),
     "training.loggers": (
@@ -185,7 +186,6 @@ _HOMES = {
     ),
     "training.lr_finder": ("RateSearch",),
     "training.messages": ("RankError",),
-    "training.run": ("TrainingDivergedError",),
     "training.trainer": ("Trainer",),
 }
 _MODULE_OF = {name: f"mlp_xp.{module}" for module, names in _HOMES.items() for name in names} | dict.fromkeys(

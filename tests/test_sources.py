@@ -10,8 +10,8 @@ import pytest
 from mlp_xp import SGD, Adam, BatchNorm, Callback, Chain, Dense, ReLU, SquaredError, StepDecay, Trainer, mlp
 from mlp_xp.data.sources import BatchSource, arrow_batches
 from mlp_xp.nn.schedules import OneCycle
+from mlp_xp.training.divergence import TrainingDivergedError
 from mlp_xp.training.messages import Messages
-from mlp_xp.training.run import TrainingDivergedError
 from mlp_xp_backends.groups import get_group
 from mlp_xp_backends.trees import leaves
 

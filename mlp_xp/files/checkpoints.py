@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np  # noqa: TID251  files hold host arrays
 
+from mlp_xp._checks import DTYPE
 from mlp_xp.files import config, container, fields, generators, history
 from mlp_xp.files.config import Decoder, check_known
 from mlp_xp.files.container import Content, Entry
@@ -89,7 +90,7 @@ def unpack(content: Content, header: Json, decode: Decoder) -> Snapshot:
             header,
             "its header",
             step=(fields.anything, fields.REQUIRED),
-            dtype=(fields.DTYPE, "float32"),
+            dtype=(DTYPE, "float32"),
             models=(fields.axes, ()),
             history=(fields.columns, {}),
             generator=(fields.anything, fields.REQUIRED),

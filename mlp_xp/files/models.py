@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  files hold host arrays
 
-from mlp_xp._checks import shown
+from mlp_xp._checks import DTYPE, shown
 from mlp_xp.files import checkpoints, container, fields
 from mlp_xp.files.config import Decoder, check_known, encode_checked
 from mlp_xp.files.container import Content, Entry, check_entries, entries
@@ -81,7 +81,7 @@ def _model(content: Content, header: Any, decode: Decoder) -> SavedModel:
         network=(fields.anything, fields.REQUIRED),
         loss=(fields.anything, fields.REQUIRED),
         models=(fields.axes, ()),
-        dtype=(fields.DTYPE, "float32"),
+        dtype=(DTYPE, "float32"),
     )
     network, loss = decode(network), decode(loss)
     check_network(network, loss)
