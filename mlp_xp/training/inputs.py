@@ -94,22 +94,22 @@ class Inputs(NamedTuple):
 def prepare(run: Run, x: Any, y: Any, sample_weight: Any, options: FitOptions) -> Inputs:
     """Check the data and the options, also against an interrupted epoch and the other ranks, and make the feed."""
     ranks, step = run.ranks, run.step
-    sharded = options.sharded and ranks.size > 1
     source = stream(run, x, y, sample_weight) if is_source(x) else None
-    data = checked_data(run, x, y, sample_weight, sharded) if source is None else source.data
-    division = Division.of(ranks, int(data.x.shape[0]), sharded)
+    data = checked_data(run, x, y, sample_weight, options.sharded) if source is None else source.data
+    division = ranks.division(int(data.x.shape[0]), options.sharded)
     rows = division.rows
     plan = Plan(options.max_epochs, min(options.batch_size or rows, rows), options.shuffle, rows)
     if source is not None:
         plan = plan._replace(batch_size=1, shuffle=False)
     run.check_plan(plan)
-    ranks.check_equal(
-        options=(plan, options.early_stopping, tuple(options.validation_sets), options.resident, options.sharded),
-        step=(step, run.dtype, run.class_weight),
-        progress=(run.updates, run.position, run.rng.bit_generator.state),
-        parameters=to_host(run.backend, run.state) if ranks.size > 1 else (),
-    )
-    sets = {name: evaluation(run, arrays, sharded) for name, arrays in options.validation_sets.items()}
+    if ranks.size > 1:
+        ranks.check_equal(
+            options=(plan, options.early_stopping, tuple(options.validation_sets), options.resident, options.sharded),
+            step=(step, run.dtype, run.class_weight),
+            progress=(run.updates, run.position, run.rng.bit_generator.state),
+            parameters=to_host(run.backend, run.state),
+        )
+    sets = {name: evaluation(run, arrays, options.sharded) for name, arrays in options.validation_sets.items()}
     feed = source or ranks.feed(run.backend, step.network, data, run.dtype, options.resident)
     return Inputs(plan, data, division, feed, sets)
 
@@ -130,7 +130,7 @@ def checked_data(run: Run, x: Any, y: Any, sample_weight: Any, sharded: bool) ->
 def stream(run: Run, x: Any, y: Any, sample_weight: Any) -> Stream:
     """The batches of a source as a feed."""
     source = as_source(x, y, sample_weight)
-    if run.ranks.group.size > 1:
+    if run.ranks.size > 1:
         raise ValueError("a source of batches trains in one process: with a group pass arrays, or shards of them")
     if run.class_weight == "balanced":
         raise ValueError("class_weight='balanced' needs all labels at once: for a source pass a weight per class")

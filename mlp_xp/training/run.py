@@ -88,9 +88,8 @@ def first_snapshot(
 class Run:
     """A run on a device, between two steps. `Trainer` is its public face."""
 
-    def __init__(self, snapshot: Snapshot, device: str | Backend | None, ranks: Ranks) -> None:
-        self.ranks, self.backend = ranks, ranks.backend(device)
-        self.step, self.dtype, backend = snapshot.step, snapshot.dtype, self.backend
+    def __init__(self, snapshot: Snapshot, backend: Backend, ranks: Ranks) -> None:
+        self.step, self.dtype, self.backend, self.ranks = snapshot.step, snapshot.dtype, backend, ranks
         with memory_guard(backend.device, backend.memory):
             self.state: TrainState = to_device(backend, snapshot.state)
             best = snapshot.best
@@ -205,7 +204,7 @@ class Run:
         chunks = epochs.run_epoch(
             loop, feed, self.state, order, plan.batch_size, rates, start=self.position, cut=division.cut
         )
-        for chunk in self.ranks.messages.steps(chunks):
+        for chunk in self.ranks.steps(chunks):
             self.state = chunk.state
             self.losses.append(chunk.losses)
             self.updates += chunk.end - chunk.start

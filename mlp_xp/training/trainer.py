@@ -14,7 +14,7 @@ from mlp_xp.data.checks import is_source
 from mlp_xp.data.class_weights import check_class_weight
 from mlp_xp.files.checkpoints import read_snapshot, write_snapshot
 from mlp_xp.files.snapshot import Snapshot
-from mlp_xp.model import Model
+from mlp_xp.model import Model, as_backend
 from mlp_xp.nn.layers import Chain, Layer, StatefulLayer
 from mlp_xp.nn.losses import Loss, SoftmaxCrossEntropy
 from mlp_xp.nn.optimizers import Adam, Optimizer
@@ -22,9 +22,10 @@ from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.training import inputs
 from mlp_xp.training.callbacks import Callback, Interrupt, as_callbacks, ends_training
 from mlp_xp.training.early_stopping import EarlyStopping
+from mlp_xp.training.group_ranks import ranks_of
 from mlp_xp.training.history import History, Record
 from mlp_xp.training.lr_finder import RateSearch, rate_ramp, search
-from mlp_xp.training.ranks import Ranks
+from mlp_xp.training.ranks import ALONE, Ranks
 from mlp_xp.training.run import EpochProgress as EpochProgress
 from mlp_xp.training.run import Run, first_snapshot, generator
 from mlp_xp_backends import Backend
@@ -88,7 +89,7 @@ class Trainer:
         step = TrainStep(network, loss, optimizer, l2=l2, clip_norm=clip_norm, max_norm=max_norm)
         rng, dtype, class_weight = generator(seed), DTYPE("dtype", dtype), _class_weight(class_weight)
         drawn = network.init(rng), network.init_state(rng)
-        self._run = Run(first_snapshot(step, dtype, *drawn, rng, class_weight), device, Ranks(group))
+        self._run = Run(first_snapshot(step, dtype, *drawn, rng, class_weight), *_placed(device, group))
 
     @classmethod
     def from_model(
@@ -146,7 +147,7 @@ class Trainer:
     ) -> Self:
         """The trainer that `snapshot` was taken of, on any device and any number of processes."""
         trainer = cls.__new__(cls)
-        trainer._run = Run(snapshot, device, Ranks(group))
+        trainer._run = Run(snapshot, *_placed(device, group))
         return trainer
 
     @classmethod
@@ -310,7 +311,7 @@ class Trainer:
             If an exception inside a step, such as a second Ctrl-C or an exhausted memory, ended an earlier call.
         """
         run, ranks = self._run, self._run.ranks
-        with ranks.messages.together():
+        with ranks.together():
             options = inputs.FitOptions.checked(
                 max_epochs, batch_size, validation_data, shuffle, early_stopping, resident, sharded, self.step.loss
             )
@@ -385,6 +386,14 @@ class Trainer:
     def _model(self, params: Tree, layers: Tree) -> Model:
         self._run.check_whole()
         return Model(self.step.network, self.step.loss, params, layers, self.backend)
+
+
+def _placed(device: str | Backend | None, group: str | Group | None) -> tuple[Backend, Ranks]:
+    """The backend and the ranks of a run."""
+    if group is None:
+        return as_backend(device), ALONE
+    ranks = ranks_of(group)
+    return ranks.backend(device), ranks
 
 
 def _class_weight(class_weight: Any) -> Any:
