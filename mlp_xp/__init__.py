@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlp_xp.data.sources import BatchSource as BatchSource
     from mlp_xp.data.sources import arrow_batches as arrow_batches
-    from mlp_xp.files.paths import FileError as FileError
+    from mlp_xp.files.disk import FileError as FileError
     from mlp_xp.model import Model as Model
     from mlp_xp.model import load as load
     from mlp_xp.nn import metrics as metrics
@@ -98,7 +98,7 @@ _HOMES = {
         "BatchSource",
         "arrow_batches",
     ),
-    "files.paths": ("FileError",),
+    "files.disk": ("FileError",),
     "model": (
         "Model",
         "load",

@@ -16,7 +16,8 @@ from mlp_xp.data.checks import check_inputs, check_targets, check_weights, is_so
 from mlp_xp.data.feed import Batch, fits
 from mlp_xp.data.sources import as_source
 from mlp_xp.data.stream import Stream
-from mlp_xp.files.models import SavedModel, read_model, write_model
+from mlp_xp.files.checkpoints import read_model
+from mlp_xp.files.models import SavedModel, write_model
 from mlp_xp.forward import BATCH, OfBatch, blocks, forward, over_steps, predictions
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 import numpy as np  # noqa: TID251  snapshots are host arrays
 
 from mlp_xp._checks import instead, shown
-from mlp_xp.files.atomic import remove_stale
 from mlp_xp.files.checkpoints import check_savable, write_snapshot
-from mlp_xp.files.paths import as_path, check_folder
+from mlp_xp.files.disk import as_path, check_folder, remove_stale
 from mlp_xp.training.history import Record
 from mlp_xp_backends.trees import leaves
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mlp_xp._optional import need
-from mlp_xp.files.paths import as_path, check_folder
+from mlp_xp.files.disk import as_path, check_folder
 from mlp_xp.training.callbacks import Callback
 from mlp_xp.training.history import Record
 
