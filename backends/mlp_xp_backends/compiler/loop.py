@@ -10,9 +10,8 @@ from mlp_xp_backends.compiler.compare import alike
 from mlp_xp_backends.compiler.program import Program, Unrecordable
 from mlp_xp_backends.compiler.recorder import AllSum, record
 from mlp_xp_backends.compiler.tape import layout_of
-from mlp_xp_backends.loop import length
 from mlp_xp_backends.protocol import Body, Loop
-from mlp_xp_backends.trees import tree_map
+from mlp_xp_backends.trees import length, tree_map
 from mlp_xp_backends.typing import Tree
 
 REMEMBERED = 8
