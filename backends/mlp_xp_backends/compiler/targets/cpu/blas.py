@@ -75,6 +75,10 @@ class Blas:
         i, p = self._int, _pointer
         return f, (i(y.size), p(alpha), p(x), i(1), p(beta), p(y), i(1))
 
+    def prefers_rows(self, a: HostArray, b: HostArray) -> bool:
+        """Whether NumPy computes ``a b`` faster with a copy of ``b``, a transposed matrix, in row-major order."""
+        return False
+
     def _int(self, n: int) -> Any:
         return ctypes.byref(self._integer(n))
 
@@ -83,12 +87,18 @@ class OpenBlas(Blas):
     """OpenBLAS, whose number of threads is a setting of the whole process."""
 
     name = "OpenBLAS"
+    SMALL = 1_000_000
+    """Multiplications below which OpenBLAS has code of its own for small matrices on some processors."""
 
     def __init__(self, library: Any, pattern: str, integer: Any, in_parts: bool = False) -> None:
         super().__init__(library, pattern, integer)
         self.in_parts = in_parts
         names = (pattern.format(f"openblas_{verb}_num_threads") for verb in ("get", "set"))
         self._threads: list[Any] = [getattr(library, name, None) for name in names]
+        core = getattr(library, pattern.replace("{}_", "{}").format("openblas_get_corename"), None)
+        if core is not None:
+            core.restype = ctypes.c_char_p
+        self._has_code_for_small = core is not None and core() in (b"SkylakeX", b"Cooperlake", b"SapphireRapids")
         self._lock, self._inside, self._before = Lock(), 0, 0
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
@@ -119,6 +129,11 @@ class OpenBlas(Blas):
                 self._inside -= 1
                 if not self._inside:
                     put(ctypes.byref(ctypes.c_int(self._before)))
+
+    def prefers_rows(self, a: HostArray, b: HostArray) -> bool:
+        """See `Blas.prefers_rows`: so it is in OpenBLAS's code for small matrices, which it has for AVX-512."""
+        small = a.shape[-2] * a.shape[-1] * b.shape[-1] < self.SMALL and b.dtype in LETTER
+        return self._has_code_for_small and small and b.strides[-2] == b.itemsize < b.strides[-1]
 
     def _after_fork(self) -> None:
         """Reset the state: no run is in progress in a forked process."""
