@@ -283,7 +283,7 @@ def ill_formed() -> dict[str, Op]:
         "the shape is": Op(Kind.REDUCE, "sum", (a,), new_value((4,), "f"), {"axes": (0, 1), "keepdims": False}),
         "the shape is ": Op(Kind.ARG, "argmax", (a,), new_value((4,), np.intp), {"axis": None, "keepdims": False}),
         "the dtype is": Op(Kind.ARG, "argmax", (a,), new_value((4,), "i"), {"axis": 0, "keepdims": False}),
-        "the dtype is ": Op(Kind.COPY, "", (a,), new_value((4, 4), "d")),
+        "the dtype is ": Op(Kind.SEGMENT_SUM, "", (a, i), new_value((3, 4), "d"), {"n": 3}),
         "the shape is (16": Op(Kind.PACK, "", (a, b), new_value((16,), "f")),
         "broadcast": Op(Kind.ELEMENTWISE, "add", (a, long), new_value((4, 4), "f"), loop),
         "broadcast ": Op(Kind.WHERE, "", (a, b, long), new_value((4, 4), "f")),

@@ -35,14 +35,9 @@ def elementwise(*x: Array, loop: tuple[np.dtype[Any], ...]) -> Form:
     return broadcast(*x), None
 
 
-def cast(x: Array) -> Form:
-    """``x`` in another dtype, as C casts."""
-    return x.shape, None
-
-
 def copy(x: Array) -> Form:
-    """``x`` in new contiguous memory."""
-    return x.shape, x.dtype
+    """``x`` in new contiguous memory, cast to the dtype of the result as C casts."""
+    return x.shape, None
 
 
 def where(condition: Array, x: Array, y: Array) -> Form:

@@ -37,7 +37,6 @@ class Kind(Enum):
     """
 
     ELEMENTWISE = forms.elementwise, ALL
-    CAST = forms.cast, NONE
     COPY = forms.copy, NONE
     WHERE = forms.where, slice(2, 3)
     MATMUL = forms.matmul, NONE
@@ -137,14 +136,13 @@ class Op:
 
     def overwritable(self) -> list[Value]:
         """The operands that the result may overwrite, provided that no later operation reads them."""
-        found = []
-        for x in self.inputs[self.kind.over]:
-            others = [y for y in self.inputs if y is not x]
+
+        def fits(x: Value) -> bool:
             same = (x.shape, x.dtype, x.strides) == (self.out.shape, self.out.dtype, self.out.strides)
-            once = self.kind.over == ALL or self.inputs.count(x) == 1
-            if x.base is None and same and once and all(y.root is not x for y in others):
-                found.append(x)
-        return found
+            shared = [y for y in self.inputs if y.root is x]
+            return same and x in shared and all(y is x for y in shared) and (self.kind.over == ALL or len(shared) == 1)
+
+        return list(filter(fits, self.inputs[self.kind.over]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +193,7 @@ class Program:
     def leaf_of(self, ids: Value) -> tuple[str, int] | None:
         """The item or constant that contains all these integers, if there is one: its range can be checked once."""
         root, maker = ids.root, self.makers.get(ids.root)
-        while maker is not None and maker.kind in (Kind.TAKE, Kind.CAST) and maker.inputs[0].dtype.kind in "iu":
+        while maker is not None and maker.kind in (Kind.TAKE, Kind.COPY) and maker.inputs[0].dtype.kind in "iu":
             root = maker.inputs[0].root
             maker = self.makers.get(root)
         return root.source if root.source is not None and root.source[0] in ("item", "const") else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial, partialmethod
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
@@ -23,6 +23,7 @@ VIEWS = {"transpose", "matrix_transpose", "swapaxes", "moveaxis", "expand_dims",
 DATA_DEPENDENT = {"nonzero", "argwhere", "flatnonzero", "repeat", "extract", "compress"}
 ABOUT_DTYPES = {"finfo", "iinfo", "isdtype", "can_cast", "result_type"}
 OTHER_NAMES = {"permute_dims": "transpose", "amax": "max", "amin": "min", "concatenate": "concat"}
+IN_PLACE = partial(np.reshape, copy=False)  # ValueError if that needs a copy
 OTHER_NAMES |= {"empty": "zeros", "empty_like": "zeros_like"}  # equal in every recording
 
 
@@ -45,44 +46,32 @@ def record(body: Body, carry: Tree, consts: Tree, items: Tree, all_sum: AllSum |
     carry_in = tuple(new_value(*layout_of(a)[:2], ("carry", k)) for k, a in enumerate(leaves(carry)))
     const_in = tuple(Value(*layout_of(a), source=("const", k)) for k, a in enumerate(leaves(consts)))
     item_in = tuple(new_value(a.shape[1:], layout_of(a)[1], ("item", k)) for k, a in enumerate(leaves(items)))
-
-    def run() -> _Run:
-        xp = Recorder(tape, all_sum)
-        carried, *others = ([StandIn(xp, v, None, vs is carry_in) for v in vs] for vs in (carry_in, const_in, item_in))
-        given = zip((carry, consts, items), (carried, *others), strict=True)
-        trees = body(xp, *(unflatten(tree, iter(arrays)) for tree, arrays in given))
-        if tape.refused is not None:
-            raise tape.refused
-        carry_out, outs = (tuple(map(xp._value, leaves(tree))) for tree in trees)
-        first, second = (unflatten(tree, repeat(None)) for tree in trees)
-        writes = any(x.value() is not v for x, v in zip(carried, carry_in, strict=True))
-        return _Run(carry_out, outs, (first, second), tuple(xp._sums), writes)
-
-    once = run()
-    tape.rewind()
-    if run() != once:
+    given = (carry, carry_in), (consts, const_in), (items, item_in)
+    once, again = (_run(Recorder(tape, all_sum), body, *given) for _ in range(2))
+    if again != once:
         raise Unrepeatable("the body computes something else at every call")
-    if [(v.shape, v.dtype) for v in once.carry_out] != [(v.shape, v.dtype) for v in carry_in]:
-        raise tape.refuse("the carry changes shape or dtype")
-    if once.trees[0] != unflatten(carry, repeat(None)):
-        raise tape.refuse("the carry changes its structure")
-    if once.writes and _aliased(carry_in, once.carry_out):
-        raise tape.refuse("arrays that are written to share their memory from the next step on")
+    carry_out, outs, structures, _ = once
     members = tuple((k,) for k in range(len(carry_in)))
-    program = Program((), carry_in, once.carry_out, const_in, item_in, once.outs, once.trees, members)
-    return program.with_ops(tape.ops)
+    return Program((), carry_in, carry_out, const_in, item_in, outs, structures, members).with_ops(tape.ops)
 
 
-class _Run(NamedTuple):
-    """What one run of a body computes."""
-
-    carry_out: tuple[Value, ...]
-    outs: tuple[Value, ...]
-    trees: tuple[Tree, Tree]
-    sums: tuple[Value, ...]
-    """The sums over ranks, in order."""
-    writes: bool
-    """Whether it writes to carried arrays."""
+def _run(xp: Recorder, body: Body, *given: tuple[Tree, tuple[Value, ...]]) -> tuple[Any, ...]:
+    """The carry and the out that the body returns, their structures, and the sums over ranks, in order."""
+    stand_ins = [[StandIn(xp, v, writable=k == 0) for v in values] for k, (_, values) in enumerate(given)]
+    trees = body(xp, *(unflatten(tree, iter(xs)) for (tree, _), xs in zip(given, stand_ins, strict=True)))
+    if xp.tape.refused is not None:
+        raise xp.tape.refused
+    carry_out, outs = (tuple(map(xp._value, leaves(tree))) for tree in trees)
+    structures = tuple(unflatten(tree, repeat(None)) for tree in trees)
+    carry, carry_in = given[0]
+    if [(v.shape, v.dtype) for v in carry_out] != [(v.shape, v.dtype) for v in carry_in]:
+        raise xp.tape.refuse("the carry changes shape or dtype")
+    if structures[0] != unflatten(carry, repeat(None)):
+        raise xp.tape.refuse("the carry changes its structure")
+    written = any(x.value() is not v for x, v in zip(stand_ins[0], carry_in, strict=True))
+    if written and _aliased(carry_in, carry_out):
+        raise xp.tape.refuse("arrays that are written to share their memory from the next step on")
+    return carry_out, outs, structures, xp._sums
 
 
 def _aliased(before: tuple[Value, ...], after: tuple[Value, ...]) -> bool:
@@ -94,9 +83,13 @@ def _aliased(before: tuple[Value, ...], after: tuple[Value, ...]) -> bool:
 
 
 class Recorder:
-    """NumPy's namespace for stand-ins. Functions without a method that return one new array are recorded as calls."""
+    """NumPy's namespace for stand-ins, in one run of a body.
+
+    Functions without a method here are recorded as calls if they return one new array.
+    """
 
     def __init__(self, tape: Tape, all_sum: AllSum | None = None) -> None:
+        tape.rewind()
         self.tape, self._sum_of_ranks = tape, all_sum
         self._sums: list[Value] = []
 
@@ -138,7 +131,7 @@ class Recorder:
         return StandIn(self, self.tape.constant(f(*first, *args[like:], **options)))
 
     def _call(self, name: str, f: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """A recorded call of ``f``, or ``f`` itself if no argument is a stand-in."""
+        """``f``, tried out on zeros, as an operation of its own; ``f`` itself if no argument is a stand-in."""
         if name in ABOUT_DTYPES:
             return f(*(x.dtype if isinstance(x, StandIn) else x for x in args), **options)
         nested = [y for x in (*args, *options.values()) for y in (x if isinstance(x, (tuple, list)) else ())]
@@ -148,15 +141,30 @@ class Recorder:
             return f(*args, **options)
         if name in DATA_DEPENDENT or name.startswith("unique"):
             raise self.tape.refuse(name)
-        values = tuple(x.value() if isinstance(x, StandIn) else x for x in args)
-        return StandIn(self, self.tape.call(name, values, options))
+
+        def out() -> Value:
+            trial = [np.zeros(x.shape, x.dtype) if isinstance(x, StandIn) else x for x in args]
+            result = f(*trial, **options)
+            if not isinstance(result, (np.ndarray, np.generic)):
+                raise self.tape.refuse(f"{name} does not return one array")
+            if any(np.may_share_memory(result, x) for x in trial if isinstance(x, np.ndarray)):
+                raise self.tape.refuse(f"{name} may return a view")
+            return new_value(result.shape, result.dtype)
+
+        inputs = tuple(x.value() for x in args if isinstance(x, StandIn))
+        given = tuple(None if isinstance(x, StandIn) else (x,) for x in args)
+        keywords = tuple(options.items())
+        return StandIn(self, self.tape.emit(Kind.CALL, name, inputs, make=out, f=f, args=given, keywords=keywords))
 
     def _elementwise(self, name: str, *args: Any, out: Any = None) -> StandIn:
         given = [x if type(x) in NUMBERS else self._value(x) for x in args]
         return self._into(out, self.tape.elementwise(name, given, None if out is None else out.dtype))
 
     def _matmul(self, x: Any, y: Any, /, out: Any = None) -> StandIn:
-        return self._into(out, self.tape.matmul(self._value(x), self._value(y)))
+        a, b = self._stand_in(x), self._stand_in(y)
+        if a.dtype != b.dtype or a.dtype.kind != "f" or min(a.ndim, b.ndim) < 2:
+            return self._into(out, self._call("matmul", np.matmul, a, b).value())
+        return self._into(out, self.tape.emit(Kind.MATMUL, "matmul", (a.value(), b.value())))
 
     def _into(self, out: Any, value: Value) -> StandIn:
         """A stand-in for ``value``; ``out``, if given, after writing ``value`` to it."""
@@ -183,12 +191,11 @@ class Recorder:
         return self._new(Kind.WHERE, "", condition, *arrays, dtype=dtype)
 
     def _copy(self, x: Any) -> StandIn:
-        return self._new(Kind.COPY, "", x)
+        return self._astype(x, self._stand_in(x).dtype)
 
     def _astype(self, x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> StandIn:
-        if x.dtype != np.dtype(dtype):
-            return self._new(Kind.CAST, "", x, dtype=np.dtype(dtype))
-        return self._copy(x) if copy else self._stand_in(x)
+        x, dtype = self._stand_in(x), np.dtype(dtype)
+        return self._new(Kind.COPY, "", x, dtype=dtype) if copy or x.dtype != dtype else x
 
     def _asarray(self, x: Any, dtype: Any = None, *, device: Any = None, copy: bool | None = None) -> StandIn:
         if isinstance(x, StandIn):
@@ -248,10 +255,10 @@ class Recorder:
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         if not copy:
             try:
-                return self._view("reshape", reshape, x, shape)
+                return self._view("reshape", IN_PLACE, x, shape)
             except ValueError:
                 pass
-        return self._view("reshape", reshape, self._copy(x), shape)
+        return self._view("reshape", IN_PLACE, self._copy(x), shape)
 
     def _ravel(self, x: Any) -> StandIn:
         return self._reshape(x, -1)
@@ -265,8 +272,3 @@ class Recorder:
         given = [tuple(a) if isinstance(a, list) else a for a in args]
         keywords = {key: tuple(a) if isinstance(a, list) else a for key, a in options.items()}
         return StandIn(self, self.tape.view(name, f, of.value(), *given, **keywords), of)
-
-
-def reshape(x: HostArray, shape: tuple[int, ...]) -> HostArray:
-    """``x`` in another shape without copying; raises ValueError if that needs a copy."""
-    return np.reshape(x, shape, copy=False)

@@ -10,8 +10,6 @@ import numpy as np
 from mlp_xp_backends.compiler.program import Kind, Op, Unrecordable, Value, new_value, view_value
 from mlp_xp_backends.typing import Array, HostArray
 
-Values = tuple[Value, ...]
-Options = dict[str, Any]
 NUMBERS = (bool, int, float, complex)
 """Types of numbers that are converted to the dtype of the arrays they are combined with."""
 
@@ -62,22 +60,38 @@ class Tape:
             self._arrays[id(array)] = value, array  # which keeps the array alive, so that its id stays unique
         return self._arrays[id(array)][0]
 
-    def emit(self, kind: Kind, name: str, inputs: Iterable[Value], dtype: Any = None, **options: Any) -> Value:
-        """The result of an operation; ``dtype`` where the operands do not determine that."""
+    def emit(
+        self,
+        kind: Kind,
+        name: str,
+        inputs: Iterable[Value],
+        dtype: Any = None,
+        make: Callable[[], Value] | None = None,
+        **options: Any,
+    ) -> Value:
+        """The result of an operation, which is recorded unless an equal one was.
+
+        If the operands do not determine the dtype of the result, ``dtype`` does; if not its shape, ``make`` returns it.
+        """
         operands = tuple(inputs)
-
-        def out() -> Value:
+        key = (kind, name, operands, dtype, *options.items())
+        try:
+            known = self._seen.get(key)
+        except TypeError:
+            raise self.refuse(f"{name} with an argument that is neither array nor number") from None
+        if known is None:
             shape, same = kind.form(*operands, **options)
-            return new_value(shape or (), dtype if same is None else same)
-
-        return self._once(kind, name, operands, options, dtype, out)
+            known = new_value(shape, dtype if same is None else same) if make is None else make()
+            self._seen[key] = known
+            self.ops.append(Op(kind, name, operands, known, options))
+        return known
 
     def view(self, name: str, f: Callable[..., HostArray], x: Value, *args: Any, **keywords: Any) -> Value:
         """``f(x, *args, **keywords)`` as a view of ``x``; ValueError if that needs a copy."""
         if isinstance(x.constant, np.ndarray):
             return self.constant(f(x.constant, *args, **keywords))
-        given = {"args": (*args, *keywords.items())}
-        return self._once(Kind.VIEW, name, (x,), given, None, lambda: view_value(x, f, *args, **keywords))
+        given = (*args, *keywords.items())
+        return self.emit(Kind.VIEW, name, (x,), make=lambda: view_value(x, f, *args, **keywords), args=given)
 
     def elementwise(self, name: str, args: Iterable[Any], into: np.dtype[Any] | None = None) -> Value:
         """An elementwise function of values and numbers, cast to ``into``; numbers take the arrays' dtype."""
@@ -89,43 +103,6 @@ class Tape:
         pairs = zip(given, loop, strict=True)
         inputs = [x if isinstance(x, Value) else self.constant(np.asarray(x, dtype)) for x, dtype in pairs]
         return self.emit(Kind.ELEMENTWISE, name, inputs, into or out, loop=tuple(loop))
-
-    def matmul(self, a: Value, b: Value) -> Value:
-        """``a b`` of stacks of matrices; other products are recorded as calls."""
-        if a.dtype != b.dtype or a.dtype.kind != "f" or min(len(a.shape), len(b.shape)) < 2:
-            return self.call("matmul", (a, b), {})
-        return self.emit(Kind.MATMUL, "matmul", (a, b))
-
-    def call(self, name: str, args: tuple[Any, ...], keywords: dict[str, Any]) -> Value:
-        """NumPy's ``name(*args, **keywords)``, a function without a rule that returns one new array."""
-        f, inputs = getattr(np, name), tuple(x for x in args if isinstance(x, Value))
-        given = tuple(None if isinstance(x, Value) else (x,) for x in args)
-        options = {"f": f, "args": given, "keywords": tuple(keywords.items())}
-
-        def out() -> Value:
-            trial = [np.zeros(x.shape, x.dtype) if isinstance(x, Value) else x for x in args]
-            result = f(*trial, **keywords)
-            if not isinstance(result, (np.ndarray, np.generic)):
-                raise self.refuse(f"{name} does not return one array")
-            if any(np.may_share_memory(result, x) for x in trial if isinstance(x, np.ndarray)):
-                raise self.refuse(f"{name} may return a view")
-            return new_value(result.shape, result.dtype)
-
-        return self._once(Kind.CALL, name, inputs, options, None, out)
-
-    def _once(
-        self, kind: Kind, name: str, inputs: Values, options: Options, dtype: Any, make: Callable[[], Value]
-    ) -> Value:
-        """The result of an operation, which is recorded, and its result made, unless an equal one was."""
-        key = (kind, name, inputs, dtype, *options.items())
-        try:
-            known = self._seen.get(key)
-        except TypeError:
-            raise self.refuse(f"{name} with an argument that is neither array nor number") from None
-        if known is None:
-            known = self._seen[key] = make()
-            self.ops.append(Op(kind, name, inputs, known, options))
-        return known
 
 
 def _same(a: Array, b: Array) -> bool:
