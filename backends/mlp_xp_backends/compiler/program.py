@@ -101,9 +101,8 @@ class Value:
     def is_contiguous(self) -> bool:
         """Whether the elements are stored in row-major order without gaps."""
         expected = contiguous(self.shape, self.dtype.itemsize)
-        if self.strides == expected or self.size == 0:
-            return True
-        return all(n == 1 or s == e for n, s, e in zip(self.shape, self.strides, expected, strict=True))
+        steps = zip(self.shape, self.strides, expected, strict=True)
+        return self.strides == expected or self.size == 0 or all(n == 1 or s == e for n, s, e in steps)
 
 
 def new_value(shape: tuple[int, ...], dtype: Any, source: tuple[str, int] | None = None) -> Value:
@@ -215,11 +214,11 @@ class Program:
         moved: dict[Value, Value] = dict(new)
 
         def now(v: Value) -> Value:
-            if v.base is not None and v.base in new and v not in moved:
-                there = new[v.base]
+            there = None if v.base is None or v in moved else new.get(v.base)
+            if there is not None:
                 moved[v] = replace(v, base=there.root, offset=there.offset + v.offset)
             return moved.get(v, v)
 
-        ops = (replace(op, inputs=tuple(map(now, op.inputs)), out=now(op.out)) for op in self.ops)
+        ops = (Op(op.kind, op.name, tuple(map(now, op.inputs)), now(op.out), op.options) for op in self.ops)
         carry_out, outs = (tuple(map(now, values)) for values in (self.carry_out, self.outs))
         return replace(self, ops=tuple(ops), carry_out=carry_out, outs=outs)

@@ -74,16 +74,14 @@ class StandIn(NDArrayOperatorsMixin):
     def __array_function__(self, f: Any, types: Any, args: Any, keywords: Any) -> Any:
         return getattr(self._xp, f.__name__)(*args, **keywords)
 
-    def __deepcopy__(self, memo: Any) -> Any:
-        return self._xp.copy(self)
-
-    def __copy__(self) -> Any:
+    def __copy__(self, memo: Any = None) -> Any:
         return self._xp.copy(self)
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise self._xp.tape.refuse("an element of an array is read on the host inside a step")
 
     __bool__ = __float__ = __int__ = __index__ = __complex__ = __iter__ = __setitem__ = __array__ = _refuse
+    __deepcopy__ = __copy__
     __hash__ = object.__hash__
 
 
