@@ -244,7 +244,6 @@ REDUCTIONS: dict[str, np.ufunc] = {
 }
 CALLS: dict[Kind, Callable[[Op, Machine], list[Call]]] = {
     Kind.ELEMENTWISE: _elementwise,
-    Kind.CAST: _copy,
     Kind.COPY: _copy,
     Kind.WHERE: _where,
     Kind.MATMUL: _matmul,
