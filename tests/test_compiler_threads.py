@@ -13,9 +13,9 @@ import pytest
 
 from mlp_xp import SGD, Adam, Trainer, mlp
 from mlp_xp_backends.compiler.targets.cpu import run, shares
-from mlp_xp_backends.compiler.targets.cpu.blas import SPLIT, OpenBlas, mkl, openblas
+from mlp_xp_backends.compiler.targets.cpu.blas import MOST, OpenBlas, mkl, openblas
 from mlp_xp_backends.compiler.targets.cpu.shares import SHARES
-from mlp_xp_backends.compiler.targets.cpu.team import MOST, TEAM, TILE, parts
+from mlp_xp_backends.compiler.targets.cpu.team import HALVES, TEAM, TILE, parts
 from mlp_xp_backends.trees import leaves
 from tests.compiler_cases import NETWORKS, OPTIMIZERS, Library, assert_compiled, compiled, copied, f, training
 
@@ -33,13 +33,21 @@ def divide_always(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "number"),
-    [((512, 784, 1000), 4), ((128, 1000, 1000), 4), ((1000, 128, 10), 1), ((3, 30_000, 700), 2), ((201, 200, 200), 2)],
+    [
+        ((512, 784, 1000), 4),
+        ((128, 1000, 1000), 4),
+        ((1000, 128, 10), 1),
+        ((3, 30_000, 700), 4),
+        ((201, 200, 200), 2),
+        ((17, 60_000, 16), 3),
+        ((4, 1_000_000, 4), 1),
+    ],
 )
 def test_parts_cover_the_product_once(shape: tuple[int, int, int], number: int) -> None:
     rows, shared, columns = shape
     c, a, b = np.zeros((rows, columns)), np.ones((rows, shared)), np.ones((shared, columns))
     pieces = parts(c, a, b)
-    assert (len(pieces) > 1) == (rows * shared * columns >= SPLIT)
+    assert len(pieces) == 1 or rows * shared * columns >= HALVES
     assert len(pieces) == number <= MOST
     axis = int(columns > rows)
     sizes = [z.shape[axis] for z, _, _ in pieces]

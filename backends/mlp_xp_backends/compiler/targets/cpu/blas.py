@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -25,8 +25,13 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 """A function and the arguments of every call."""
 
 SPLIT = 8_000_000
-"""Multiplications of a product from which several cores are faster than one."""
+"""Multiplications of the largest product of a program from which several cores are faster than one."""
+MOST = 4
+"""The largest number of parts of a product."""
 LETTER: dict[np.dtype[Any], str] = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
+
+Product = tuple[HostArray, HostArray, HostArray]
+"""The arrays of ``c = a b``."""
 
 
 class Blas:
@@ -38,12 +43,7 @@ class Blas:
 
     def __init__(self, library: Any, pattern: str, integer: Any) -> None:
         self._integer = integer
-        self._gemm = {dtype: library[pattern.format(letter + "gemm")] for dtype, letter in LETTER.items()}
-        self._axpby = {
-            dtype: getattr(library, pattern.format(letter + "axpby"), None) for dtype, letter in LETTER.items()
-        }
-        for f in (*self._gemm.values(), *filter(None, self._axpby.values())):
-            f.restype = None
+        self._gemm, self._axpby = (_routines(library, pattern, name) for name in ("gemm", "axpby"))
 
     @property
     def threads(self) -> int:
@@ -51,11 +51,11 @@ class Blas:
         return 0
 
     def on_one_core(self) -> AbstractContextManager[None]:
-        """Run each product inside on one thread."""
+        """Run each product inside on one thread, except those of `divided`."""
         return nullcontext()
 
     def gemm(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
-        """``c <- alpha a b + beta c`` for matrices; ``None`` if BLAS does not support one of the layouts.
+        """``c <- alpha a b + beta c`` for matrices; `None` if BLAS does not support one of the layouts.
 
         ``alpha`` and ``beta`` are arrays of one element, read at every call. The caller keeps all arrays alive.
         """
@@ -67,8 +67,12 @@ class Blas:
         sizes = (i(c.shape[1]), i(c.shape[0]), i(a.shape[1]))  # row-major c = a b is column-major c' = b' a'
         return f, (_char(tb), _char(ta), *sizes, p(alpha), p(b), i(ldb), p(a), i(lda), p(beta), p(c), i(ldc))
 
+    def divided(self, whole: Product, parts: Sequence[Product], alpha: HostArray, beta: HostArray) -> Call | None:
+        """See `gemm`; on the library's own threads, which may compute these parts instead of the whole product."""
+        return self.gemm(*whole, alpha, beta)
+
     def axpby(self, y: HostArray, x: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
-        """``y <- alpha x + beta y`` for contiguous arrays; ``None`` if the library has no such function."""
+        """``y <- alpha x + beta y`` for contiguous arrays; `None` if the library has no such function."""
         f = self._axpby.get(y.dtype)
         if f is None:
             return None
@@ -83,12 +87,16 @@ class OpenBlas(Blas):
     """OpenBLAS, whose number of threads is a setting of the whole process."""
 
     name = "OpenBLAS"
+    SMALLEST = 1_000_000
+    """Multiplications up to which a product in a batch ends the process (OpenBLAS #5980)."""
+    COLUMN_MAJOR, NORMAL, TRANSPOSED = 102, 111, 112
+    """Numbers of cblas.h."""
 
     def __init__(self, library: Any, pattern: str, integer: Any, in_parts: bool = False) -> None:
         super().__init__(library, pattern, integer)
         self.in_parts = in_parts
-        names = (pattern.format(f"openblas_{verb}_num_threads") for verb in ("get", "set"))
-        self._threads: list[Any] = [getattr(library, name, None) for name in names]
+        self._batch = _routines(library, pattern.replace("{}_", "cblas_{}"), "gemm_batch")
+        self._get, self._put = (library[pattern.format(f"openblas_{verb}_num_threads")] for verb in ("get", "set"))
         self._lock, self._inside, self._before = Lock(), 0, 0
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
@@ -96,36 +104,76 @@ class OpenBlas(Blas):
     @property
     def threads(self) -> int:
         """OpenBLAS's own number: ``OPENBLAS_NUM_THREADS``, or by default the number of cores."""
-        get, put = self._threads
-        if get is None or put is None:
-            return 0
-        return self._before if self._inside else int(get())
+        return self._before if self._inside else int(self._get())
 
     @contextmanager
     def on_one_core(self) -> Iterator[None]:
         """See `Blas.on_one_core`. Products that other threads of the process call meanwhile use one core, too."""
-        get, put = self._threads
-        if get is None or put is None:
-            yield
-            return
         with self._lock:
-            self._before = self._before if self._inside else get()
+            self._before = self._before if self._inside else self._get()
             self._inside += 1
-            put(ctypes.byref(ctypes.c_int(1)))
+            self._set(1)
         try:
             yield
         finally:
             with self._lock:
                 self._inside -= 1
                 if not self._inside:
-                    put(ctypes.byref(ctypes.c_int(self._before)))
+                    self._set(self._before)
+
+    def divided(self, whole: Product, parts: Sequence[Product], alpha: HostArray, beta: HostArray) -> Call | None:
+        """See `Blas.divided`: the parts inside `on_one_core`, outside the whole product.
+
+        Each part is computed by one thread, so that the bits do not depend on the number of threads. Those of a product
+        that OpenBLAS divides do: it cuts long sums at other places if it has several threads, and some of its kernels
+        round differently at the edges of a thread's block.
+        """
+        call, n, dtype = self.gemm(*whole, alpha, beta), len(parts), whole[0].dtype
+        if call is None or min(c.size * a.shape[1] for c, a, _ in parts) <= self.SMALLEST:
+            return call
+        (_, c, ldc), (ta, a, lda), (tb, b, ldb) = map(self._columns, zip(*parts, strict=True))
+        rows, columns, terms = map(self._ints, zip(*((*c.shape, a.shape[1]) for c, a, _ in parts), strict=True))
+        scales = np.empty((2, n, 1), dtype)
+        alphas, betas = (scale.ctypes.data_as(ctypes.c_void_p) for scale in scales)
+        count, ones = self._integer(n), self._ints([1] * n)
+        args = (tb, ta, columns, rows, terms, alphas, b, ldb, a, lda, betas, c, ldc, count, ones)
+        batch = self._batch[dtype], (ctypes.c_int(self.COLUMN_MAJOR), *args)
+        return self._run_divided, (call, batch, scales, alpha, beta)
+
+    def _columns(self, arrays: Sequence[HostArray]) -> tuple[Any, Any, Any]:
+        """How BLAS reads each of these arrays, their addresses and their leading dimensions."""
+        ways = [way for way in map(_way, arrays) if way is not None]
+        kinds = (self.NORMAL if letter == b"N" else self.TRANSPOSED for letter, _ in ways)
+        addresses = (x.ctypes.data for x in arrays)
+        n = len(arrays)
+        return (ctypes.c_int * n)(*kinds), (ctypes.c_void_p * n)(*addresses), self._ints([ld for _, ld in ways])
+
+    def _ints(self, numbers: Sequence[int]) -> Any:
+        return (self._integer * len(numbers))(*numbers)
+
+    def _run_divided(self, whole: Call, batch: Call, scales: HostArray, alpha: HostArray, beta: HostArray) -> None:
+        f, args = batch if self._inside else whole
+        scales[0], scales[1] = alpha, beta
+        with self._lock:  # no other run begins as long as there are several threads
+            alone = self._inside == 1
+            if alone:
+                self._set(self._before)
+                try:
+                    f(*args)
+                finally:
+                    self._set(1)
+        if not alone:
+            f(*args)
+
+    def _set(self, threads: int) -> None:
+        self._put(ctypes.byref(ctypes.c_int(threads)))
 
     def _after_fork(self) -> None:
         """Reset the state: no run is in progress in a forked process."""
         self._lock = Lock()
         if self._inside:
             self._inside = 0
-            self._threads[1](ctypes.byref(ctypes.c_int(self._before)))
+            self._set(self._before)
 
 
 class Mkl(Blas):
@@ -198,6 +246,14 @@ def mkl() -> Blas | None:
         except (OSError, AttributeError):
             continue
     return None
+
+
+def _routines(library: Any, pattern: str, name: str) -> dict[np.dtype[Any], Any]:
+    """The routine of each precision."""
+    found = {dtype: library[pattern.format(letter + name)] for dtype, letter in LETTER.items()}
+    for f in found.values():
+        f.restype = None
+    return found
 
 
 def _naming(library: ctypes.CDLL) -> tuple[str, Any]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from mlp_xp_backends.compiler.passes.sums import SHORT
 from mlp_xp_backends.compiler.program import Kind, Op, Value
-from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, SPLIT, Blas, Call
+from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.ids import OneHot, SumById
-from mlp_xp_backends.compiler.targets.cpu.team import TEAM, parts
+from mlp_xp_backends.compiler.targets.cpu.team import HALVES, TEAM, parts
 from mlp_xp_backends.typing import HostArray
 
 ONE_BY_ONE = 32_768
@@ -29,7 +29,9 @@ class Machine(NamedTuple):
     """The array of each value."""
     blas: Blas | None
     threads: int
-    """The threads to divide work between; 0 if the BLAS runs its products on threads of its own."""
+    """The threads of the `Team` to divide work between; 0 if they are those of the BLAS."""
+    small: bool
+    """Whether all work is done on one core."""
     checked: frozenset[int]
     """The items whose row numbers were checked before the loop."""
 
@@ -76,7 +78,7 @@ def _where(op: Op, m: Machine) -> list[Call]:
 
 def _matmul(op: Op, m: Machine) -> list[Call]:
     a, b, out = *map(m.at, op.inputs), m.at(op.out)
-    large = out.dtype in LETTER and out.shape[-1] * out.shape[-2] * a.shape[-1] >= SPLIT
+    large = out.dtype in LETTER and out.shape[-1] * out.shape[-2] * a.shape[-1] >= HALVES and not m.small
     found = _products(m, out, a, b, ONE[out.dtype], ZERO[out.dtype]) if large else None
     return [(np.matmul, (a, b, out))] if found is None else found
 
@@ -100,8 +102,12 @@ def _products(
     a, b = (np.broadcast_to(x, (*stack, *x.shape[-2:])) for x in (a, b))
     alpha, beta = (np.broadcast_to(s, (*stack, 1, 1)) for s in (alpha, beta))
     for k in np.ndindex(stack):
-        pieces = parts(c[k], a[k], b[k]) if m.threads else [(c[k], a[k], b[k])]
-        calls = [m.blas.gemm(z, x, y, alpha[k], beta[k]) for z, x, y in pieces]
+        whole = c[k], a[k], b[k]
+        pieces = [whole] if m.small else parts(*whole)
+        if m.threads or len(pieces) == 1:
+            calls = [m.blas.gemm(z, x, y, alpha[k], beta[k]) for z, x, y in pieces]
+        else:
+            calls = [m.blas.divided(whole, pieces, alpha[k], beta[k])]
         ready = [call for call in calls if call is not None]
         if len(ready) < len(calls):
             return None

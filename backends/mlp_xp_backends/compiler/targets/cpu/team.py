@@ -18,29 +18,26 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp_backends.compiler.targets.cpu.blas import SPLIT, Call
+from mlp_xp_backends.compiler.targets.cpu.blas import MOST, Call, Product
 from mlp_xp_backends.compiler.targets.cpu.denormals import flushed
 from mlp_xp_backends.typing import HostArray
 
-MOST = 4
-"""The largest number of parts of a product."""
+HALVES, QUARTERS = 3_200_000, 16_000_000
+"""Multiplications of a product from which it has two and four parts."""
 TILE = 8
 """The rows or columns of all parts but the last are multiples of this."""
 
 Share = Sequence[Call]
 """Calls that one thread runs in order."""
-Product = tuple[HostArray, HostArray, HostArray]
-"""The arrays of ``c = a b``."""
 
 
 def parts(c: HostArray, a: HostArray, b: HostArray) -> list[Product]:
     """Split ``c = a b`` into products of blocks along the longer side of ``c``."""
-    (rows, columns), work, n = c.shape, c.size * a.shape[1], 1
-    while n < MOST and work >= SPLIT * n**3:
-        n *= 2
+    (rows, columns), work = c.shape, c.size * a.shape[1]
+    n = MOST if work >= QUARTERS else 2 if work >= HALVES else 1
     by_row, tiles = rows >= columns, -(-max(rows, columns) // TILE)
     cuts = [slice(k * tiles // n * TILE, (k + 1) * tiles // n * TILE) for k in range(n)]
-    return [(c[cut], a[cut], b) if by_row else (c[:, cut], a, b[:, cut]) for cut in cuts]
+    return [(c[cut], a[cut], b) if by_row else (c[:, cut], a, b[:, cut]) for cut in cuts if cut.start < cut.stop]
 
 
 class Worker:
