@@ -13,9 +13,10 @@ import pytest
 
 from mlp_xp import SGD, Adam, Trainer, mlp
 from mlp_xp_backends.compiler.targets.cpu import run, shares
-from mlp_xp_backends.compiler.targets.cpu.blas import MOST, OpenBlas, mkl, openblas
+from mlp_xp_backends.compiler.targets.cpu.blas import OpenBlas, mkl, openblas
+from mlp_xp_backends.compiler.targets.cpu.parts import LEAST, MOST, TILE, parts
 from mlp_xp_backends.compiler.targets.cpu.shares import SHARES
-from mlp_xp_backends.compiler.targets.cpu.team import HALVES, TEAM, TILE, parts
+from mlp_xp_backends.compiler.targets.cpu.team import TEAM
 from mlp_xp_backends.trees import leaves
 from tests.compiler_cases import NETWORKS, OPTIMIZERS, Library, assert_compiled, compiled, copied, f, training
 
@@ -47,7 +48,7 @@ def test_parts_cover_the_product_once(shape: tuple[int, int, int], number: int) 
     rows, shared, columns = shape
     c, a, b = np.zeros((rows, columns)), np.ones((rows, shared)), np.ones((shared, columns))
     pieces = parts(c, a, b)
-    assert len(pieces) == 1 or rows * shared * columns >= HALVES
+    assert len(pieces) == 1 or rows * shared * columns >= 2 * LEAST
     assert len(pieces) == number <= MOST
     axis = int(columns > rows)
     sizes = [z.shape[axis] for z, _, _ in pieces]

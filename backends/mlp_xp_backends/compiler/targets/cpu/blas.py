@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from mlp_xp_backends.compiler.targets.cpu.parts import EXACT, MOST, Product, multiplications, parts
 from mlp_xp_backends.typing import HostArray
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -26,12 +27,9 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 SPLIT = 8_000_000
 """Multiplications of the largest product of a program from which several cores are faster than one."""
-MOST = 4
-"""The largest number of parts of a product."""
+COLUMN_MAJOR, NORMAL, TRANSPOSED = 102, 111, 112
+"""Numbers of cblas.h."""
 LETTER: dict[np.dtype[Any], str] = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
-
-Product = tuple[HostArray, HostArray, HostArray]
-"""The arrays of ``c = a b``."""
 
 
 class Blas:
@@ -67,9 +65,9 @@ class Blas:
         sizes = (i(c.shape[1]), i(c.shape[0]), i(a.shape[1]))  # row-major c = a b is column-major c' = b' a'
         return f, (_char(tb), _char(ta), *sizes, p(alpha), p(b), i(ldb), p(a), i(lda), p(beta), p(c), i(ldc))
 
-    def divided(self, whole: Product, parts: Sequence[Product], alpha: HostArray, beta: HostArray) -> Call | None:
-        """See `gemm`; on the library's own threads, which may compute these parts instead of the whole product."""
-        return self.gemm(*whole, alpha, beta)
+    def divided(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
+        """See `gemm`; on the threads of the library, also inside `on_one_core`."""
+        return self.gemm(c, a, b, alpha, beta)
 
     def axpby(self, y: HostArray, x: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
         """``y <- alpha x + beta y`` for contiguous arrays; `None` if the library has no such function."""
@@ -87,15 +85,18 @@ class OpenBlas(Blas):
     """OpenBLAS, whose number of threads is a setting of the whole process."""
 
     name = "OpenBLAS"
+    QUARTERS = 16_000_000
+    """Multiplications of a product from which a batch has `MOST` parts, where their number is fixed, otherwise two."""
     SMALLEST = 1_000_000
     """Multiplications up to which a product in a batch ends the process (OpenBLAS #5980)."""
-    COLUMN_MAJOR, NORMAL, TRANSPOSED = 102, 111, 112
-    """Numbers of cblas.h."""
 
     def __init__(self, library: Any, pattern: str, integer: Any, in_parts: bool = False) -> None:
         super().__init__(library, pattern, integer)
         self.in_parts = in_parts
-        self._batch = _routines(library, pattern.replace("{}_", "cblas_{}"), "gemm_batch")
+        self._gemm_batch = _routines(library, pattern.replace("{}_", "cblas_{}"), "gemm_batch")
+        core = library[pattern.replace("{}_", "{}").format("openblas_get_corename")]
+        core.restype = ctypes.c_char_p
+        self._core = core().decode()
         self._get, self._put = (library[pattern.format(f"openblas_{verb}_num_threads")] for verb in ("get", "set"))
         self._lock, self._inside, self._before = Lock(), 0, 0
         if hasattr(os, "register_at_fork"):
@@ -121,38 +122,38 @@ class OpenBlas(Blas):
                 if not self._inside:
                     self._set(self._before)
 
-    def divided(self, whole: Product, parts: Sequence[Product], alpha: HostArray, beta: HostArray) -> Call | None:
-        """See `Blas.divided`: the parts inside `on_one_core`, outside the whole product.
+    def divided(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
+        """See `Blas.divided`; in `parts` on up to `MOST` threads, and on more if the kernels are `EXACT`."""
+        whole, exact = self.gemm(c, a, b, alpha, beta), LETTER[c.dtype] in EXACT.get(self._core, "")
+        pieces = parts(c, a, b, self.threads if exact else MOST if multiplications(c, a) >= self.QUARTERS else 2)
+        if whole is None or len(pieces) == 1 or min(multiplications(z, x) for z, x, _ in pieces) <= self.SMALLEST:
+            return whole
+        scales = np.empty((2, len(pieces), 1), c.dtype)
+        return self._run_divided, (whole, self._batch(pieces, scales), scales, alpha, beta, exact)
 
-        Each part is computed by one thread, so that the bits do not depend on the number of threads. Those of a product
-        that OpenBLAS divides do: it cuts long sums at other places if it has several threads, and some of its kernels
-        round differently at the edges of a thread's block.
-        """
-        call, n, dtype = self.gemm(*whole, alpha, beta), len(parts), whole[0].dtype
-        if call is None or min(c.size * a.shape[1] for c, a, _ in parts) <= self.SMALLEST:
-            return call
-        (_, c, ldc), (ta, a, lda), (tb, b, ldb) = map(self._columns, zip(*parts, strict=True))
-        rows, columns, terms = map(self._ints, zip(*((*c.shape, a.shape[1]) for c, a, _ in parts), strict=True))
-        scales = np.empty((2, n, 1), dtype)
+    def _batch(self, products: Sequence[Product], scales: HostArray) -> Call:
+        """One call for all products, scaled by alphas and betas; each is computed by one thread."""
+        (_, c, ldc), (ta, a, lda), (tb, b, ldb) = map(self._columns, zip(*products, strict=True))
+        sizes = zip(*((*c.shape, a.shape[1]) for c, a, _ in products), strict=True)
+        rows, columns, terms = map(self._ints, sizes)
         alphas, betas = (scale.ctypes.data_as(ctypes.c_void_p) for scale in scales)
-        count, ones = self._integer(n), self._ints([1] * n)
-        args = (tb, ta, columns, rows, terms, alphas, b, ldb, a, lda, betas, c, ldc, count, ones)
-        batch = self._batch[dtype], (ctypes.c_int(self.COLUMN_MAJOR), *args)
-        return self._run_divided, (call, batch, scales, alpha, beta)
+        count, ones, order = self._integer(len(products)), self._ints([1] * len(products)), ctypes.c_int(COLUMN_MAJOR)
+        args = (order, tb, ta, columns, rows, terms, alphas, b, ldb, a, lda, betas, c, ldc, count, ones)
+        return self._gemm_batch[scales.dtype], args
 
     def _columns(self, arrays: Sequence[HostArray]) -> tuple[Any, Any, Any]:
         """How BLAS reads each of these arrays, their addresses and their leading dimensions."""
-        ways = [way for way in map(_way, arrays) if way is not None]
-        kinds = (self.NORMAL if letter == b"N" else self.TRANSPOSED for letter, _ in ways)
-        addresses = (x.ctypes.data for x in arrays)
-        n = len(arrays)
-        return (ctypes.c_int * n)(*kinds), (ctypes.c_void_p * n)(*addresses), self._ints([ld for _, ld in ways])
+        ways, n = [way for way in map(_way, arrays) if way is not None], len(arrays)
+        flags = (ctypes.c_int * n)(*(NORMAL if letter == b"N" else TRANSPOSED for letter, _ in ways))
+        return flags, (ctypes.c_void_p * n)(*(x.ctypes.data for x in arrays)), self._ints([ld for _, ld in ways])
 
     def _ints(self, numbers: Sequence[int]) -> Any:
         return (self._integer * len(numbers))(*numbers)
 
-    def _run_divided(self, whole: Call, batch: Call, scales: HostArray, alpha: HostArray, beta: HostArray) -> None:
-        f, args = batch if self._inside else whole
+    def _run_divided(
+        self, whole: Call, batch: Call, scales: HostArray, alpha: HostArray, beta: HostArray, exact: bool
+    ) -> None:
+        f, args = batch if exact or self.threads <= MOST else whole
         scales[0], scales[1] = alpha, beta
         with self._lock:  # no other run begins as long as there are several threads
             alone = self._inside == 1

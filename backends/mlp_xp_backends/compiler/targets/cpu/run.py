@@ -21,10 +21,11 @@ from mlp_xp_backends.compiler.passes import (
 )
 from mlp_xp_backends.compiler.program import Kind, Program, Value
 from mlp_xp_backends.compiler.targets.cpu.adopt import adopted
-from mlp_xp_backends.compiler.targets.cpu.blas import MOST, SPLIT, Blas, Call
+from mlp_xp_backends.compiler.targets.cpu.blas import SPLIT, Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.calls import Machine, copied
 from mlp_xp_backends.compiler.targets.cpu.denormals import flushed
 from mlp_xp_backends.compiler.targets.cpu.memory import plan_memory, separate
+from mlp_xp_backends.compiler.targets.cpu.parts import MOST
 from mlp_xp_backends.compiler.targets.cpu.shares import largest_product, pays, shared_calls
 from mlp_xp_backends.compiler.targets.cpu.team import TEAM
 from mlp_xp_backends.trees import leaves, unflatten
@@ -102,9 +103,7 @@ class Runner:
                 self.threads = threads
                 carried = self._bind(carried, given)
             outs = [np.empty((n, *v.shape), v.dtype) for v in self.program.outs]
-            # more threads of OpenBLAS than parts of a product keep their number
-            own = self.blas is not None and not self.is_small and threads == 0 and self.blas.threads > MOST
-            one_core = nullcontext() if self.blas is None or own else self.blas.on_one_core()
+            one_core = nullcontext() if self.blas is None else self.blas.on_one_core()
             with flushed(), one_core, TEAM.led(threads), np.errstate(all="ignore"):
                 self._run(n, stacks, outs)
         return unflatten(trees[0], iter(carried)), unflatten(trees[1], iter(outs))
