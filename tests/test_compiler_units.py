@@ -78,6 +78,28 @@ def test_no_product_into_what_is_not_in_rows() -> None:
         assert library.gemm(c, f((3, 5)), f((5, 4)), one, one) is None
 
 
+@needs_openblas
+@pytest.mark.parametrize("rows", [4, 400])
+@pytest.mark.parametrize("stack", [(), (3,)])
+@pytest.mark.parametrize("is_fast", [False, True])
+def test_transposed_factors_are_copied_if_the_copy_is_faster(
+    stack: tuple[int, ...], rows: int, is_fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy is the one call more; products of more than a million multiplications have none."""
+    library = openblas()
+    monkeypatch.setattr(library, "_has_code_for_small", is_fast)
+
+    def body(xp: Any, carry: Any, w: Any, x: Any) -> Any:
+        return carry, xp.matmul(x, w.mT)
+
+    w, x = f((*stack, 60, 50), 1), f((5, *stack, rows, 50), 2)
+    loop = compiled(body, openblas)
+    _, out = loop((), w, x)
+    assert_same(out, x @ w.mT, 10.0)
+    (runner,) = loop.ready.values()
+    assert len(runner.each) == 1 + (is_fast and rows == 4)
+
+
 def test_no_product_of_other_dtypes() -> None:
     for find in (openblas, mkl):
         library, a, one = find(), np.ones((2, 2), np.float16), np.ones((), np.float16)

@@ -77,6 +77,10 @@ class Blas:
         i, p = self._int, _pointer
         return f, (i(y.size), p(alpha), p(x), i(1), p(beta), p(y), i(1))
 
+    def prefers_rows(self, a: HostArray, b: HostArray) -> bool:
+        """Whether NumPy computes ``a b`` faster with a copy of ``b``, a transposed matrix, in row-major order."""
+        return False
+
     def _int(self, n: int) -> Any:
         return ctypes.byref(self._integer(n))
 
@@ -87,8 +91,11 @@ class OpenBlas(Blas):
     name = "OpenBLAS"
     QUARTERS = 16_000_000
     """Multiplications of a product from which a batch has `MOST` parts, where their number is fixed, otherwise two."""
-    SMALLEST = 1_000_000
-    """Multiplications up to which a product in a batch ends the process (OpenBLAS #5980)."""
+    SMALL = 1_000_000
+    """Multiplications below which OpenBLAS has code of its own for small matrices on some processors.
+
+    Such a product in a batch ends the process (OpenBLAS #5980).
+    """
 
     def __init__(self, library: Any, pattern: str, integer: Any, in_parts: bool = False) -> None:
         super().__init__(library, pattern, integer)
@@ -126,7 +133,7 @@ class OpenBlas(Blas):
         """See `Blas.divided`; in `parts` on up to `MOST` threads, and on more if the kernels are `EXACT`."""
         whole, exact = self.gemm(c, a, b, alpha, beta), LETTER[c.dtype] in EXACT.get(self._core, "")
         pieces = parts(c, a, b, self.threads if exact else MOST if multiplications(c, a) >= self.QUARTERS else 2)
-        if whole is None or len(pieces) == 1 or min(multiplications(z, x) for z, x, _ in pieces) <= self.SMALLEST:
+        if whole is None or len(pieces) == 1 or min(multiplications(z, x) for z, x, _ in pieces) <= self.SMALL:
             return whole
         scales = np.empty((2, len(pieces), 1), c.dtype)
         return self._run_divided, (whole, self._batch(pieces, scales), scales, alpha, beta, exact)
@@ -168,6 +175,12 @@ class OpenBlas(Blas):
 
     def _set(self, threads: int) -> None:
         self._put(ctypes.byref(ctypes.c_int(threads)))
+
+    def prefers_rows(self, a: HostArray, b: HostArray) -> bool:
+        """See `Blas.prefers_rows`: so it is in OpenBLAS's code for small matrices, which it has for AVX-512."""
+        small = a.shape[-2] * a.shape[-1] * b.shape[-1] < self.SMALL and b.dtype in LETTER
+        avx512 = self._core in ("SkylakeX", "Cooperlake", "SapphireRapids")
+        return avx512 and small and b.strides[-2] == b.itemsize < b.strides[-1]
 
     def _after_fork(self) -> None:
         """Reset the state: no run is in progress in a forked process."""

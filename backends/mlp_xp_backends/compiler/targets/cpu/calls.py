@@ -22,6 +22,8 @@ QUARTERS = 64_000_000
 ONE_BY_ONE = 32_768
 """Elements of one-hot rows from which moving the ones is faster than comparing with every number."""
 
+SMALL, INNER = 262_144, 128
+"""Multiplications and columns of ``a`` up to which the products of a stack are one call."""
 ONE = {dtype: np.ones((), dtype) for dtype in LETTER}
 ZERO = {dtype: np.zeros((), dtype) for dtype in LETTER}
 
@@ -84,16 +86,35 @@ def _matmul(op: Op, m: Machine) -> list[Call]:
     a, b, out = *map(m.at, op.inputs), m.at(op.out)
     large = out.dtype in LETTER and prod(out.shape[-2:]) * a.shape[-1] >= 2 * LEAST and not m.small
     found = _products(m, out, a, b, ONE[out.dtype], ZERO[out.dtype]) if large else None
-    return [(np.matmul, (a, b, out))] if found is None else found
+    if found is not None:
+        return found
+    if m.blas is None or not m.blas.prefers_rows(a, b):
+        return [(np.matmul, (a, b, out))]
+    rows = np.empty(b.shape, b.dtype)
+    return [copied(rows, b), (np.matmul, (a, rows, out))]
 
 
 def _gemm(op: Op, m: Machine) -> list[Call]:
     a, b, alpha, *rest = op.inputs
     out, x, y, scale = m.at(op.out), m.at(a), m.at(b), m.at(alpha)
+    if len(rest) == 2 and _is_sum_of_small(op, m):
+        return [(np.matmul, (x, y, out)), (np.add, (out, m.at(rest[1]), out))]
     beta = m.at(rest[0]) if rest else ZERO[op.out.dtype]
     first = _begun(op, rest[1], m) if rest else []
     found = _products(m, out, x, y, scale, beta)
     return first + (found or [(partial(_gemm_of_numpy, out, x, y), (scale, beta if rest else None))])
+
+
+def _is_sum_of_small(op: Op, m: Machine) -> bool:
+    """Whether this is ``a b + c`` for a stack of small matrices, of which NumPy multiplies all in one call.
+
+    The bits are those of a gemm for each matrix: BLAS adds the finished sum over so few columns of ``a`` to ``c``.
+    """
+    a, _, alpha, beta, c = op.inputs
+    rows, columns, inner = *op.out.shape[-2:], a.shape[-1]
+    small = prod(op.out.shape[:-2]) > 1 and inner <= INNER and rows * columns * inner <= SMALL
+    ones = all(s.constant is not None and s.constant == 1 for s in (alpha, beta))
+    return small and ones and not np.may_share_memory(m.at(c), m.at(op.out))
 
 
 def _products(
