@@ -24,7 +24,7 @@ from mlp_xp.sklearn.stochastic import adopt, first_state, is_over, note
 from mlp_xp.sklearn.validation import Held, Setting
 from mlp_xp.sweep.binding import structure
 from mlp_xp.sweep.stack import EpochPlan
-from mlp_xp.training.ranks import Ranks
+from mlp_xp.training.group_ranks import ranks_of
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray, Tree
 
@@ -120,7 +120,7 @@ class Pool:
             learned = {name: value for name, value in vars(e).items() if before.get(name, e) is not value}
             self.checked[key] = Checked(given, data, learned)
         checked = self.checked[key]
-        setting = e._begin(job.x, checked.data, Ranks(e.group), first=True)
+        setting = e._begin(job.x, checked.data, ranks_of(e.group), first=True)
         data, held = e._split(checked.given, checked.data, None)
         if isinstance(data.x, SparseRows):
             raise ValueError("sparse rows that do not fit in memory as dense ones cannot train in a stack")

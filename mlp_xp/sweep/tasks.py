@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
-from mlp_xp.data.batches import share
+from mlp_xp.data.shares import share
 
 T = TypeVar("T")
 TASKS = 2
