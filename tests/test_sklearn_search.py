@@ -18,6 +18,8 @@ from sklearn.preprocessing import StandardScaler
 
 from mlp_xp import Halving
 from mlp_xp.sklearn import BatchedSearchCV, MLPClassifier, MLPRegressor
+from mlp_xp.sklearn.jobs import Job
+from mlp_xp.sklearn.stacked import fit_all, start_all, train_all
 
 X, Y = make_classification(157, 6, n_informative=4, n_classes=3, random_state=0)
 MLP = MLPClassifier((7,), solver="sgd", learning_rate_init=0.1, max_iter=12, random_state=0)
@@ -180,17 +182,16 @@ def test_halving_drops_the_weakest_and_goes_on():
     assert ours.best_index_ in last
 
 
-def test_fits_of_one_seed_go_on_in_any_task(monkeypatch):
-    """Fits that draw the same orders share a generator only as long as they are in one stack."""
+def test_fits_of_one_seed_that_share_a_stack_go_on_apart(monkeypatch):
+    """They share their random numbers only as long as they are in one stack."""
+    jobs = [[Job(clone(MLP).set_params(alpha=alpha), X, Y, {}) for alpha in (0.0, 0.1, 1.0)] for _ in range(2)]
+    whole, fits = fit_all(jobs[0]), start_all(jobs[1])
+    train_all(fits, None, until=4)
     monkeypatch.setattr("mlp_xp.sweep.tasks.STACKS", 1)
-    grid = {"learning_rate_init": [0.001, 0.01, 0.1, 0.2], "early_stopping": [False, True]}
-    whole = BatchedSearchCV(MLP, grid, cv=2, refit=False).fit(X, Y).cv_results_
-    monkeypatch.setattr("mlp_xp.sklearn.stacked.models_together", lambda *_: 3)
-    halved = BatchedSearchCV(MLP, grid, cv=2, refit=False, halving=Halving(factor=1.5, min_epochs=2)).fit(X, Y)
-    results = halved.cv_results_
-    for i in np.flatnonzero(results["iter"] == max(results["iter"])):
-        j = whole["params"].index(results["params"][i])
-        assert results["mean_test_score"][i] == whole["mean_test_score"][j]
+    monkeypatch.setattr("mlp_xp.sklearn.stacked.models_together", lambda *_: 1)
+    train_all(fits, None)
+    for a, b in zip(whole, fits, strict=True):
+        np.testing.assert_array_equal(a.coefs_[0], b.result().coefs_[0])
 
 
 def test_the_warnings_of_fits_that_did_not_converge_are_given():
