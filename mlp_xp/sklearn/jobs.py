@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import time
 from collections.abc import Hashable
@@ -87,92 +86,64 @@ class Alone:
         return self.error or self.e
 
 
-class Checked(NamedTuple):
-    """Data that were checked for an estimator."""
-
-    given: Any
-    """The rows on the host, as the user passed them."""
-    data: Batch
-    learned: dict[str, Any]
-    """The attributes of the estimator that describe features and labels."""
-    block: str = ""
-    """The key of the data among the blocks, once a fit trains on all rows."""
-
-
 class Pool:
-    """What fits share: data are checked once for all of them, and equal rows are stored once."""
+    """What fits share: data are checked and split once, and generators, which are slow to pickle, sent once."""
 
     def __init__(self) -> None:
-        self.checked: dict[Hashable, Checked] = {}
-        self.blocks: dict[str, Batch] = {}
-        self.generators: dict[str, np.random.RandomState] = {}
+        self.known: dict[Any, Any] = {}
 
-    def split(self, job: Job) -> tuple[Setting, Held | None, str]:
-        """Prepare the estimator; return its setting, the rows held out, and the key of the others."""
+    def split(self, job: Job) -> tuple[Setting, Batch, Held | None]:
+        """Prepare the estimator; return its setting, the rows to train on, and those held out."""
         e, weight = job.estimator, job.fit_params.get("sample_weight")
         choices = (getattr(e, name, None) for name in ("loss", "class_weight"))
-        key = type(e), id(job.x), id(job.y), id(weight), *map(hashable, choices)
-        if key in self.checked:
-            vars(e).update(self.checked[key].learned)
-        else:
+        key: tuple[Any, ...] = type(e), id(job.x), id(job.y), id(weight), *map(hashable, choices)
+        if key not in self.known:
             before, given = dict(vars(e)), to_host(job.x)
             data = e._learn(given, to_host(job.y), weight, incremental=False, first=True)
             learned = {name: value for name, value in vars(e).items() if before.get(name, e) is not value}
-            self.checked[key] = Checked(given, data, learned)
-        checked = self.checked[key]
-        setting = e._begin(job.x, checked.data, ranks_of(e.group), first=True)
-        data, held = e._split(checked.given, checked.data, None)
-        if isinstance(data.x, SparseRows):
-            raise ValueError("sparse rows that do not fit in memory as dense ones cannot train in a stack")
+            self.known[key] = given, data, learned
+        given, data, learned = self.known[key]
+        vars(e).update(learned)
+        setting = e._begin(job.x, data, ranks_of(e.group), first=True)
+        key = *key, (e.validation_fraction, numbers(e)) if e.early_stopping else "all"
+        if key not in self.known:
+            data, held = e._split(given, data, None)
+            if isinstance(data.x, SparseRows):
+                raise ValueError("sparse rows that do not fit in memory as dense ones cannot train in a stack")
+            self.known[key] = data, held, e._random_state.get_state()
+        data, held, state = self.known[key]
         if held is not None:
-            return setting, held, self.block(data)
-        if not checked.block:
-            self.checked[key] = checked = checked._replace(data=data, block=self.block(data))
-        return setting, None, checked.block
+            e._random_state.set_state(state)
+        return setting, data, held
 
-    def block(self, data: Batch) -> str:
-        """The key of these rows among the blocks."""
-        key = _digest(*(part for a in data if a is not ABSENT for part in (repr((a.shape, a.dtype)).encode(), a)))
-        self.blocks.setdefault(key, data)
-        return key
-
-    def stream(self, e: Any) -> str:
-        """A key of the numbers that an estimator draws from now on; empty if its generator is the user's.
-
-        Estimators that draw the same numbers share a generator: generators are slow to pickle.
-        """
-        if not isinstance(e.random_state, Integral):
-            return ""
-        _, words, *rest = e._random_state.get_state()
-        key = _digest(words, repr(rest).encode())
-        e._random_state = self.generators.setdefault(key, e._random_state)
+    def stream(self, e: Any) -> Hashable:
+        """The `numbers` of an estimator; estimators that draw the same ones share their generator."""
+        key = numbers(e)
+        if isinstance(e.random_state, Integral):
+            key, e._random_state = self.known.setdefault(key, (key, e._random_state))
         return key
 
 
-def _digest(*parts: Any) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)
-    return digest.hexdigest()
+def numbers(e: Any) -> Hashable:
+    """Equal for estimators that draw the same numbers from now on; only with an integer as ``random_state``."""
+    if not isinstance(e.random_state, Integral):
+        return id(e)
+    _, words, *rest = e._random_state.get_state()
+    return words.tobytes(), *rest
 
 
 class Fit:
-    """The fit of an estimator in a stack; a `Member` of a `Team`."""
+    """The fit of an estimator in a stack, a member of a `Team`."""
 
     def __init__(self, job: Job, pool: Pool) -> None:
         e = self.e = job.estimator
         e._validate_params()
-        setting, held, self.block = pool.split(job)
-        self.data = data = pool.blocks[self.block]
+        setting, data, held = pool.split(job)
         self.device: Any = home(job.x) if e.device is None else e.device
         self.network, self.loss, self.dtype = setting[1:]
-        self.held, self.held_block = held, ""
-        if held is not None:
-            self.held_block = pool.block(Batch(held.data.x, ABSENT, ABSENT))
-            self.held_data = pool.blocks[self.held_block]
-            scored = callable(e.scoring) or (isinstance(e.scoring, str) and e.scoring != "loss")
-            given = held.given if scored else None
-            self.held = held._replace(given=given, data=held.data._replace(x=self.held_data.x))
+        if held is not None and (e.scoring is None or (isinstance(e.scoring, str) and e.scoring == "loss")):
+            held = held._replace(given=None)  # which only scorers of scikit-learn see
+        self.data, self.held = data, held
         e._optimizer = make_solver(e)
         e.n_iter_ = 0
         rows, self.sample = len(data.x), job.sample
@@ -197,12 +168,12 @@ class Fit:
         return structure(self.step), size, penalized, data.w is ABSENT, self.dtype, str(self.device)
 
     def is_over(self, until: int | None) -> bool:
-        """See `Member`."""
+        """See `Team`."""
         return self.done or self.e.n_iter_ >= (math.inf if until is None else until)
 
     def plan(self, start: int, known: dict[Any, Any]) -> EpochPlan:
         """The next epoch over the rows from ``start`` on."""
-        solver, at = self.e._optimizer, (self.stream or id(self), self.e.n_iter_, self.course.rows)
+        solver, at = self.e._optimizer, (self.stream, self.e.n_iter_, self.course.rows)
         self._shuffle(at, known)
         if (at, self.sample, start) not in known:
             order = self.order if self.rows is None else self.rows[self.order]
@@ -223,7 +194,7 @@ class Fit:
 
     def _own(self, random: Any) -> Any:
         """A generator that no fit of another stack draws from: a copy, or that of the user."""
-        return copy.deepcopy(random) if self.stream else random
+        return copy.deepcopy(random) if isinstance(self.e.random_state, Integral) else random
 
     @cached_property
     def _penalties(self) -> Any:
@@ -231,7 +202,7 @@ class Fit:
         return self.course.penalties(np.arange(self.course.rows))
 
     def note(self, loss: float, measured: Any, seconds: float) -> bool:
-        """See `Member`."""
+        """See `Team`."""
         self.seconds += seconds
         is_best = note(self.e, self.course, loss, measured)
         self.stopped = is_over(self.e)

@@ -23,7 +23,7 @@ from mlp_xp.training.epoch import batch_weights, mean_loss
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray, Tree
 
-DATA = {"job", "data", "held", "held_data"}
+DATA = {"job", "data", "held"}
 """Attributes of a fit that training does not change."""
 
 
@@ -90,27 +90,27 @@ class FitTeam(Team[Fit]):
     def __init__(self, fits: Sequence[Fit], step: TrainStep, paths: tuple[Path, ...], size: int) -> None:
         first = fits[0]
         self.setting = Setting(as_backend(first.device), first.network, first.loss, first.dtype)
-        data, self.starts = _joined({fit.block: fit.data for fit in fits})
+        data, self.starts = _joined([fit.data for fit in fits])
         super().__init__(Stack(self._feed(data), step, paths, first.course.batch_size), size)
         self.held: Any = None
         if first.held is not None:
-            held, self.held_starts = _joined({fit.held_block: fit.held_data for fit in fits})
-            self.held = self._feed(held)
+            held, self.held_starts = _joined([fit.held.data for fit in fits if fit.held is not None])
+            self.held = self._feed(Batch(held.x, ABSENT, ABSENT))
 
     def _feed(self, data: Batch) -> Feed:
         return make_feed(self.setting.backend, self.setting.network, data, self.setting.dtype, None)
 
     def plan(self, member: Fit, known: dict[Any, Any]) -> EpochPlan:
         """See `Team`."""
-        return member.plan(self.starts[member.block], known)
+        return member.plan(self.starts[id(member.data)], known)
 
     def measure(self, losses: HostArray) -> tuple[HostArray, list[tuple[float, float] | None]]:
         """See `Team`: the score and the loss on the held-out rows, if there are any."""
         means = mean_loss(losses, batch_weights(self.plans[0].order, self.stack.batch_size))
         found: list[tuple[float, float] | None] = [None] * len(self.members)
         if self.held is not None:
-            starts = np.array([self.held_starts[fit.held_block] for fit in self.members], np.int32)
             held: list[Any] = [fit.held for fit in self.members]
+            starts = np.array([self.held_starts[id(one.data)] for one in held], np.int32)
             z = self.stack.outputs(self.held, starts[:, None] + np.arange(len(held[0].labels), dtype=np.int32))
             for i in self.under_way:
                 measure = Validation(self.members[i].e, self.setting, held[i])
@@ -121,11 +121,12 @@ class FitTeam(Team[Fit]):
         return self.stack.states([i])[0].params
 
 
-def _joined(blocks: dict[Any, Batch]) -> tuple[Batch, dict[Any, int]]:
-    """All blocks as one data set, and where each begins."""
-    lengths = [len(block.x) for block in blocks.values()]
-    starts = dict(zip(blocks, np.cumsum([0, *lengths[:-1]]).tolist(), strict=True))
-    parts = [block._replace(w=scaled(block.w)) for block in blocks.values()]
+def _joined(blocks: Sequence[Batch]) -> tuple[Batch, dict[int, int]]:
+    """All different blocks as one data set, and where each begins, by its ``id``."""
+    different = {id(block): block for block in blocks}
+    ends = np.cumsum([len(block.x) for block in different.values()]).tolist()
+    starts = dict(zip(different, [0, *ends], strict=False))
+    parts = [block._replace(w=scaled(block.w)) for block in different.values()]
     if len(parts) == 1:
         return parts[0], starts
     return Batch(*(ABSENT if a[0] is ABSENT else np.concatenate(a) for a in zip(*parts, strict=True))), starts

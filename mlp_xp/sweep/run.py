@@ -48,7 +48,7 @@ class Run:
     ) -> None:
         self.index, self.candidate, self.rule, self.rows = index, candidate, rule, rows
         self._dtype, self._plan = dtype, Plan(candidate.max_epochs, candidate.batch_size, shuffle, rows)
-        self._steps = epochs.step_count(rows, candidate.batch_size)
+        self.step, self._steps = candidate.step, epochs.step_count(rows, candidate.batch_size)
         self.records: list[Record] = [] if snapshot is None else [dict(record) for record in snapshot.history]
         self.diverged: int | None = None
         """The epoch in which the loss became infinite or NaN."""
@@ -76,11 +76,6 @@ class Run:
     def epoch(self) -> int:
         """Epochs done."""
         return len(self.records)
-
-    @property
-    def step(self) -> TrainStep:
-        """The configuration."""
-        return self.candidate.step
 
     @property
     def state(self) -> TrainState:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np  # noqa: TID251  losses are host arrays
 
-from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.sweep.stack import EpochPlan, Stack, exchanged, rows_on_host
 from mlp_xp.sweep.tasks import stack_size
 from mlp_xp_backends.trees import ABSENT, tree_map
@@ -21,36 +20,20 @@ INTERVAL = 60.0
 """Seconds from one checkpoint of a stack to the next."""
 
 
-class Member(Protocol):
-    """A model to train. Between two calls of `Team.train` its state is stored here, on the host."""
-
-    @property
-    def step(self) -> TrainStep:
-        """Its configuration."""
-
-    @property
-    def state(self) -> TrainState:
-        """The state to continue from."""
-
-    @property
-    def kept(self) -> Tree | None:
-        """Parameters and layer states of the best epoch so far, or ``None`` if they are not kept."""
-
-    def is_over(self, until: int | None) -> bool:
-        """Whether it has done ``until`` epochs or its last."""
-
-    def note(self, loss: float, measured: Any, seconds: float) -> bool:
-        """Record an epoch; return whether it is the best so far."""
-
-    def store(self, state: TrainState, kept: Tree | None) -> None:
-        """Take the state back from the stack, and what is kept of the best epoch."""
-
-
-M = TypeVar("M", bound=Member)
+M = TypeVar("M", bound=Any)
 
 
 class Team(Generic[M]):
-    """The models of a stack, of at most ``size``. Subclasses define `plan` and `measure`."""
+    """The models of a stack, of at most ``size``. Subclasses define `plan` and `measure`.
+
+    A member is a model to train; between two calls of `train` its state is stored there, on the host. It has
+
+    - ``step`` and ``state``: its `TrainStep`, and the `TrainState` to continue from;
+    - ``kept``: parameters and layer states of its best epoch so far, or ``None`` if they are not kept;
+    - ``is_over(until)``: whether it has done ``until`` epochs or its last;
+    - ``note(loss, measured, seconds)``: records an epoch and returns whether it is the best so far;
+    - ``store(state, kept)``: takes both back from the stack.
+    """
 
     def __init__(self, stack: Stack, size: int) -> None:
         self.stack, self.size = stack, size
