@@ -66,10 +66,7 @@ class BaseEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # 
         return self
 
     def _adopt(self, members: list[Any]) -> None:
-        """Set all attributes; raises the first exception of a member's fit."""
-        for member in members:
-            if isinstance(member, Exception):
-                raise member
+        """Set all attributes."""
         self.estimators_ = members
         for name in ("n_features_in_", "feature_names_in_", "classes_", "n_outputs_"):
             if hasattr(members[0], name):

@@ -19,7 +19,7 @@ from mlp_xp.sklearn.arrays import SparseRows, home, to_host
 from mlp_xp.sklearn.base import BaseMLP
 from mlp_xp.sklearn.network import lists
 from mlp_xp.sklearn.solver import Course, make_solver
-from mlp_xp.sklearn.stochastic import adopt, first_state, is_over, note
+from mlp_xp.sklearn.stochastic import adopt, first_state, is_over, note, warn_of_the_end
 from mlp_xp.sklearn.validation import Held, Setting
 from mlp_xp.sweep.binding import structure
 from mlp_xp.sweep.stack import EpochPlan
@@ -52,38 +52,37 @@ def is_stackable(job: Job) -> bool:
     )
 
 
-class Alone:
-    """A fit by itself, such as one by lbfgs."""
+class Fit:
+    """A fit by itself, such as one by lbfgs, or one whose data or parameters were refused with ``error``."""
 
-    def __init__(self, job: Job) -> None:
-        self.job, self.e, self.done, self.seconds = job, job.estimator, False, 0.0
-        self.error: Exception | None = None
-
-    def fit_params(self) -> dict[str, Any]:
-        """Those of the job; the numbers of times that rows are drawn are factors of their weights."""
-        if self.job.sample is None:
-            return self.job.fit_params
-        rows = _num_samples(self.job.x)
-        given = self.job.fit_params.get("sample_weight")
-        counts = np.bincount(_drawn(self.job.sample, rows), minlength=rows).astype(np.float64)
-        return {**self.job.fit_params, "sample_weight": counts if given is None else counts * np.asarray(given)}
+    def __init__(self, job: Job, error: Exception | None = None) -> None:
+        self.job, self.e, self.error = job, job.estimator, error
+        self.done, self.converged, self.seconds = error is not None, True, 0.0
 
     def is_over(self, until: int | None) -> bool:
         """Whether the estimator is fitted: at once to its end."""
         return self.done
 
     def train(self) -> None:
-        """Fit the estimator."""
-        began = time.perf_counter()
+        """Fit the estimator; the numbers of times that rows are drawn are factors of their weights."""
+        began, (_, x, y, params, sample) = time.perf_counter(), self.job
         try:
-            self.e.fit(self.job.x, self.job.y, **self.fit_params())
-        except Exception as error:  # reported with its job
+            if sample is not None:
+                counts = np.bincount(_drawn(sample, _num_samples(x)), minlength=_num_samples(x)).astype(np.float64)
+                given = params.get("sample_weight")
+                params = {**params, "sample_weight": counts if given is None else counts * np.asarray(given)}
+            self.e.fit(x, y, **params)
+        except Exception as error:  # raised with the result
             self.error = error
         self.done, self.seconds = True, time.perf_counter() - began
 
     def result(self) -> Any:
-        """The fitted estimator, or the exception."""
-        return self.error or self.e
+        """The estimator, with scikit-learn's warning if it has not converged; or raise the exception of its fit."""
+        if self.error is not None:
+            raise self.error
+        if not self.converged:
+            warn_of_the_end(self.e)
+        return self.e
 
 
 class Pool:
@@ -132,11 +131,12 @@ def numbers(e: Any) -> Hashable:
     return words.tobytes(), *rest
 
 
-class Fit:
+class StackedFit(Fit):
     """The fit of an estimator in a stack, a member of a `Team`."""
 
     def __init__(self, job: Job, pool: Pool) -> None:
-        e = self.e = job.estimator
+        super().__init__(job._replace(x=None, y=None, fit_params={}))  # only what training needs is sent to others
+        e = self.e
         e._validate_params()
         setting, data, held = pool.split(job)
         self.device: Any = home(job.x) if e.device is None else e.device
@@ -146,7 +146,7 @@ class Fit:
         self.data, self.held = data, held
         e._optimizer = make_solver(e)
         e.n_iter_ = 0
-        rows, self.sample = len(data.x), job.sample
+        rows = len(data.x)
         self.rows = None if job.sample is None else _drawn(job.sample, rows)
         self.course = Course(e, rows, data.w if self.rows is None or data.w is ABSENT else data.w[self.rows])
         self.step = TrainStep(self.network, self.loss, e._optimizer.optimizer)
@@ -155,8 +155,7 @@ class Fit:
         self.order: Any = None
         self.random: Any = None
         self.stream = pool.stream(e)
-        self.done, self.stopped, self.seconds = False, False, 0.0
-        self.error: Exception | None = None
+        self.stopped = False
 
     @property
     def group(self) -> Hashable:
@@ -175,14 +174,14 @@ class Fit:
         """The next epoch over the rows from ``start`` on."""
         solver, at = self.e._optimizer, (self.stream, self.e.n_iter_, self.course.rows)
         self._shuffle(at, known)
-        if (at, self.sample, start) not in known:
+        if (at, self.job.sample, start) not in known:
             order = self.order if self.rows is None else self.rows[self.order]
-            known[at, self.sample, start] = (order + start).astype(np.int32)
+            known[at, self.job.sample, start] = (order + start).astype(np.int32)
         key = (solver.optimizer, solver.learning_rate, solver.steps) if solver.by_epoch else object()
         if key not in known:
             known[key] = self.course.rates()
         l2 = self._penalties if self.course.w is ABSENT else self.course.penalties(self.order)
-        return EpochPlan(known[at, self.sample, start], known[key], l2)
+        return EpochPlan(known[at, self.job.sample, start], known[key], l2)
 
     def _shuffle(self, at: Hashable, known: dict[Any, Any]) -> None:
         """Shuffle the order of the rows again; fits whose random numbers are the same share those of one of them."""
@@ -207,6 +206,7 @@ class Fit:
         is_best = note(self.e, self.course, loss, measured)
         self.stopped = is_over(self.e)
         self.done = self.stopped or self.e.n_iter_ >= self.e.max_iter
+        self.converged = self.stopped or not self.done
         return is_best
 
     def store(self, state: TrainState, kept: Tree | None) -> None:
@@ -224,10 +224,6 @@ class Fit:
             e._checked()
         except ValueError as error:
             self.error = error
-
-    def result(self) -> Any:
-        """The estimator, or the exception of its fit."""
-        return self.error or self.e
 
 
 def _drawn(seed: int, rows: int) -> HostArray:

@@ -11,8 +11,7 @@ import numpy as np
 from mlp_xp.data.feed import Batch, Feed, make_feed
 from mlp_xp.model import as_backend
 from mlp_xp.nn.step import TrainStep
-from mlp_xp.sklearn.jobs import Alone, Fit, Job, Pool, is_stackable
-from mlp_xp.sklearn.stochastic import warn_of_the_end
+from mlp_xp.sklearn.jobs import Fit, Job, Pool, StackedFit, is_stackable
 from mlp_xp.sklearn.validation import Setting, Validation
 from mlp_xp.sklearn.weights import scaled
 from mlp_xp.sweep.binding import Path, differing
@@ -28,41 +27,33 @@ DATA = {"job", "data", "held"}
 
 
 def fit_all(jobs: Sequence[Job], n_jobs: int | None = None) -> list[Any]:
-    """The estimators of all jobs, fitted, or for each the exception that its fit raised."""
+    """The estimators of all jobs, fitted; raises the first exception of a fit."""
     fits = start_all(jobs)
     train_all(fits, n_jobs)
-    for fit in fits:
-        if warned(fit):
-            warn_of_the_end(fit.e)
-    return [fit if isinstance(fit, Exception) else fit.result() for fit in fits]
+    return [fit.result() for fit in fits]
 
 
-def start_all(jobs: Sequence[Job]) -> list[Any]:
-    """A `Fit`, an `Alone` or the exception of the checks for each job."""
-    pool, found = Pool(), list[Any]()
+def start_all(jobs: Sequence[Job]) -> list[Fit]:
+    """A fit for each job, where possible one to train in a stack."""
+    pool, found = Pool(), list[Fit]()
     for job in jobs:
         try:
-            found.append(Fit(job, pool) if is_stackable(job) else Alone(job))
-        except Exception as error:  # what a fit raises is reported with its job
-            found.append(error)
+            found.append(StackedFit(job, pool) if is_stackable(job) else Fit(job))
+        except Exception as error:  # raised with the result
+            found.append(Fit(job, error))
     return found
-
-
-def warned(fit: Any) -> bool:
-    """Whether the fit ended at ``max_iter`` before it converged."""
-    return isinstance(fit, Fit) and fit.done and not fit.stopped
 
 
 def train_all(fits: Sequence[Any], n_jobs: int | None, until: int | None = None) -> None:
     """Train all fits to their end, or to ``until`` epochs."""
     groups: dict[Hashable, list[int]] = {}
     for i, fit in enumerate(fits):
-        if not isinstance(fit, Exception) and not fit.is_over(until):
-            groups.setdefault(fit.group if isinstance(fit, Fit) else i, []).append(i)
+        if not fit.is_over(until):
+            groups.setdefault(fit.group if isinstance(fit, StackedFit) else i, []).append(i)
     tasks: list[tuple[Any, ...]] = []
     for group in groups.values():
         first = fits[group[0]]
-        if isinstance(first, Alone):
+        if not isinstance(first, StackedFit):
             tasks.append((group, [first]))
             continue
         size = models_together(as_backend(first.device), first.network, first.course.batch_size, first.dtype)
@@ -76,18 +67,18 @@ def train_all(fits: Sequence[Any], n_jobs: int | None, until: int | None = None)
 
 def _run(part: list[int], fits: list[Any], *team: Any) -> tuple[list[int], list[dict[str, Any]]]:
     """Train these fits; their data are not sent back from another process."""
-    if isinstance(fits[0], Alone):
-        fits[0].train()
-    else:
+    if team:
         *setting, until = team
         FitTeam(fits, *setting).train(fits, until)
+    else:
+        fits[0].train()
     return part, [{name: value for name, value in vars(fit).items() if name not in DATA} for fit in fits]
 
 
-class FitTeam(Team[Fit]):
+class FitTeam(Team[StackedFit]):
     """Fits in a stack."""
 
-    def __init__(self, fits: Sequence[Fit], step: TrainStep, paths: tuple[Path, ...], size: int) -> None:
+    def __init__(self, fits: Sequence[StackedFit], step: TrainStep, paths: tuple[Path, ...], size: int) -> None:
         first = fits[0]
         self.setting = Setting(as_backend(first.device), first.network, first.loss, first.dtype)
         data, self.starts = _joined([fit.data for fit in fits])
@@ -100,7 +91,7 @@ class FitTeam(Team[Fit]):
     def _feed(self, data: Batch) -> Feed:
         return make_feed(self.setting.backend, self.setting.network, data, self.setting.dtype, None)
 
-    def plan(self, member: Fit, known: dict[Any, Any]) -> EpochPlan:
+    def plan(self, member: StackedFit, known: dict[Any, Any]) -> EpochPlan:
         """See `Team`."""
         return member.plan(self.starts[id(member.data)], known)
 
