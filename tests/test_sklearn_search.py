@@ -126,7 +126,7 @@ def test_transformers_of_a_pipeline_are_fitted_once_per_fold_and_setting():
 def test_data_are_checked_once_for_each_fold(monkeypatch):
     learn, learned = MLPClassifier._learn, []
     monkeypatch.setattr(MLPClassifier, "_learn", lambda e, *a, **k: learned.append(len(a[0])) or learn(e, *a, **k))
-    grid = {"alpha": [0.0, 0.1], "hidden_layer_sizes": [(3,), (4,)], "class_weight": [None, "balanced"]}
+    grid = {"alpha": [0.0, 0.1], "hidden_layer_sizes": [(3,), (4,)], "class_weight": [None, {0: 2.0}]}
     BatchedSearchCV(MLP, grid, cv=KFold(4), refit=False).fit(X, Y)
     assert learned == 2 * [117, 118, 118, 118]  # the weights of classes depend on the setting
 

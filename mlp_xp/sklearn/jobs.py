@@ -94,8 +94,8 @@ class Pool:
     def split(self, job: Job) -> tuple[Setting, Batch, Held | None]:
         """Prepare the estimator; return its setting, the rows to train on, and those held out."""
         e, weight = job.estimator, job.fit_params.get("sample_weight")
-        choices = (getattr(e, name, None) for name in ("loss", "class_weight"))
-        key: tuple[Any, ...] = type(e), id(job.x), id(job.y), id(weight), *map(hashable, choices)
+        choices = hashable(getattr(e, "loss", None)), repr(getattr(e, "class_weight", None))
+        key: tuple[Any, ...] = type(e), id(job.x), id(job.y), id(weight), choices
         if key not in self.known:
             before, given = dict(vars(e)), to_host(job.x)
             data = e._learn(given, to_host(job.y), weight, incremental=False, first=True)
@@ -124,7 +124,7 @@ class Pool:
 
 
 def numbers(e: Any) -> Hashable:
-    """Equal for estimators that draw the same numbers from now on; only with an integer as ``random_state``."""
+    """Equal for estimators whose integer ``random_state`` makes them draw the same numbers from now on."""
     if not isinstance(e.random_state, Integral):
         return id(e)
     _, words, *rest = e._random_state.get_state()
@@ -135,7 +135,7 @@ class StackedFit(Fit):
     """The fit of an estimator in a stack, a member of a `Team`."""
 
     def __init__(self, job: Job, pool: Pool) -> None:
-        super().__init__(job._replace(x=None, y=None, fit_params={}))  # only what training needs is sent to others
+        super().__init__(job._replace(x=None, y=None, fit_params={}))  # other processes need no more of it
         e = self.e
         e._validate_params()
         setting, data, held = pool.split(job)
