@@ -150,26 +150,18 @@ class Sweep:
         split = as_folds(folds, x, y)
         size = rows if batch_size is None else check_count("batch_size", batch_size)
         check_count("max_epochs", max_epochs)
+        sets = named_sets(validation_data, split)
+        fitting = Fitting(backend, self.device, self.dtype, split, sets, early_stopping, halving, shuffle, resident)
         candidates = [
-            self.base.candidate(setting, size, max_epochs, fold)
+            fitting.clipped(self.base.candidate(setting, size, max_epochs, fold), rows)
             for setting in self.settings
             for fold in (range(len(split)) if split else [None])
         ]
-        sets = named_sets(validation_data, split)
-        fitting = Fitting(backend, self.device, self.dtype, split, sets, early_stopping, halving, shuffle, resident)
         groups = fitting.groups(candidates, x, y, sample_weight, together)
         storage = Storage(checkpoint, candidates, (shuffle, early_stopping, halving, *fitting.identity(groups[0][0])))
         runs = [
-            Run(
-                i,
-                fitting.clipped(candidate, rows),
-                self.dtype,
-                fitting.rows_of(candidate, rows),
-                shuffle,
-                early_stopping,
-                storage.read(i),
-            )
-            for i, candidate in enumerate(candidates)
+            Run(i, one, self.dtype, fitting.rows_of(one, rows), shuffle, early_stopping, storage.read(i))
+            for i, one in enumerate(candidates)
         ]
         reporter = Reporter(len(runs), progress)
         save = None if checkpoint is None else storage.write_if_seen
