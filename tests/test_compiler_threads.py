@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import pytest
 
 from mlp_xp import SGD, Adam, Trainer, mlp
 from mlp_xp_backends.compiler.targets.cpu import run, shares
-from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, OpenBlas, mkl, openblas
+from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, OpenBlas, blas, mkl, openblas
 from mlp_xp_backends.compiler.targets.cpu.parts import EXACT, LEAST, TILE, multiplications, parts
 from mlp_xp_backends.compiler.targets.cpu.shares import SHARES
 from mlp_xp_backends.compiler.targets.cpu.team import TEAM
@@ -23,13 +22,13 @@ from mlp_xp_backends.trees import leaves
 from tests.compiler_cases import NETWORKS, OPTIMIZERS, Library, assert_compiled, compiled, copied, f, training
 
 needs_openblas = pytest.mark.skipif(openblas() is None, reason="NumPy has no OpenBLAS")
-in_parts = partial(openblas, in_parts=True)
 always = pytest.mark.usefixtures("divide_always")
 
 
 @pytest.fixture
 def divide_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Divide elementwise operations of any size."""
+    """The team computes all products, and divides elementwise operations of any size."""
+    monkeypatch.setattr(blas(), "in_parts", True)
     for name in ("LARGE", "ENOUGH", "FEWEST"):
         monkeypatch.setattr(shares, name, 2)
 
@@ -119,7 +118,7 @@ def test_no_part_of_a_batch_is_so_small_that_openblas_fails(shape: tuple[int, in
 @pytest.mark.parametrize("rule", [SGD(0.1, momentum=0.9), Adam(0.001)], ids=["momentum", "adam"])
 @pytest.mark.parametrize("hidden", [[400, 400], [1200]])
 def test_the_same_bits_on_any_number_of_threads(rule: Any, hidden: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openblas(), "in_parts", True)  # products of middle size, too
+    monkeypatch.setattr(blas(), "in_parts", True)  # products of middle size, too
     x, y = f((300, 300)), np.arange(300) % 10
     weights = []
     for threads in (1, 2, 4, 3):
@@ -181,10 +180,10 @@ def test_divided_rows_have_the_bits_of_the_whole(network: str, optimizer: str, m
     monkeypatch.setattr(run, "SPLIT", 0)  # no program is small
     case = training(network, OPTIMIZERS[optimizer])
     monkeypatch.setattr(OpenBlas, "threads", 1)
-    whole = compiled(case[0], in_parts)(copied(case[1]), *case[2:])
+    whole = compiled(case[0], openblas)(copied(case[1]), *case[2:])
     monkeypatch.setattr(OpenBlas, "threads", 3)
     called = count_shares(monkeypatch)
-    divided = compiled(case[0], in_parts)(copied(case[1]), *case[2:])
+    divided = compiled(case[0], openblas)(copied(case[1]), *case[2:])
     assert called
     for a, b in zip(leaves(divided), leaves(whole), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -237,9 +236,9 @@ def test_what_is_divided(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     case = (f((40, 40)), f((40, 40), 1), f((5, 40, 40), 2))
     called = count_shares(monkeypatch)
-    compiled(body_with_product, in_parts)(copied(case[0]), *case[1:])
+    compiled(body_with_product, openblas)(copied(case[0]), *case[1:])
     assert called.count(3 * SHARES) == expected
-    assert_compiled(body_with_product, *case, library=in_parts)
+    assert_compiled(body_with_product, *case, library=openblas)
 
 
 @needs_openblas
@@ -358,8 +357,6 @@ def test_a_step_leaves_the_number_of_threads_as_it_was(find: Library) -> None:
 
 
 def test_mkl_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlp_xp_backends.compiler.targets.cpu.blas import blas
-
     monkeypatch.delenv("MLP_XP_BLAS", raising=False)
     assert blas.__wrapped__() is openblas()
     monkeypatch.setenv("MLP_XP_BLAS", "accelerate")

@@ -109,7 +109,7 @@ def test_no_product_of_other_dtypes() -> None:
 @needs_openblas
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_process_forked_inside_a_run_has_all_its_threads() -> None:
-    threadpoolctl, library = pytest.importorskip("threadpoolctl"), openblas(in_parts=True)
+    threadpoolctl, library = pytest.importorskip("threadpoolctl"), openblas()
     assert library is not None
     with threadpoolctl.threadpool_limits(2), library.on_one_core(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of newer Pythons, about threads

@@ -10,8 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -97,9 +97,8 @@ class OpenBlas(Blas):
     Such a product in a batch ends the process (OpenBLAS #5980).
     """
 
-    def __init__(self, library: Any, pattern: str, integer: Any, in_parts: bool = False) -> None:
+    def __init__(self, library: Any, pattern: str, integer: Any) -> None:
         super().__init__(library, pattern, integer)
-        self.in_parts = in_parts
         self._gemm_batch = _routines(library, pattern.replace("{}_", "cblas_{}"), "gemm_batch")
         core = library[pattern.replace("{}_", "{}").format("openblas_get_corename")]
         core.restype = ctypes.c_char_p
@@ -163,15 +162,14 @@ class OpenBlas(Blas):
         f, args = batch if exact or self.threads <= MOST else whole
         scales[0], scales[1] = alpha, beta
         with self._lock:  # no other run begins as long as there are several threads
-            alone = self._inside == 1
-            if alone:
+            if self._inside == 1:
                 self._set(self._before)
                 try:
                     f(*args)
                 finally:
                     self._set(1)
-        if not alone:
-            f(*args)
+                return
+        f(*args)
 
     def _set(self, threads: int) -> None:
         self._put(ctypes.byref(ctypes.c_int(threads)))
@@ -221,31 +219,27 @@ def blas() -> Blas | None:
     """The library for the products of compiled loops: NumPy's OpenBLAS, or what ``MLP_XP_BLAS`` names.
 
     Steps with large arrays are divided between a `Team` of threads that sleep while they wait; OpenBLAS's own threads
-    are faster for products of middle size, and used for them. With ``openblas-parts`` the team computes these, too: the
-    same bits on any number of cores. ``mkl`` is Intel's MKL, never the default: on AMD processors it was 8 to 25 %
-    slower. `None` if NumPy has no OpenBLAS: its own products are used then.
+    are faster for products of middle size, and used for them. With ``openblas-parts`` the team computes these, too.
+    ``mkl`` is Intel's MKL, never the default: on AMD processors it was 8 to 25 % slower. `None` if NumPy has no
+    OpenBLAS: its own products are used then.
     """
     wish = os.environ.get("MLP_XP_BLAS", "openblas").lower()
     if wish not in ("openblas", "openblas-parts", "mkl"):
         raise ValueError(f"MLP_XP_BLAS is {wish!r}: it can be openblas, openblas-parts or mkl")
-    library = mkl() if wish == "mkl" else openblas(in_parts=True) if wish == "openblas-parts" else openblas()
+    library = mkl() if wish == "mkl" else openblas()
     if wish == "mkl" and library is None:
         raise ValueError("MLP_XP_BLAS is mkl, but MKL is not installed: pip install mkl")
+    if library is not None:
+        library.in_parts = wish == "openblas-parts"
     return library
 
 
 @cache
-def openblas(in_parts: bool = False) -> Blas | None:
-    """The OpenBLAS in NumPy's wheel, if there is one; see `blas` for ``in_parts``."""
+def openblas() -> Blas | None:
+    """The OpenBLAS in NumPy's wheel, if there is one."""
     package = Path(np.__file__).parent
-    for folder in (package.parent / "numpy.libs", package / ".dylibs"):
-        for path in sorted(folder.glob("*openblas*")):
-            try:
-                library = ctypes.CDLL(str(path))
-                return OpenBlas(library, *_naming(library), in_parts)
-            except (OSError, AttributeError):
-                continue
-    return None
+    paths = [*package.parent.glob("numpy.libs/*openblas*"), *package.glob(".dylibs/*openblas*")]
+    return _first(paths, lambda library: OpenBlas(library, *_naming(library)))
 
 
 @cache
@@ -254,11 +248,14 @@ def mkl() -> Blas | None:
 
     Only on Linux: elsewhere other libraries bring another copy of Intel's OpenMP, which aborts the process.
     """
-    for path in sorted(Path(sys.prefix, "lib").glob("libmkl_rt.so*")):
-        try:
-            return Mkl(ctypes.CDLL(str(path)))
-        except (OSError, AttributeError):
-            continue
+    return _first(Path(sys.prefix, "lib").glob("libmkl_rt.so*"), Mkl)
+
+
+def _first(paths: Iterable[Path], library: Callable[[ctypes.CDLL], Blas]) -> Blas | None:
+    """The first of these libraries that has all functions."""
+    for path in sorted(paths):
+        with suppress(OSError, AttributeError):
+            return library(ctypes.CDLL(str(path)))
     return None
 
 
