@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 
 from mlp_xp import SGD, Adam, Trainer, mlp
-from mlp_xp_backends.compiler.targets.cpu import run, shares
+from mlp_xp_backends.compiler.recorder import record
+from mlp_xp_backends.compiler.targets.cpu import run, shares, team
 from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, OpenBlas, blas, mkl, openblas
 from mlp_xp_backends.compiler.targets.cpu.parts import EXACT, LEAST, TILE, multiplications, parts
 from mlp_xp_backends.compiler.targets.cpu.shares import SHARES
-from mlp_xp_backends.compiler.targets.cpu.team import TEAM
+from mlp_xp_backends.compiler.targets.cpu.team import TEAM, Team
 from mlp_xp_backends.trees import leaves
 from tests.compiler_cases import NETWORKS, OPTIMIZERS, Library, assert_compiled, compiled, copied, f, training
 
@@ -239,6 +241,120 @@ def test_what_is_divided(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled(body_with_product, openblas)(copied(case[0]), *case[1:])
     assert called.count(3 * SHARES) == expected
     assert_compiled(body_with_product, *case, library=openblas)
+
+
+@needs_openblas
+@always
+@pytest.mark.parametrize(
+    ("limits", "divided"),
+    [
+        ({"LARGE": 1600, "ENOUGH": 1600, "FEWEST": 40}, True),
+        ({"LARGE": 1601}, False),
+        ({"ENOUGH": 1601}, False),
+        ({"FEWEST": 41}, False),
+    ],
+)
+def test_from_which_size_rows_are_divided(
+    limits: dict[str, int], divided: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, limit in limits.items():
+        monkeypatch.setattr(shares, name, limit)
+    monkeypatch.setattr(OpenBlas, "threads", 2)
+    monkeypatch.setattr(run, "SPLIT", 0)
+    called = count_shares(monkeypatch)
+    compiled(lambda xp, c, k, x: (c, (x * 2.0, xp.matmul(k, k))), openblas)((), f((40, 40)), f((2, 40, 40)))
+    assert called == [2 * SHARES] * divided
+
+
+def product_and(*others: Any) -> Any:
+    return lambda xp, c, k, x: (c, (xp.matmul(x, k), *(other(xp, x, k) for other in others)))
+
+
+def of_both(xp: Any, x: Any, k: Any) -> Any:
+    return xp.exp(k) * 2.0
+
+
+STEPS_THAT_PAY: dict[str, tuple[Any, tuple[int, ...], tuple[int, ...], bool]] = {
+    "a huge product": (product_and(), (10, 100), (100, 10), True),
+    "a smaller one": (product_and(), (10, 99), (99, 10), False),
+    "a huge product only as a stack": (product_and(), (2, 10, 99), (2, 99, 10), False),
+    "a middle product and two large results": (product_and(of_both), (10, 10), (10, 10), True),
+    "a smaller product": (product_and(of_both), (9, 10), (10, 10), False),
+    "one large result": (product_and(lambda xp, x, k: xp.exp(k)), (10, 10), (10, 10), False),
+    "results that are not large": (product_and(of_both, of_both), (15, 9), (9, 11), False),
+    "large results only as a stack": (product_and(of_both, of_both), (2, 15, 9), (2, 9, 11), False),
+    "vectors": (product_and(lambda xp, x, k: xp.exp(xp.reshape(k, (-1,))) * 2.0), (10, 20), (20, 10), False),
+    "products": (product_and(lambda xp, x, k: xp.matmul(x, xp.matmul(k, x))), (10, 10), (10, 10), False),
+    "no product": (lambda xp, c, k, x: (c, of_both(xp, x, k)), (10, 10), (10, 10), False),
+}
+
+
+@pytest.mark.parametrize("name", STEPS_THAT_PAY)
+def test_for_which_steps_a_team_pays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, size in {"LARGE": 100, "ENOUGH": 200, "MIDDLE": 1000, "HUGE": 10_000}.items():
+        monkeypatch.setattr(shares, limit, size)
+    body, x, k, expected = STEPS_THAT_PAY[name]
+    assert shares.pays(record(body, (), f(k), f((2, *x)))) is expected
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_each_thread_of_a_team_has_cores_of_its_own(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine of seven cores, for threads that run on its third core."""
+    cores, placed = set(range(10, 17)), dict[int, list[set[int]]]()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores if pid == 0 else {99}, raising=False)
+    monkeypatch.setattr(
+        os, "sched_setaffinity", lambda pid, group: placed.setdefault(pid, []).append(set(group)), raising=False
+    )
+    monkeypatch.setattr(team, "_core_number", lambda: lambda: 12)
+    crew = Team()
+    with crew.led(4):
+        assert len(crew.workers) == len(crew.called) == 3
+    placed.clear()
+    with crew.led(threads):
+        pass
+    assert all(worker.thread.daemon for worker in crew.workers)  # a process does not wait for them at its end
+    groups = [placed[0][0], *(placed[worker.thread.native_id or 0][0] for worker in crew.called)]
+    assert len(crew.called) == threads - 1 and 12 in groups[0]
+    assert sorted(core for group in groups for core in group) == sorted(cores)
+    assert max(map(len, groups)) - min(map(len, groups)) <= 1 and placed[0][-1] == cores
+    for worker in crew.workers:
+        worker.retire()
+        assert not worker.thread.is_alive()
+
+
+@pytest.mark.parametrize("told", [-1, 12])
+def test_threads_stay_where_they_are_if_there_are_too_few_cores_or_none_is_told(
+    told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {11, 12, 13} if told < 0 else {12}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, group: pytest.fail("moved"), raising=False)
+    monkeypatch.setattr(team, "_core_number", lambda: lambda: told)
+    with Team().led(2):
+        pass
+
+
+def raising(error: type[Exception]) -> Any:
+    def function(*args: Any) -> Any:
+        raise error
+
+    return function
+
+
+def test_a_system_without_numbers_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (OSError, TypeError, AttributeError):
+        monkeypatch.setattr(ctypes, "CDLL", raising(error))
+        assert team._core_number.__wrapped__()() == -1
+
+
+def test_a_run_whose_threads_may_not_be_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {11, 12}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", raising(OSError), raising=False)
+    monkeypatch.setattr(team, "_core_number", lambda: lambda: 12)
+    done: list[int] = []
+    with TEAM.led(2):
+        function, args = TEAM.call([[(done.append, (1,))]] * 4)
+        function(*args)
+    assert len(done) == 4
 
 
 @needs_openblas

@@ -131,7 +131,7 @@ def _products(
     alpha, beta = (np.broadcast_to(s, (*stack, 1, 1)) for s in (alpha, beta))
     for k in np.ndindex(stack):
         of_part = m.blas.gemm if m.small or m.threads else m.blas.divided
-        pieces = parts(c[k], a[k], b[k], (MOST if multiplications(c[k], a) >= QUARTERS else 2) if m.threads else 1)
+        pieces = parts(c[k], a[k], b[k], (MOST if multiplications(c[k], a[k]) >= QUARTERS else 2) if m.threads else 1)
         calls = [call for x, y, z in pieces if (call := of_part(x, y, z, alpha[k], beta[k])) is not None]
         if len(calls) < len(pieces):
             return None

@@ -33,4 +33,4 @@ def parts(c: HostArray, a: HostArray, b: HostArray, most: int) -> list[Product]:
 
 def multiplications(c: HostArray, a: HostArray) -> int:
     """Those of the product ``c = a b`` of two matrices."""
-    return int(c.size * a.shape[-1])
+    return int(c.size * a.shape[1])
