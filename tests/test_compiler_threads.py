@@ -140,7 +140,6 @@ STEPS = """
 import hashlib, sys
 import numpy as np
 from mlp_xp import SGD, Trainer, mlp
-from mlp_xp_backends.compiler.targets.cpu import run
 from mlp_xp_backends.compiler.targets.cpu.blas import OpenBlas, openblas
 from mlp_xp_backends.trees import leaves
 
@@ -148,30 +147,36 @@ library, rng, calls = openblas(), np.random.default_rng(0), []
 original = OpenBlas._run_divided
 OpenBlas._run_divided = lambda *args: (calls.append(1), original(*args))
 x, y = rng.standard_normal((208, 784)), np.arange(208) % 10
-for dtype, *counts in (words.split(":") for words in sys.argv[1:]):
+for dtype, hidden, *counts in (words.split(":") for words in sys.argv[1:]):
     found = []
+    calls.clear()
     for threads in map(int, counts):
         library._set(threads)
-        trainer = Trainer(mlp(784, 300, 214, 10), optimizer=SGD(0.1, momentum=0.9), seed=1, dtype=dtype)
+        trainer = Trainer(mlp(784, int(hidden), 214, 10), optimizer=SGD(0.1, momentum=0.9), seed=1, dtype=dtype)
         trainer.fit(x.astype(dtype), y, max_epochs=1, batch_size=104)
         found.append(hashlib.sha256(b"".join(w.tobytes() for w in leaves(trainer.state.params))).hexdigest())
-    print(library._core, dtype, len(set(found)), len(calls) > 0, any(runner.threads for runner in run.ALIVE))
+    print(library._core, dtype, hidden, len(set(found)), "batches" * bool(calls))
 """
 
 
 @needs_openblas
 @pytest.mark.parametrize("core", CORES)
 def test_the_same_bits_on_any_number_of_threads_of_the_library(core: str) -> None:
-    """Steps of middle size at the default settings; on more than `MOST` threads with the kernels that are `EXACT`."""
+    """At the default settings; on more than `MOST` threads with the kernels that are `EXACT`.
+
+    Steps of middle size, and large ones, which have batches on more than `MOST` threads only.
+    """
     features = getattr(np._core._multiarray_umath, "__cpu_features__", {})
     if not features.get(CORES[core]):
         pytest.skip(f"this processor has no {CORES[core]}")
-    dtypes = ["float32", "float64"]
-    asked = [f"{dtype}:1:2:3:4" + ":8" * (LETTER[np.dtype(dtype)] in EXACT[core]) for dtype in dtypes]
+    exact = {dtype: LETTER[np.dtype(dtype)] in EXACT[core] for dtype in ("float32", "float64")}
+    cases = [(dtype, hidden) for dtype in exact for hidden in (300, 800)]
+    asked = [f"{dtype}:{hidden}:1:2:3:4" + ":8" * exact[dtype] for dtype, hidden in cases]
     env = {**os.environ, "OPENBLAS_CORETYPE": core}
     env.pop("MLP_XP_BLAS", None)
     done = subprocess.run([sys.executable, "-c", STEPS, *asked], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [f"{core} {dtype} 1 True False" for dtype in dtypes]
+    expected = [f"{core} {dtype} {hidden} 1 " + "batches" * (hidden == 300 or exact[dtype]) for dtype, hidden in cases]
+    assert done.stdout.splitlines() == expected
 
 
 @needs_openblas
