@@ -129,8 +129,9 @@ class OpenBlas(Blas):
                     self._set(self._before)
 
     def divided(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
-        """See `Blas.divided`; in `parts` on up to `MOST` threads, and on more if the kernels are `EXACT`."""
-        whole, exact = self.gemm(c, a, b, alpha, beta), LETTER[c.dtype] in EXACT.get(self._core, "")
+        """See `Blas.divided`; in `parts` on up to `MOST` threads, and on more if the kernel is `EXACT`."""
+        whole, columns = self.gemm(c, a, b, alpha, beta), EXACT.get((self._core, LETTER[c.dtype]))
+        exact = columns is not None and c.shape[1] % columns == 0
         pieces = parts(c, a, b, self.threads if exact else MOST if multiplications(c, a) >= self.QUARTERS else 2)
         if whole is None or len(pieces) == 1 or min(multiplications(z, x) for z, x, _ in pieces) <= self.SMALL:
             return whole
