@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -421,6 +424,34 @@ def test_errors_of_workers_are_raised() -> None:
     for _ in range(2):
         with TEAM.led(2), pytest.raises(ZeroDivisionError):
             function(*args)
+
+
+def test_an_error_that_only_a_worker_has_is_raised_once() -> None:
+    def fail() -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise ZeroDivisionError
+        time.sleep(0.05)
+
+    failing, sound = (TEAM.call([[(function, ())]] * 2)[1] for function in (fail, partial(time.sleep, 0.02)))
+    for _ in range(2):
+        with TEAM.led(2):
+            with pytest.raises(ZeroDivisionError):
+                TEAM._run(*failing)
+            TEAM._run(*sound)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_has_a_team_of_its_own() -> None:
+    with TEAM.led(2), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of newer Pythons, about threads
+        child = os.fork()
+        if child == 0:  # never returns
+            signal.alarm(20)
+            function, args = TEAM.call([[(time.sleep, (0.02,))]] * 3)
+            with TEAM.led(2):
+                function(*args)
+            os._exit(len(TEAM.workers))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
 
 @needs_openblas
