@@ -14,7 +14,7 @@ import pytest
 
 from mlp_xp.nn.layers import Embedding
 from mlp_xp_backends.compiler.recorder import record
-from mlp_xp_backends.compiler.targets.cpu.blas import openblas
+from mlp_xp_backends.compiler.targets.cpu.libraries import openblas
 from mlp_xp_backends.trees import leaves, tree_map
 from tests.compiler_cases import (
     LIBRARIES,

@@ -19,7 +19,9 @@ import pytest
 from mlp_xp import SGD, Adam, Trainer, mlp
 from mlp_xp_backends.compiler.recorder import record
 from mlp_xp_backends.compiler.targets.cpu import run, shares, team
-from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, OpenBlas, blas, mkl, openblas
+from mlp_xp_backends.compiler.targets.cpu.blas import LETTER
+from mlp_xp_backends.compiler.targets.cpu.libraries import blas, mkl, openblas
+from mlp_xp_backends.compiler.targets.cpu.openblas import OpenBlas
 from mlp_xp_backends.compiler.targets.cpu.parts import EXACT, LEAST, TILE, multiplications, parts
 from mlp_xp_backends.compiler.targets.cpu.shares import SHARES
 from mlp_xp_backends.compiler.targets.cpu.team import TEAM, Team
@@ -143,7 +145,8 @@ STEPS = """
 import hashlib, sys
 import numpy as np
 from mlp_xp import SGD, Trainer, mlp
-from mlp_xp_backends.compiler.targets.cpu.blas import OpenBlas, openblas
+from mlp_xp_backends.compiler.targets.cpu.libraries import openblas
+from mlp_xp_backends.compiler.targets.cpu.openblas import OpenBlas
 from mlp_xp_backends.trees import leaves
 
 library, rng, calls = openblas(), np.random.default_rng(0), []
