@@ -422,6 +422,14 @@ def test_a_thread_that_is_late_leaves_its_shares_to_others() -> None:
     assert len(threads) == 2000 and threads.count(threading.get_ident()) > 1000
 
 
+@pytest.mark.parametrize("shares_of_all", [2, 3])
+def test_as_many_shares_run_at_a_time_as_there_are_threads(shares_of_all: int) -> None:
+    meeting = threading.Barrier(shares_of_all, timeout=20)
+    function, args = TEAM.call([[(meeting.wait, ())]] * shares_of_all)
+    with TEAM.led(3):
+        function(*args)
+
+
 def test_errors_of_workers_are_raised() -> None:
     function, args = TEAM.call([[(time.sleep, (0.02,)), (divmod, (1, 0))]] * 2)
     for _ in range(2):
