@@ -17,9 +17,17 @@ MOST = 4
 """The largest number of parts that do not depend on the threads."""
 TILE = 8
 """The rows or columns of all parts but the last are multiples of this."""
-EXACT = {"SkylakeX": "s", "Haswell": "d", "Sandybridge": "sd", "Nehalem": "sd", "Katmai": "sd"}
-"""The precisions in which OpenBLAS's kernels for a processor round each element alike in all parts, tried for products
-of 3 to 40 million multiplications: not in the corners of blocks (SkylakeX, double), or not at all (Haswell, single).
+EXACT = {
+    ("SkylakeX", "s"): 1,
+    ("SkylakeX", "d"): 8,
+    ("Haswell", "d"): 1,
+    ("Sandybridge", "s"): 1,
+    ("Sandybridge", "d"): 1,
+    ("Nehalem", "s"): 1,
+    ("Nehalem", "d"): 1,
+}
+"""OpenBLAS's kernels, by processor and precision, that round each element alike in a product and in any parts of it, if
+the number of columns is a multiple of this; found by trying products of 3 to 40 million multiplications.
 """
 
 
@@ -33,4 +41,4 @@ def parts(c: HostArray, a: HostArray, b: HostArray, most: int) -> list[Product]:
 
 def multiplications(c: HostArray, a: HostArray) -> int:
     """Those of the product ``c = a b`` of two matrices."""
-    return int(c.size * a.shape[-1])
+    return int(c.size * a.shape[1])
