@@ -28,7 +28,7 @@ class Blas:
 
     def __init__(self, library: Any, pattern: str, integer: Any) -> None:
         self._integer = integer
-        self._gemm, self._axpby = (routines(library, pattern, name) for name in ("gemm", "axpby"))
+        self._gemm, self._axpby = (_routines(library, pattern, name) for name in ("gemm", "axpby"))
 
     @property
     def threads(self) -> int:
@@ -44,7 +44,7 @@ class Blas:
 
         ``alpha`` and ``beta`` are arrays of one element, read at every call. The caller keeps all arrays alive.
         """
-        f, ways = self._gemm.get(c.dtype), [way for way in map(layout, (c, a, b)) if way is not None]
+        f, ways = self._gemm.get(c.dtype), [way for way in map(_layout, (c, a, b)) if way is not None]
         if f is None or len(ways) < 3 or ways[0][0] != b"N":
             return None
         (_, ldc), (ta, lda), (tb, ldb) = ways
@@ -72,7 +72,7 @@ class Blas:
         return ctypes.byref(self._integer(n))
 
 
-def routines(library: Any, pattern: str, name: str) -> dict[np.dtype[Any], Any]:
+def _routines(library: Any, pattern: str, name: str) -> dict[np.dtype[Any], Any]:
     """The routine of each precision."""
     found = {dtype: library[pattern.format(letter + name)] for dtype, letter in LETTER.items()}
     for f in found.values():
@@ -80,7 +80,7 @@ def routines(library: Any, pattern: str, name: str) -> dict[np.dtype[Any], Any]:
     return found
 
 
-def layout(x: HostArray) -> tuple[bytes, int] | None:
+def _layout(x: HostArray) -> tuple[bytes, int] | None:
     """``N`` or ``T`` (transposed) and the leading dimension with which BLAS reads ``x``; ``None`` if it cannot."""
     (rows, columns), (by_row, by_column), size = x.shape, x.strides, x.itemsize
     by_row = max(columns, 1) * size if rows == 1 else by_row  # the stride of a single row is arbitrary

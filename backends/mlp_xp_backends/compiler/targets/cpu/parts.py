@@ -1,7 +1,7 @@
-"""Parts of a large product, each for one thread: the bits do not depend on the number of threads.
+"""Parts of a large product, each for one thread: they depend on its shape only, and so do the bits.
 
-They do if OpenBLAS divides a product: with several threads it cuts long sums at other places, and some of its kernels
-round differently at the edges of a block. For these kernels the parts depend on the shape of the product only.
+If OpenBLAS divides a product, they may depend on the number of threads: with several of them it cuts long sums at other
+places, and some of its kernels round differently at the edges of a block.
 """
 
 from __future__ import annotations
@@ -14,21 +14,9 @@ Product = tuple[HostArray, HostArray, HostArray]
 LEAST = 1_900_000
 """The fewest multiplications of a part."""
 MOST = 4
-"""The largest number of parts that do not depend on the threads."""
+"""The largest number of parts."""
 TILE = 8
 """The rows or columns of all parts but the last are multiples of this."""
-EXACT = {
-    ("SkylakeX", "s"): 1,
-    ("SkylakeX", "d"): 8,
-    ("Haswell", "d"): 1,
-    ("Sandybridge", "s"): 1,
-    ("Sandybridge", "d"): 1,
-    ("Nehalem", "s"): 1,
-    ("Nehalem", "d"): 1,
-}
-"""OpenBLAS's kernels, by processor and precision, that round each element alike in a product and in any parts of it, if
-the number of columns is a multiple of this; found by trying products of 3 to 40 million multiplications.
-"""
 
 
 def parts(c: HostArray, a: HostArray, b: HostArray, most: int) -> list[Product]:
