@@ -14,7 +14,7 @@ import pytest
 
 from mlp_xp.nn.layers import Embedding
 from mlp_xp_backends.compiler.recorder import record
-from mlp_xp_backends.compiler.targets.cpu.blas import openblas
+from mlp_xp_backends.compiler.targets.cpu.libraries import openblas
 from mlp_xp_backends.trees import leaves, tree_map
 from tests.compiler_cases import (
     LIBRARIES,
@@ -248,7 +248,7 @@ def test_one_hot_rows_are_not_overwritten() -> None:
 
 def test_one_core_inside_and_as_many_as_before_after() -> None:
     """Two runs that overlap leave the number of threads as they found it, and so does one that fails."""
-    threadpoolctl, library = pytest.importorskip("threadpoolctl"), openblas(in_parts=True)
+    threadpoolctl, library = pytest.importorskip("threadpoolctl"), openblas()
     if library is None:
         pytest.skip("NumPy has no OpenBLAS")
 
