@@ -10,7 +10,7 @@ search tries settings of a classifier of cell nuclei in a pipeline, all settings
 Data: MNIST from --data-dir, ``$MLP_XP_DATA/mnist`` or the cache, else downloaded (11 MB); if that fails, the 1,797
 digits of 8 x 8 pixels that scikit-learn includes, and the output says so. The table is included in scikit-learn.
 
-Time: 3 minutes on two cores; 10 seconds with ``--dataset digits``.
+Time: 50 seconds on two cores; 10 seconds with ``--dataset digits``.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from mlp_xp.nn.layers.embedding import Table
 from mlp_xp.nn.layers.normalization import Moments, Scale
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend
-from mlp_xp_backends.transfer import to_host
+from mlp_xp_backends.memory import to_host
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray, Tree
 

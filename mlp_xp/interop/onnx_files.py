@@ -10,10 +10,10 @@ import numpy as np
 
 from mlp_xp._checks import OneOf
 from mlp_xp._optional import need
-from mlp_xp.files import atomic
+from mlp_xp.files import disk
 from mlp_xp.interop.onnx_namespace import Graph, Traced
 from mlp_xp.nn.layers import Chain, Layer, StatefulLayer
-from mlp_xp_backends.transfer import to_host
+from mlp_xp_backends.memory import to_host
 from mlp_xp_backends.trees import leaves
 from mlp_xp_backends.typing import HostArray, Tree
 
@@ -75,7 +75,7 @@ def write_onnx(
         )
     content = _proto(onnx, graph, X, outputs)
     onnx.checker.check_model(content)
-    atomic.write(path, lambda file: file.write_bytes(content.SerializeToString()))
+    disk.write(path, lambda file: file.write_bytes(content.SerializeToString()))
 
 
 def _common_width(models: Sequence[Model]) -> int:

@@ -12,7 +12,7 @@ from mlp_xp.model import Model, as_backend
 from mlp_xp.nn.layers import Chain, Layer, Sigmoid, StatefulLayer
 from mlp_xp.nn.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 from mlp_xp_backends import Backend
-from mlp_xp_backends.transfer import to_device
+from mlp_xp_backends.memory import to_device
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Tree
 

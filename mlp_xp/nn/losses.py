@@ -96,6 +96,11 @@ def weight_of_rows(xp: Namespace, cost: Array, rows: int, w: Array) -> Array:
     return xp.sum(xp.astype(w, cost.dtype, copy=False), axis=-1, keepdims=True)
 
 
+def sum_of_outputs(xp: Namespace, x: Array) -> Array:
+    """The sum of each row, (..., rows, n_out) to (..., rows); at first a column, which the compiler makes a product."""
+    return xp.squeeze(xp.sum(x, axis=-1, keepdims=True), axis=-1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxCrossEntropy(Loss):
     """``l = log(sum_k exp z_k) - z_y`` for a class y, and ``l = -sum_k y_k log p_k`` for a distribution y.
@@ -127,7 +132,7 @@ class SoftmaxCrossEntropy(Loss):
         z = z - xp.max(z, axis=-1, keepdims=True)
         e = xp.exp(z)
         total = xp.sum(e, axis=-1, keepdims=True)
-        cost = xp.squeeze(xp.log(total), axis=-1) - xp.sum(y * z, axis=-1)
+        cost = xp.squeeze(xp.log(total), axis=-1) - sum_of_outputs(xp, y * z)
         return cost, (e / total, y)
 
     def slope(self, xp: Namespace, cache: tuple[Array, Array]) -> Array:
@@ -163,7 +168,7 @@ class BinaryCrossEntropy(Loss):
         """The cost with ``log(1 + exp z) = max(z, 0) + log(1 + exp(-|z|))``; the cache is ``(z, y)``."""
         y = xp.astype(y, z.dtype, copy=False)
         cost = xp.maximum(z, 0.0) - y * z + xp.log1p(xp.exp(-xp.abs(z)))
-        return xp.sum(cost, axis=-1), (z, y)
+        return sum_of_outputs(xp, cost), (z, y)
 
     def slope(self, xp: Namespace, cache: tuple[Array, Array]) -> Array:
         """``dz = sigmoid(z) - y``."""
@@ -195,7 +200,7 @@ class SquaredError(Loss):
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
         """The cost; the cache is ``z - y``."""
         d = z - xp.astype(y, z.dtype, copy=False)
-        return 0.5 * xp.sum(d * d, axis=-1), d
+        return 0.5 * sum_of_outputs(xp, d * d), d
 
     def slope(self, xp: Namespace, cache: Array) -> Array:
         """``dz = z - y``."""
@@ -227,7 +232,7 @@ class Poisson(Loss):
         """The cost; the cache is ``(rate, y)``."""
         y = xp.astype(y, z.dtype, copy=False)
         rate = self.output(xp, z)
-        return xp.sum(rate - y * z, axis=-1), (rate, y)
+        return sum_of_outputs(xp, rate - y * z), (rate, y)
 
     def slope(self, xp: Namespace, cache: tuple[Array, Array]) -> Array:
         """``dz = exp(z) - y``."""
@@ -258,7 +263,7 @@ class AbsoluteError(Loss):
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
         """The cost; the cache is ``z - y``."""
         d = z - xp.astype(y, z.dtype, copy=False)
-        return xp.sum(xp.abs(d), axis=-1), d
+        return sum_of_outputs(xp, xp.abs(d)), d
 
     def slope(self, xp: Namespace, d: Array) -> Array:
         """``dz = sign(z - y)``, 0 where they are equal."""
@@ -291,7 +296,7 @@ class Huber(Loss):
         """``c (d - c / 2)`` for both cases, with ``c = clip(d, -delta, delta)``, which is the cache."""
         d = z - xp.astype(y, z.dtype, copy=False)
         c = xp.clip(d, min=-self.delta, max=self.delta)
-        return xp.sum(c * (d - 0.5 * c), axis=-1), c
+        return sum_of_outputs(xp, c * (d - 0.5 * c)), c
 
     def slope(self, xp: Namespace, c: Array) -> Array:
         """``dz = clip(z - y, -delta, delta)``."""
@@ -322,7 +327,7 @@ class Quantile(Loss):
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
         """The cost; the cache is ``z - y``."""
         d = z - xp.astype(y, z.dtype, copy=False)
-        return xp.sum(xp.maximum(-self.q * d, (1.0 - self.q) * d), axis=-1), d
+        return sum_of_outputs(xp, xp.maximum(-self.q * d, (1.0 - self.q) * d)), d
 
     def slope(self, xp: Namespace, d: Array) -> Array:
         """``dz = 1 - q`` above the target, ``-q`` below it, and the mean of both at the target."""

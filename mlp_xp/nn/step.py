@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
-from mlp_xp._checks import NOT_NEGATIVE, POSITIVE, Count, Like, Maybe, conform
+from mlp_xp._checks import NOT_NEGATIVE, POSITIVE, Count, Maybe, check_kind, conform, shown
 from mlp_xp.nn.layers.base import Layer, StatefulLayer
 from mlp_xp.nn.layers.chain import Chain
 from mlp_xp.nn.losses import Loss, weight_of_rows
@@ -15,9 +15,6 @@ from mlp_xp.nn.parts import Part, PartNamespace, reduced
 from mlp_xp.nn.schedules import LossRatio
 from mlp_xp_backends.trees import ABSENT, leaves, named_leaves, tree_map, unflatten
 from mlp_xp_backends.typing import Array, Namespace, Tree
-
-LOSS = Like("SoftmaxCrossEntropy()", ("rows", "slope"))
-OPTIMIZER = Like("Adam(0.001)", ("init", "rates", "update"))
 
 
 class TrainState(NamedTuple):
@@ -82,15 +79,8 @@ class TrainStep:
     frozen: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        conform(
-            self,
-            network=Like("mlp(784, 300, 10)", ("forward", "gradient", "specs")),
-            loss=LOSS,
-            optimizer=OPTIMIZER,
-            l2=NOT_NEGATIVE,
-            clip_norm=Maybe(POSITIVE),
-            max_norm=Maybe(POSITIVE),
-        )
+        check_network(self.network, self.loss, self.optimizer)
+        conform(self, l2=NOT_NEGATIVE, clip_norm=Maybe(POSITIVE), max_norm=Maybe(POSITIVE))
         object.__setattr__(self, "frozen", _checked_positions(self.frozen, self.network))
 
     def init(self, xp: Namespace, params: Tree, layers: Tree) -> TrainState:
@@ -174,6 +164,14 @@ class TrainStep:
     def _trainable(self, params: Tree) -> Tree:
         """``params`` with ``ABSENT`` for frozen layers."""
         return tuple(ABSENT if i in self.frozen else p for i, p in enumerate(params))
+
+
+def check_network(network: Any, loss: Any, optimizer: Any) -> None:
+    """Raise `TypeError` unless these are a network, a loss and an optimizer."""
+    if not isinstance(network, Chain):
+        raise TypeError(f"network must be a Chain of layers, such as mlp(784, 300, 10), not {shown(network)}")
+    check_kind("loss", loss, ("rows", "slope"), "SoftmaxCrossEntropy()")
+    check_kind("optimizer", optimizer, ("init", "rates", "update"), "Adam(0.001)")
 
 
 def _checked_positions(positions: Sequence[int], network: Chain) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
 from scipy import sparse
 
-from mlp_xp_backends.host import as_host
+from mlp_xp_backends.memory import as_host
 from mlp_xp_backends.typing import Array, HostArray
 
 DENSE_BYTES = 64 * 2**20

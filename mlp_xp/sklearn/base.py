@@ -28,6 +28,7 @@ from mlp_xp.sklearn.stochastic import fit_stochastic
 from mlp_xp.sklearn.tasks import CallbackSupportMixin, Tasks
 from mlp_xp.sklearn.validation import Held, Setting
 from mlp_xp.sklearn.weights import row_weights
+from mlp_xp.training.group_ranks import ranks_of
 from mlp_xp.training.ranks import Ranks
 from mlp_xp_backends import Backend
 from mlp_xp_backends.groups import Group
@@ -117,8 +118,8 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
                 raise ValueError("partial_fit does not support early_stopping=True without validation_data")
             if getattr(self, "stopped_", False):
                 return self
-        ranks = Ranks(self.group)
-        with ranks.messages.together():
+        ranks = ranks_of(self.group)
+        with ranks.together():
             given, labels = to_host(X), to_host(y)
             setting, data = self._prepare(X, given, labels, sample_weight, incremental, ranks)
             with Tasks(self, given, labels, sample_weight, on=not incremental and ranks.rank == 0) as tasks:

@@ -17,6 +17,7 @@ from mlp_xp.nn.losses import (
     Quantile,
     SoftmaxCrossEntropy,
     SquaredError,
+    sum_of_outputs,
 )
 from mlp_xp_backends.typing import Array, Namespace
 
@@ -38,7 +39,7 @@ class LogLoss(SoftmaxCrossEntropy):
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
         """Return the cost and the cache ``(p, y)``."""
         p, y = self.output(xp, z), xp.astype(y, z.dtype, copy=False)
-        return -xp.log(clipped(xp, xp.sum(y * p, axis=-1))), (p, y)
+        return -xp.log(clipped(xp, sum_of_outputs(xp, y * p))), (p, y)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class BinaryLogLoss(BinaryCrossEntropy):
         """Return the cost and the cache ``(p, y)``."""
         p, y = self.output(xp, z), xp.astype(y, z.dtype, copy=False)
         q = clipped(xp, p)
-        return -xp.sum(xp.log(xp.where(y > 0.0, q, 1.0 - q)), axis=-1), (p, y)
+        return -sum_of_outputs(xp, xp.log(xp.where(y > 0.0, q, 1.0 - q))), (p, y)
 
     def slope(self, xp: Namespace, cache: tuple[Array, Array]) -> Array:
         """``dz = p - y``."""
@@ -69,7 +70,7 @@ class HalfSquaredError(SquaredError):
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
         """Return the cost and the cache ``z - y``."""
         d = z - xp.astype(y, z.dtype, copy=False)
-        return (0.5 / z.shape[-1]) * xp.sum(d * d, axis=-1), d
+        return (0.5 / z.shape[-1]) * sum_of_outputs(xp, d * d), d
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class PoissonDeviance(Poisson):
         """Return the cost and the cache ``(rate, y)``."""
         y = xp.astype(y, z.dtype, copy=False)
         cost, cache = super().rows(xp, z, y)
-        return cost + xp.sum(y * xp.log(xp.where(y > 0.0, y, 1.0)) - y, axis=-1), cache
+        return cost + sum_of_outputs(xp, y * xp.log(xp.where(y > 0.0, y, 1.0)) - y), cache
 
 
 REGRESSION: dict[str, Loss] = {

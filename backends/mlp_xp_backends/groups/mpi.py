@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from mlp_xp_backends.groups.base import end_all_with, report
-from mlp_xp_backends.host import as_host
+from mlp_xp_backends.memory import as_host
 from mlp_xp_backends.protocol import BackendError
 from mlp_xp_backends.typing import Array
 

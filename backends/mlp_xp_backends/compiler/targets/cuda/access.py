@@ -14,7 +14,7 @@ from mlp_xp_backends.compiler.program import Kind, Op, Value
 Axes = tuple[int | None, ...]
 """For each axis of a value, the corresponding axis of a space, or None if the index is always 0."""
 
-POINTWISE = {Kind.ELEMENTWISE, Kind.CAST, Kind.COPY, Kind.WHERE, Kind.TAKE, Kind.ONE_HOT, Kind.SEGMENT_SUM}
+POINTWISE = {Kind.ELEMENTWISE, Kind.COPY, Kind.WHERE, Kind.TAKE, Kind.ONE_HOT, Kind.SEGMENT_SUM}
 """Kinds whose space is that of the result."""
 FOLDING = {Kind.REDUCE, Kind.ARG}
 ORDER = Kind.CALL

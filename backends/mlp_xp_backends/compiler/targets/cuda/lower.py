@@ -31,7 +31,7 @@ class Step:
         """Single numbers, which every thread recomputes wherever they are needed; they are not stored."""
 
     def _is_number(self, op: Op) -> bool:
-        simple = op.kind in (Kind.ELEMENTWISE, Kind.CAST, Kind.COPY, Kind.WHERE)
+        simple = op.kind in (Kind.ELEMENTWISE, Kind.COPY, Kind.WHERE)
         return simple and op.out.size == 1 and op.out not in self.target
 
 
