@@ -71,10 +71,10 @@ def _packed_ops(
     """The packs of the operands, and the operations of the first chain on the packs; adds to ``packed``."""
     tape = Tape()
     for inputs in zip(*(chain.outside for chain in alike), strict=True):
-        packed[inputs[0]] = tape.emit(Kind.PACK, "", inputs, (size,), inputs[0].dtype)
+        packed[inputs[0]] = tape.emit(Kind.PACK, "", inputs)
     for v in alike[0].numbers:
         repeated = [tape.view("broadcast_to", np.broadcast_to, v, shape) for shape in shapes]
-        packed[v] = tape.emit(Kind.PACK, "", repeated, (size,), v.dtype)
+        packed[v] = tape.emit(Kind.PACK, "", repeated)
     yield from tape.ops
     for op in alike[0].ops:
         out = packed[op.out] = new_value((size,), op.out.dtype)

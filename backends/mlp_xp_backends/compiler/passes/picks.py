@@ -71,4 +71,4 @@ def _places(tape: Tape, ids: Value, shape: tuple[int, ...], n: int) -> Value:
     """Positions of the columns ``ids`` among the flat elements of rows of length ``n``."""
     starts = tape.constant(np.arange(prod(shape)).reshape(shape) * n)
     loop = (np.dtype(np.intp), np.dtype(np.intp))
-    return tape.emit(Kind.ELEMENTWISE, "add", (starts, ids), shape, np.intp, loop=loop)
+    return tape.emit(Kind.ELEMENTWISE, "add", (starts, ids), loop[0], loop=loop)

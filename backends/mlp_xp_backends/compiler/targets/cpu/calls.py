@@ -11,11 +11,14 @@ import numpy as np
 
 from mlp_xp_backends.compiler.passes.sums import SHORT
 from mlp_xp_backends.compiler.program import Kind, Op, Value
-from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, SPLIT, Blas, Call
+from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.ids import OneHot, SumById
-from mlp_xp_backends.compiler.targets.cpu.team import TEAM, parts
+from mlp_xp_backends.compiler.targets.cpu.parts import LEAST, MOST, multiplications, parts
+from mlp_xp_backends.compiler.targets.cpu.team import TEAM
 from mlp_xp_backends.typing import HostArray
 
+QUARTERS = 64_000_000
+"""Multiplications of a product from which a team computes it in `MOST` parts, otherwise in two."""
 ONE_BY_ONE = 32_768
 """Elements of one-hot rows from which moving the ones is faster than comparing with every number."""
 
@@ -32,7 +35,9 @@ class Machine(NamedTuple):
     """The array of each value."""
     blas: Blas | None
     threads: int
-    """The threads to divide work between; 0 if the BLAS runs its products on threads of its own."""
+    """The threads of the `Team` to divide work between; 0 if they are those of the BLAS."""
+    small: bool
+    """Whether all work is done on one core."""
     checked: frozenset[int]
     """The items whose row numbers were checked before the loop."""
 
@@ -79,7 +84,7 @@ def _where(op: Op, m: Machine) -> list[Call]:
 
 def _matmul(op: Op, m: Machine) -> list[Call]:
     a, b, out = *map(m.at, op.inputs), m.at(op.out)
-    large = out.dtype in LETTER and out.shape[-1] * out.shape[-2] * a.shape[-1] >= SPLIT
+    large = out.dtype in LETTER and prod(out.shape[-2:]) * a.shape[-1] >= 2 * LEAST and not m.small
     found = _products(m, out, a, b, ONE[out.dtype], ZERO[out.dtype]) if large else None
     if found is not None:
         return found
@@ -122,12 +127,12 @@ def _products(
     a, b = (np.broadcast_to(x, (*stack, *x.shape[-2:])) for x in (a, b))
     alpha, beta = (np.broadcast_to(s, (*stack, 1, 1)) for s in (alpha, beta))
     for k in np.ndindex(stack):
-        pieces = parts(c[k], a[k], b[k]) if m.threads else [(c[k], a[k], b[k])]
-        calls = [m.blas.gemm(z, x, y, alpha[k], beta[k]) for z, x, y in pieces]
-        ready = [call for call in calls if call is not None]
-        if len(ready) < len(calls):
+        of_part = m.blas.gemm if m.small or m.threads else m.blas.divided
+        pieces = parts(c[k], a[k], b[k], (MOST if multiplications(c[k], a) >= QUARTERS else 2) if m.threads else 1)
+        calls = [call for x, y, z in pieces if (call := of_part(x, y, z, alpha[k], beta[k])) is not None]
+        if len(calls) < len(pieces):
             return None
-        found += ready if len(ready) == 1 or m.threads == 1 else [TEAM.call([[call] for call in ready])]
+        found += calls if len(calls) == 1 or m.threads == 1 else [TEAM.call([[call] for call in calls])]
     return found
 
 
@@ -244,7 +249,6 @@ REDUCTIONS: dict[str, np.ufunc] = {
 }
 CALLS: dict[Kind, Callable[[Op, Machine], list[Call]]] = {
     Kind.ELEMENTWISE: _elementwise,
-    Kind.CAST: _copy,
     Kind.COPY: _copy,
     Kind.WHERE: _where,
     Kind.MATMUL: _matmul,
