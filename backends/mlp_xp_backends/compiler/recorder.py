@@ -12,12 +12,14 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from mlp_xp_backends.compiler.program import Kind, Program, Unrecordable, Value, new_value
 from mlp_xp_backends.compiler.stand_in import StandIn, index
-from mlp_xp_backends.compiler.tape import NUMBERS, Tape, layout_of
+from mlp_xp_backends.compiler.tape import Tape, layout_of
 from mlp_xp_backends.namespace import CREATION
 from mlp_xp_backends.protocol import Body
 from mlp_xp_backends.trees import leaves, unflatten
 from mlp_xp_backends.typing import Array, HostArray, Tree
 
+NUMBERS = (bool, int, float, complex)
+"""Types of numbers that are converted to the dtype of the arrays they are combined with."""
 REDUCTIONS = {"sum", "prod", "max", "min", "any", "all"}
 VIEWS = {"transpose", "matrix_transpose", "swapaxes", "moveaxis", "expand_dims", "squeeze", "broadcast_to", "flip"}
 DATA_DEPENDENT = {"nonzero", "argwhere", "flatnonzero", "repeat", "extract", "compress"}
@@ -157,8 +159,15 @@ class Recorder:
         return StandIn(self, self.tape.emit(Kind.CALL, name, inputs, make=out, f=f, args=given, keywords=keywords))
 
     def _elementwise(self, name: str, *args: Any, out: Any = None) -> StandIn:
-        given = [x if type(x) in NUMBERS else self._value(x) for x in args]
-        return self._into(out, self.tape.elementwise(name, given, None if out is None else out.dtype))
+        given = [x if type(x) in NUMBERS else self._stand_in(x) for x in args]
+        dtypes = (x.dtype if isinstance(x, StandIn) else np.dtype(bool) if type(x) is bool else type(x) for x in given)
+        *loop, made = getattr(np, name).resolve_dtypes((*dtypes, None))
+        dtype = made if out is None else out.dtype
+        if not np.can_cast(made, dtype, "same_kind"):
+            raise TypeError(f"{name} in place makes {made}, but the array is {dtype}")
+        pairs = zip(given, loop, strict=True)
+        inputs = (x.value() if isinstance(x, StandIn) else self.tape.constant(np.asarray(x, d)) for x, d in pairs)
+        return self._into(out, self.tape.emit(Kind.ELEMENTWISE, name, inputs, dtype, loop=tuple(loop)))
 
     def _matmul(self, x: Any, y: Any, /, out: Any = None) -> StandIn:
         a, b = self._stand_in(x), self._stand_in(y)

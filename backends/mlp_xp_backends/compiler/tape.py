@@ -10,9 +10,6 @@ import numpy as np
 from mlp_xp_backends.compiler.program import Kind, Op, Unrecordable, Value, new_value, view_value
 from mlp_xp_backends.typing import Array, HostArray
 
-NUMBERS = (bool, int, float, complex)
-"""Types of numbers that are converted to the dtype of the arrays they are combined with."""
-
 
 def layout_of(x: Any) -> tuple[tuple[int, ...], np.dtype[Any], tuple[int, ...]]:
     """Shape, dtype and strides of an array."""
@@ -92,17 +89,6 @@ class Tape:
             return self.constant(f(x.constant, *args, **keywords))
         given = (*args, *keywords.items())
         return self.emit(Kind.VIEW, name, (x,), make=lambda: view_value(x, f, *args, **keywords), args=given)
-
-    def elementwise(self, name: str, args: Iterable[Any], into: np.dtype[Any] | None = None) -> Value:
-        """An elementwise function of values and numbers, cast to ``into``; numbers take the arrays' dtype."""
-        f, given = getattr(np, name), list(args)
-        dtypes = [x.dtype if isinstance(x, Value) else np.dtype(bool) if type(x) is bool else type(x) for x in given]
-        *loop, out = f.resolve_dtypes((*dtypes, None))
-        if into is not None and not np.can_cast(out, into, "same_kind"):
-            raise TypeError(f"{name} in place makes {out}, but the array is {into}")
-        pairs = zip(given, loop, strict=True)
-        inputs = [x if isinstance(x, Value) else self.constant(np.asarray(x, dtype)) for x, dtype in pairs]
-        return self.emit(Kind.ELEMENTWISE, name, inputs, into or out, loop=tuple(loop))
 
 
 def _same(a: Array, b: Array) -> bool:
