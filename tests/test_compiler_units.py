@@ -87,7 +87,7 @@ def test_transposed_factors_are_copied_if_the_copy_is_faster(
 ) -> None:
     """The copy is the one call more; products of more than a million multiplications have none."""
     library = openblas()
-    monkeypatch.setattr(library, "_has_code_for_small", is_fast)
+    monkeypatch.setattr(library, "_core", "SkylakeX" if is_fast else "Haswell")
 
     def body(xp: Any, carry: Any, w: Any, x: Any) -> Any:
         return carry, xp.matmul(x, w.mT)

@@ -46,7 +46,7 @@ def _product(program: Program, tape: Tape, op: Op) -> Value | None:
     if op["axes"] == (n - 2,):
         return _over_rows(tape, x)
     if op["axes"] == (n - 1,) and op["keepdims"] and columns <= SHORT:
-        return tape.emit(Kind.MATMUL, "matmul", (x, tape.constant(np.ones((columns, 1), x.dtype))))
+        return _matmul(tape, x, tape.constant(np.ones((columns, 1), x.dtype)))
     factors = _factors(program, x)
     if op["axes"] != (n - 2, n - 1) or not factors or columns > BLOCK:
         return None
@@ -56,12 +56,16 @@ def _product(program: Program, tape: Tape, op: Op) -> Value | None:
         tape.view("reshape", np.reshape, v, (*stack, blocks, *shape))
         for v, shape in zip(factors, ((1, size), (size, 1)), strict=True)
     )
-    sums = tape.view("reshape", np.reshape, tape.emit(Kind.MATMUL, "matmul", (row, column)), (*stack, blocks, 1))
+    sums = tape.view("reshape", np.reshape, _matmul(tape, row, column), (*stack, blocks, 1))
     return sums if blocks == 1 else _over_rows(tape, sums)
 
 
+def _matmul(tape: Tape, a: Value, b: Value) -> Value:
+    return tape.emit(Kind.MATMUL, "matmul", (a, b))
+
+
 def _over_rows(tape: Tape, x: Value) -> Value:
-    return tape.emit(Kind.MATMUL, "matmul", (tape.constant(np.ones((1, x.shape[-2]), x.dtype)), x))
+    return _matmul(tape, tape.constant(np.ones((1, x.shape[-2]), x.dtype)), x)
 
 
 def _factors(program: Program, x: Value) -> tuple[Value, ...]:
