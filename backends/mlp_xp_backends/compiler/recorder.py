@@ -1,4 +1,7 @@
-"""Recording: the body runs on stand-ins, which have a shape and a dtype but no elements."""
+"""Recording: the body runs on stand-ins, which have a shape and a dtype but no elements.
+
+It runs twice on the same tape, so that bodies that compute something else at every call are found.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def record(body: Body, carry: Tree, consts: Tree, items: Tree, all_sum: AllSum |
     """The program of ``body`` for arrays of these layouts, on the host or a device.
 
     Only the shapes and dtypes of the arrays count, and the strides of ``consts``. ``all_sum``, not called here,
-    is recorded where the body calls ``xp.all_sum``; without it, such a body cannot be recorded. The body runs twice.
+    is recorded where the body calls ``xp.all_sum``; without it, such a body cannot be recorded.
     Raises `Unrecordable`, `Unrepeatable`, and whatever the body raises on stand-ins.
     """
     tape = Tape()
@@ -58,7 +61,10 @@ def record(body: Body, carry: Tree, consts: Tree, items: Tree, all_sum: AllSum |
 
 
 def _run(xp: Recorder, body: Body, *given: tuple[Tree, tuple[Value, ...]]) -> tuple[Any, ...]:
-    """The carry and the out that the body returns, their structures, and the sums over ranks, in order."""
+    """The leaves of the carry and the out that the body returns, their structures, and the sums over ranks, in order.
+
+    ``given`` are the trees of the carry, the constants and the item, each with the values of its leaves.
+    """
     stand_ins = [[StandIn(xp, v, writable=k == 0) for v in values] for k, (_, values) in enumerate(given)]
     trees = body(xp, *(unflatten(tree, iter(xs)) for (tree, _), xs in zip(given, stand_ins, strict=True)))
     if xp.tape.refused is not None:
@@ -133,12 +139,12 @@ class Recorder:
         return StandIn(self, self.tape.constant(f(*first, *args[like:], **options)))
 
     def _call(self, name: str, f: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """``f``, tried out on zeros, as an operation of its own; ``f`` itself if no argument is a stand-in."""
+        """The result of ``f``, recorded as a call after a trial on zeros, if an argument is a stand-in."""
         if name in ABOUT_DTYPES:
             return f(*(x.dtype if isinstance(x, StandIn) else x for x in args), **options)
-        nested = [y for x in (*args, *options.values()) for y in (x if isinstance(x, (tuple, list)) else ())]
+        nested = (y for x in (*args, *options.values()) for y in (x if isinstance(x, (tuple, list)) else ()))
         if any(isinstance(x, StandIn) for x in (*nested, *options.values())):
-            raise self.tape.refuse(f"{name} of a sequence of arrays")
+            raise self.tape.refuse(f"{name} of a sequence of arrays, or of one as an option")
         if not any(isinstance(x, StandIn) for x in args):
             return f(*args, **options)
         if name in DATA_DEPENDENT or name.startswith("unique"):

@@ -1,4 +1,4 @@
-"""The operations recorded so far."""
+"""A tape: operations in the order in which a body, or a pass, performs them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlp_xp_backends.typing import Array, HostArray
 
 
 def layout_of(x: Any) -> tuple[tuple[int, ...], np.dtype[Any], tuple[int, ...]]:
-    """Shape, dtype and strides of an array."""
+    """Shape, dtype and strides of an array; raises `Unrecordable` for a dtype that is not one of native numbers."""
     shape, dtype = tuple(x.shape), np.dtype(x.dtype)
     if dtype.kind not in "biufc" or not dtype.isnative:
         raise Unrecordable(f"an array of dtype {dtype}")
@@ -20,9 +20,10 @@ def layout_of(x: Any) -> tuple[tuple[int, ...], np.dtype[Any], tuple[int, ...]]:
 
 
 class Tape:
-    """A list of operations; the same operation on the same values is recorded once.
+    """A list of operations, where the same operation on the same values is recorded once.
 
-    So a body that is recorded a second time, after `rewind`, adds nothing to it unless it computes something else.
+    So a body that runs a second time, after `rewind`, gets the values of its first run, unless it computes something
+    else.
     """
 
     def __init__(self) -> None:
@@ -38,7 +39,7 @@ class Tape:
         return self.refused
 
     def rewind(self) -> None:
-        """Expect the same body again. An array that it makes has the value of its first one if it has its elements."""
+        """Begin another run: its k-th array has the value of the k-th one of the previous run if both are equal."""
         self._earlier, self._arrays = [value for value, _ in self._arrays.values()], {}
 
     def constant(self, x: Any) -> Value:
