@@ -28,9 +28,8 @@ VIEWS = {"transpose", "matrix_transpose", "swapaxes", "moveaxis", "expand_dims",
 DATA_DEPENDENT = {"nonzero", "argwhere", "flatnonzero", "repeat", "extract", "compress"}
 ABOUT_DTYPES = {"finfo", "iinfo", "isdtype", "can_cast", "result_type"}
 OTHER_NAMES = {"permute_dims": "transpose", "amax": "max", "amin": "min", "concatenate": "concat"}
-IN_PLACE = partial(np.reshape, copy=False)  # ValueError if that needs a copy
-OTHER_NAMES |= {"empty": "zeros", "empty_like": "zeros_like"}  # equal in every recording
-
+OTHER_NAMES |= {"empty": "zeros", "empty_like": "zeros_like"}  # equal in every run
+RESHAPED = partial(np.reshape, copy=False)  # a view; ValueError if that needs a copy
 
 AllSum = Callable[[Array, Array], Any]
 """``f(x, out)``: write the sum of ``x`` over all ranks to ``out``."""
@@ -93,7 +92,8 @@ def _aliased(before: tuple[Value, ...], after: tuple[Value, ...]) -> bool:
 class Recorder:
     """NumPy's namespace for stand-ins, in one run of a body.
 
-    Functions without a method here are recorded as calls if they return one new array.
+    The method ``_f`` records NumPy's function ``f``. Functions without a rule or a method here are recorded as calls if
+    they return one new array.
     """
 
     def __init__(self, tape: Tape, all_sum: AllSum | None = None) -> None:
@@ -270,10 +270,10 @@ class Recorder:
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         if not copy:
             try:
-                return self._view("reshape", IN_PLACE, x, shape)
+                return self._view("reshape", RESHAPED, x, shape)
             except ValueError:
                 pass
-        return self._view("reshape", IN_PLACE, self._copy(x), shape)
+        return self._view("reshape", RESHAPED, self._copy(x), shape)
 
     def _ravel(self, x: Any) -> StandIn:
         return self._reshape(x, -1)
