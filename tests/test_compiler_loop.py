@@ -212,7 +212,7 @@ def test_extremes_of_rows(columns: int, dtype: str) -> None:
 @pytest.mark.parametrize("computed", [False, True])
 @pytest.mark.parametrize("width", [40, 250])
 def test_one_hot_rows_follow_their_ids_from_step_to_step(width: int, computed: bool) -> None:
-    """Large enough to be kept and moved; ids that are out of range have rows of zeros, as in the comparison."""
+    """Ids that are out of range have rows of zeros."""
 
     def body(xp, carry, consts, ids):
         (total,) = carry
@@ -236,7 +236,7 @@ def test_one_hot_rows_follow_their_ids_from_step_to_step(width: int, computed: b
 
 
 def test_one_hot_rows_are_not_overwritten() -> None:
-    """The rows that are kept from step to step are neither overwritten in place nor reused for another result."""
+    """Neither in place nor by another result, as long as they are read."""
 
     def body(xp: Any, c: Any, k: Any, ids: Any) -> Any:
         changed = xp.one_hot(ids * 1, 50, dtype=xp.float32) * 2.0 - 1.0

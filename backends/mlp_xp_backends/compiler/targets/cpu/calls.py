@@ -12,16 +12,13 @@ import numpy as np
 from mlp_xp_backends.compiler.passes.sums import SHORT
 from mlp_xp_backends.compiler.program import Kind, Op, Value
 from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
-from mlp_xp_backends.compiler.targets.cpu.ids import OneHot, SumById
+from mlp_xp_backends.compiler.targets.cpu.ids import SumById
 from mlp_xp_backends.compiler.targets.cpu.parts import LEAST, MOST, multiplications, parts
 from mlp_xp_backends.compiler.targets.cpu.team import TEAM
 from mlp_xp_backends.typing import HostArray
 
 QUARTERS = 64_000_000
 """Multiplications of a product from which a team computes it in `MOST` parts, otherwise in two."""
-ONE_BY_ONE = 32_768
-"""Elements of one-hot rows from which moving the ones is faster than comparing with every number."""
-
 SMALL, INNER = 262_144, 128
 """Multiplications and columns of ``a`` up to which the products of a stack are one call."""
 ONE = {dtype: np.ones((), dtype) for dtype in LETTER}
@@ -202,11 +199,9 @@ def _pack(op: Op, m: Machine) -> list[Call]:
 
 
 def _one_hot(op: Op, m: Machine) -> list[Call]:
-    out, ids = m.at(op.out), m.at(op.inputs[0])
-    if out.size < ONE_BY_ONE:
-        return [(np.equal, (np.expand_dims(ids, -1), np.arange(op["n"]), out))]
-    out[...] = 0
-    return [(OneHot(out, ids), ())]
+    ids, n = m.at(op.inputs[0]), op["n"]
+    columns = np.arange(n, dtype=np.promote_types(ids.dtype, np.min_scalar_type(n)))  # fastest in one dtype
+    return [(np.equal, (np.expand_dims(ids, -1), columns, m.at(op.out)))]
 
 
 def _segment_sum(op: Op, m: Machine) -> list[Call]:
