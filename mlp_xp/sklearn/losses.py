@@ -21,40 +21,37 @@ from mlp_xp.nn.losses import (
 from mlp_xp_backends.typing import Array, Namespace
 
 
-def clipped(xp: Namespace, p: Array) -> Array:
-    """``p``, at least the epsilon of its dtype away from 0 and 1."""
+def log_cost(xp: Namespace, p: Array) -> Array:
+    """``-sum_k log p_k`` of each row, with ``p`` at least the epsilon of its dtype away from 0 and 1, as scikit-learn.
+
+    It is the logarithm of the rounded ``p``: a row that is all but certain costs whole multiples of the epsilon.
+    """
     eps = float(xp.finfo(p.dtype).eps)
-    return xp.clip(p, min=eps, max=1.0 - eps)
+    logs = xp.log(xp.clip(p, min=eps, max=1.0 - eps))
+    total = logs if p.shape[-1] == 1 else xp.sum(logs, axis=-1, keepdims=True)
+    return -xp.squeeze(total, axis=-1)
 
 
 @dataclass(frozen=True)
 class LogLoss(SoftmaxCrossEntropy):
-    """``l = -log clip(p_y)`` with ``p = softmax(z)``, for one-hot ``y`` of shape (rows, n_out).
-
-    The logarithm of the rounded ``p``, as in scikit-learn: a row that is all but certain costs whole multiples of the
-    epsilon.
-    """
+    """``l = -log clip(p_y)`` with ``p = softmax(z)``, for one-hot ``y`` of shape (rows, n_out)."""
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
         """Return the cost and the cache ``(p, y)``."""
         p, y = self.output(xp, z), xp.astype(y, z.dtype, copy=False)
-        return -xp.log(clipped(xp, xp.sum(y * p, axis=-1))), (p, y)
+        return log_cost(xp, xp.sum(y * p, axis=-1, keepdims=True)), (p, y)
 
 
 @dataclass(frozen=True)
 class BinaryLogLoss(BinaryCrossEntropy):
     """``l = -sum_k y_k log clip(p_k) + (1 - y_k) log(1 - clip(p_k))`` with ``p = sigmoid(z)``."""
 
+    slope = SoftmaxCrossEntropy.slope
+
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
         """Return the cost and the cache ``(p, y)``."""
         p, y = self.output(xp, z), xp.astype(y, z.dtype, copy=False)
-        q = clipped(xp, p)
-        return -xp.sum(xp.log(xp.where(y > 0.0, q, 1.0 - q)), axis=-1), (p, y)
-
-    def slope(self, xp: Namespace, cache: tuple[Array, Array]) -> Array:
-        """``dz = p - y``."""
-        p, y = cache
-        return p - y
+        return log_cost(xp, xp.where(y > 0.0, p, 1.0 - p)), (p, y)
 
     def output(self, xp: Namespace, z: Array) -> Array:
         """``sigmoid(z)``, with a relative error of the order of rounding even where it is tiny."""
