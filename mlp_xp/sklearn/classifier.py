@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy import sparse
@@ -21,7 +21,6 @@ from mlp_xp.sklearn.base import BaseMLP
 from mlp_xp.sklearn.exchange import read
 from mlp_xp.sklearn.losses import BinaryLogLoss, LogLoss
 from mlp_xp.sklearn.parameters import described
-from mlp_xp.sklearn.weights import class_factors, row_weights
 from mlp_xp_backends.typing import Array, HostArray
 
 
@@ -44,9 +43,8 @@ class MLPClassifier(BaseMLP, ClassifierMixin, BaseEstimator):  # type: ignore[mi
     True
     """
 
+    loss: ClassVar[str] = "log_loss"  # type: ignore[misc]  # no parameter of a classifier
     class_weight: Any = field(default=None, kw_only=True)
-
-    loss = "log_loss"
     _metric = staticmethod(accuracy_score)
 
     @classmethod
@@ -88,6 +86,11 @@ class MLPClassifier(BaseMLP, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         The first call needs ``classes``, the labels of all calls. With ``early_stopping`` each call needs
         ``validation_data``; see ``stopped_``.
         """
+        if isinstance(self.class_weight, str):
+            raise ValueError(
+                "class_weight='balanced' needs all labels at once: for partial_fit pass a dictionary, such as "
+                "sklearn.utils.compute_class_weight('balanced', classes=classes, y=y)"
+            )
         if _check_partial_fit_first_call(self, classes):
             several = type_of_target(to_host(y)).startswith("multilabel")
             self._label_binarizer = LabelBinarizer().fit(to_host(y) if several else classes)
@@ -107,16 +110,10 @@ class MLPClassifier(BaseMLP, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
-            return
-        found = unique_labels(y)
-        if self.warm_start and set(found) != set(self.classes_):
+        elif self.warm_start and set(found := unique_labels(y)) != set(self.classes_):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
                 f"Previously got {self.classes_}, `y` has {found}"
-            )
-        if len(np.setdiff1d(found, self.classes_, assume_unique=True)):
-            raise ValueError(
-                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {found}."
             )
 
     def _encode(self, y: HostArray) -> HostArray:
@@ -126,30 +123,19 @@ class MLPClassifier(BaseMLP, ClassifierMixin, BaseEstimator):  # type: ignore[mi
             return marked.toarray() if sparse.issparse(marked) else marked  # type: ignore[no-any-return]
         index = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
         if not np.array_equal(self.classes_[index], y):
-            raise ValueError(f"y holds labels that were not in the training data: {np.setdiff1d(y, self.classes_)}")
+            raise ValueError(
+                "`y` has classes not in `self.classes_`, labels that were not in the training data. "
+                f"`self.classes_` has {self.classes_}. 'y' has {np.unique(y)}."
+            )
         outputs = np.arange(len(self.classes_)) if len(self.classes_) > 2 else np.ones(1, int)
         target: HostArray = index[:, None] == outputs
         return target
-
-    def _decode(self, target: HostArray) -> HostArray:
-        return self._label_binarizer.inverse_transform(target)  # type: ignore[no-any-return]
 
     def _decide(self, p: HostArray) -> HostArray:
         """The labels of the largest probabilities."""
         if self.out_activation_ == "softmax":
             return self.classes_[np.argmax(p, axis=1)]  # type: ignore[no-any-return]
-        return self._decode(p.ravel() if self.n_outputs_ == 1 else p)
-
-    def _weights(self, sample_weight: Any, y: HostArray, x: Any, incremental: bool) -> Any:
-        """Those of the rows times those of their classes."""
-        if self.class_weight is None:
-            return row_weights(sample_weight, x)
-        if incremental and self.class_weight == "balanced":
-            raise ValueError(
-                "class_weight='balanced' needs all labels at once: for partial_fit pass a dictionary, such as "
-                "sklearn.utils.compute_class_weight('balanced', classes=classes, y=y)"
-            )
-        return row_weights(sample_weight, x, class_factors(self.class_weight, self.classes_, y))
+        return self._label_binarizer.inverse_transform(p.ravel() if self.n_outputs_ == 1 else p)  # type: ignore[no-any-return]
 
     def _loss(self) -> Loss:
         return LogLoss() if self._label_binarizer.y_type_ == "multiclass" else BinaryLogLoss()

@@ -16,13 +16,10 @@ from sklearn.utils.validation import check_is_fitted
 from mlp_xp.model import Model, as_backend
 from mlp_xp.nn.layers import Affine, Dense, Dropout
 from mlp_xp.sklearn.losses import PORTABLE
-from mlp_xp.sklearn.network import NAMES, draw_state, tree
+from mlp_xp.sklearn.network import NAMES, layer_states, tree
 from mlp_xp_backends import Backend
 from mlp_xp_backends.trees import ABSENT, tree_map
 from mlp_xp_backends.typing import HostArray
-
-SOLVER = "_optimizer"
-"""The memory of the solver, which each library keeps in its own way: a warm start begins with a new one."""
 
 
 class Exchange(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -38,7 +35,7 @@ class Exchange(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         backend = as_backend(device or self.device or "cpu")
         network = self._network()
         params = tree(network, self.coefs_, self.intercepts_, np.copy)
-        state = draw_state(network, np.random.RandomState(0))  # dropout's, which predictions do not use
+        state = layer_states(network, np.random.RandomState(0))  # dropout's, which predictions do not use
         params, state = tree_map(backend.asarray, (params, state))
         extra = {"classes": self.classes_.tolist()} if is_classifier(self) else {}
         return Model(network, PORTABLE.get(self._loss(), self._loss()), params, state, backend, extra)
@@ -59,25 +56,22 @@ class Exchange(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         """The fitted estimator with the parameters, weights and labels of one of `sklearn.neural_network`."""
         if not isinstance(estimator, getattr(neural_network, cls.__name__)):
             raise TypeError(f"expected a scikit-learn {cls.__name__}, got {type(estimator).__name__}")
-        check_is_fitted(estimator)
-        return _filled(cls(**estimator.get_params()), estimator)
+        return _converted(estimator, cls, {})
 
     def to_sklearn(self) -> Any:
         """A fitted estimator of `sklearn.neural_network` with the same parameters, weights and labels.
 
         Raises `ValueError` naming an activation or a loss that scikit-learn does not have.
         """
-        check_is_fitted(self)
-        theirs = neural_network.MLPClassifier() if is_classifier(self) else neural_network.MLPRegressor()
-        shared = {name: value for name, value in self.get_params().items() if name in theirs.get_params()}
         given = [self.activation] if isinstance(self.activation, str) else self.activation
         names = {"logistic" if name == "sigmoid" else name for name in given}
         if len(names) != 1 or not names <= {"identity", "logistic", "tanh", "relu"}:
             expected = "scikit-learn has one of identity, logistic, tanh, relu for all layers"
             raise ValueError(f"{expected}, not {self.activation!r}")
-        if shared.get("loss") not in (None, "squared_error", "poisson"):
-            raise ValueError(f"scikit-learn has no loss={shared['loss']!r}")
-        return _filled(theirs.set_params(**shared | {"activation": names.pop()}), self)
+        if self.loss not in ("log_loss", "squared_error", "poisson"):
+            raise ValueError(f"scikit-learn has no loss={self.loss!r}")
+        kind = neural_network.MLPClassifier if is_classifier(self) else neural_network.MLPRegressor
+        return _converted(self, kind, {"activation": names.pop()})
 
     def _adopt(self, coefs: list[HostArray], intercepts: list[HostArray]) -> Any:
         """Set all attributes as after a fit that ended with these weights."""
@@ -88,13 +82,14 @@ class Exchange(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         return self
 
 
-def _filled(estimator: Any, source: Any) -> Any:
-    """``estimator`` with copies of the fitted attributes of ``source``."""
-    parameters = estimator.get_params() | source.get_params()
-    for name, value in vars(source).items():
-        if name != SOLVER and name not in parameters:
-            setattr(estimator, name, copy.deepcopy(value))
-    return estimator
+def _converted(source: Any, kind: type, changes: dict[str, Any]) -> Any:
+    """An estimator of that class with parameters and copies of the fitted attributes of ``source``, and a new solver."""
+    check_is_fitted(source)
+    given, target = source.get_params(), kind()
+    target.set_params(**{name: value for name, value in (given | changes).items() if name in target.get_params()})
+    fitted = {name: value for name, value in vars(source).items() if name not in given and name != "_optimizer"}
+    vars(target).update(copy.deepcopy(fitted))
+    return target
 
 
 def read(model: Model) -> tuple[dict[str, Any], list[HostArray], list[HostArray]]:
@@ -103,14 +98,13 @@ def read(model: Model) -> tuple[dict[str, Any], list[HostArray], list[HostArray]
     Raises `ValueError` naming the first layer that the network of an estimator cannot have.
     """
     layers = [layer for layer in model.network.layers if not isinstance(layer, Dropout)]
-    for i, layer in enumerate(layers):
-        is_activation = not layer.stateful and layer.specs() == ()
-        if is_activation != bool(i % 2) or not (is_activation or isinstance(layer, Dense)):
-            raise ValueError(
-                f"the network of an estimator alternates Dense layers and activations, but this has {layer}"
-            )
-    if not isinstance(layers[-1], Dense):
-        raise ValueError(f"the network of an estimator ends with a Dense layer, but this ends with {layers[-1]}")
+    fits = [
+        not layer.stateful and layer.specs() == () if i % 2 else isinstance(layer, Dense)
+        for i, layer in enumerate(layers)
+    ]
+    if not all(fits) or len(layers) % 2 == 0:
+        what = f"ends with {layers[-1]}" if all(fits) else f"has {layers[fits.index(False)]}"
+        raise ValueError(f"the network of an estimator alternates Dense layers and activations, but this {what}")
     coefs, intercepts = [], []
     for W, b in (p for p in model.params if isinstance(p, Affine)):
         coefs.append(np.array(model.backend.to_numpy(W)))

@@ -20,16 +20,9 @@ from mlp_xp.sklearn.parameters import described
 from mlp_xp_backends.typing import HostArray
 
 
-@dataclass(eq=False, repr=False)
-class _WithLoss:
-    """``loss`` as the first argument, as in scikit-learn: the fields of the last base class come first."""
-
-    loss: str | Loss = "squared_error"
-
-
 @described
 @dataclass(eq=False, repr=False)
-class MLPRegressor(BaseMLP, RegressorMixin, BaseEstimator, _WithLoss):  # type: ignore[misc]  # scikit-learn has no types
+class MLPRegressor(BaseMLP, RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """scikit-learn's ``MLPRegressor`` on any device.
 
     All parameters and attributes of ``sklearn.neural_network.MLPRegressor`` keep their meaning and defaults, and the
@@ -72,11 +65,10 @@ class MLPRegressor(BaseMLP, RegressorMixin, BaseEstimator, _WithLoss):  # type: 
         """Do nothing: numbers have no labels."""
 
     def _check(self, x: Any, y: Any, reset: bool) -> tuple[Any, HostArray]:
-        given = np.ravel(np.asarray(y))
-        words = given.tolist() if given.dtype.kind in "OSU" else []
-        found = next((v for v in words if isinstance(v, (str, bytes))), None)
-        if found is not None:
-            raise ValueError(f"y must hold numbers, but holds {found!r}: use MLPClassifier for class labels")
+        given = np.asarray(y)
+        words = [v for v in given.ravel().tolist() if isinstance(v, (str, bytes))] if given.dtype.kind in "OSU" else []
+        if words:
+            raise ValueError(f"y must hold numbers, but holds {words[0]!r}: use MLPClassifier for class labels")
         return super()._check(x, y, reset)
 
     def _encode(self, y: HostArray) -> HostArray:
@@ -84,9 +76,6 @@ class MLPRegressor(BaseMLP, RegressorMixin, BaseEstimator, _WithLoss):  # type: 
         if self._loss().target == "count" and np.any(y < 0):
             raise ValueError(f"loss={self.loss!r} is for y that is not negative, but y holds {y.min()}")
         return y.reshape(len(y), -1)
-
-    def _decode(self, target: HostArray) -> HostArray:
-        return target
 
     def _decide(self, p: HostArray) -> HostArray:
         return p.ravel() if self.n_outputs_ == 1 else p
