@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context, is_classifier
@@ -17,17 +18,15 @@ from mlp_xp._checks import Count, check_set
 from mlp_xp.data.feed import Batch
 from mlp_xp.forward import predictions
 from mlp_xp.model import as_backend
-from mlp_xp.nn.layers import Chain
 from mlp_xp.sklearn.arrays import as_rows, class_factors, home, like, row_weights, to_host
 from mlp_xp.sklearn.exchange import Exchange
 from mlp_xp.sklearn.lbfgs import fit_lbfgs
 from mlp_xp.sklearn.losses import OUT_ACTIVATIONS
-from mlp_xp.sklearn.network import Setting, build_network, layer_states, lists, tree
+from mlp_xp.sklearn.network import Setting, Weights, build_network, layer_states, lists, tree
 from mlp_xp.sklearn.parameters import Parameters
 from mlp_xp.sklearn.stochastic import Held, fit_stochastic
 from mlp_xp.sklearn.tasks import CallbackSupportMixin, Tasks
 from mlp_xp.training.ranks import Ranks
-from mlp_xp_backends import Backend
 from mlp_xp_backends.trees import tree_map
 from mlp_xp_backends.typing import Array, HostArray
 
@@ -36,11 +35,11 @@ from mlp_xp_backends.typing import Array, HostArray
 class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-learn has no types
     """All that `MLPClassifier` and `MLPRegressor` have in common.
 
-    They define ``_learn_labels``, ``_encode`` (labels or values to targets of the loss), ``_decide`` (outputs of the
+    They define ``_encode`` (labels or values to targets of the loss), ``_decide`` (outputs of the
     loss, or targets, to labels or values), ``_loss`` and ``_metric`` (the score).
     """
 
-    class_weight = None
+    class_weight: ClassVar[Any] = None
     _doc_link_module = "mlp_xp"
     _doc_link_template = (
         "https://scikit-learn.org/stable/modules/generated/sklearn.neural_network.{estimator_name}.html"
@@ -117,14 +116,18 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
         if first:
             dtype = self.dtype or str(x.dtype)
             drawn = network.init(self._random_state)
-            self._initialize(*lists(tree_map(lambda a: a.astype(dtype, copy=False), drawn)))
+            self._initialize(lists(tree_map(lambda a: a.astype(dtype, copy=False), drawn)))
         elif units != self._units():
             raise ValueError(
                 f"this estimator was fitted with layers of {self._units()} units, and now has {units}: to go on with "
                 "warm_start or partial_fit keep hidden_layer_sizes and the outputs; to start anew, fit a clone"
             )
         ranks.check_equal(parameters=(*self.coefs_, *self.intercepts_), data=(x.shape, target.shape))
-        return Setting(ranks.backend(self._backend(X)), network, self._loss(), str(self.coefs_[0].dtype)), data
+        backend = ranks.backend(self.device or home(X))
+        return Setting(backend, network, self._loss(), str(self.coefs_[0].dtype)), data
+
+    def _learn_labels(self, y: HostArray, incremental: bool) -> None:
+        """Do nothing: only classes have labels."""
 
     def _checked(self) -> Any:
         """The estimator after its training; `ValueError` if it has diverged."""
@@ -146,20 +149,12 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
         """Units of each layer of the fitted network, from input to output."""
         return [*(W.shape[0] for W in self.coefs_), self.coefs_[-1].shape[1]]
 
-    def _network(self) -> Chain:
-        """The fitted network."""
-        return build_network(self._units(), self.activation, self.dropout)
-
-    def _backend(self, x: Any) -> Backend:
-        """Where to compute with ``x``."""
-        return as_backend(home(x) if self.device is None else self.device)
-
-    def _initialize(self, coefs: list[HostArray], intercepts: list[HostArray]) -> None:
+    def _initialize(self, weights: Weights) -> None:
         """Set the attributes that a first fit starts from."""
-        self.coefs_, self.intercepts_ = coefs, intercepts
-        self._best_coefs, self._best_intercepts = ([a.copy() for a in arrays] for arrays in (coefs, intercepts))
+        self.coefs_, self.intercepts_ = weights
+        self._best_coefs, self._best_intercepts = copy.deepcopy(weights)
         self.n_iter_ = self.t_ = 0
-        self.n_layers_, self.n_outputs_ = len(coefs) + 1, coefs[-1].shape[1]
+        self.n_layers_, self.n_outputs_ = len(self.coefs_) + 1, self.coefs_[-1].shape[1]
         self.out_activation_ = OUT_ACTIVATIONS[self._loss().target]
         if self.solver != "lbfgs":
             self.loss_curve_: list[float] = []
@@ -191,19 +186,15 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
             return _part(data), None
         return _part(data, train), Held(given, held, self._decide(held.y))
 
-    def _rows(self, X: Any) -> Any:
-        """``X`` as scikit-learn checks it; skips checks that would take longer than the products."""
-        W = self.coefs_[0]
-        if type(X) is np.ndarray and X.ndim == 2 and X.dtype == W.dtype and X.shape[1] == len(W) and len(X):
-            with np.errstate(all="ignore"):
-                if math.isfinite(X.sum()) and not hasattr(self, "feature_names_in_"):
-                    return np.ascontiguousarray(X)
-        return as_rows(validate_data(self, to_host(X), accept_sparse=["csr", "csc"], reset=False))
-
     def _predictions(self, X: Any) -> HostArray:
         """The output of the loss, such as probabilities, (rows, outputs), on the host."""
         check_is_fitted(self)
-        x, network, backend, dtype = self._rows(X), self._network(), self._backend(X), str(self.coefs_[0].dtype)
+        backend, W = as_backend(self.device or home(X)), self.coefs_[0]
+        plain = type(X) is np.ndarray and X.ndim == 2 and X.dtype == W.dtype and X.shape[1] == len(W) and len(X)
+        with np.errstate(all="ignore"):  # skips checks that would take longer than the products
+            if not plain or not math.isfinite(X.sum()) or hasattr(self, "feature_names_in_"):
+                X = validate_data(self, to_host(X), accept_sparse=["csr", "csc"], reset=False)
+        x, dtype, network = as_rows(X), str(W.dtype), build_network(self._units(), self.activation, self.dropout)
         params = tree(network, self.coefs_, self.intercepts_, lambda a: backend.asarray(a, dtype))
         z = predictions(backend, network, params, layer_states(network), x, dtype)
         return self._loss().output(np, z)  # type: ignore[no-any-return]

@@ -26,24 +26,10 @@ from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 
 def fit_lbfgs(e: Any, setting: Setting, data: Batch, tasks: Tasks) -> None:
     """Minimize the objective over all rows at once, starting from the estimator's weights."""
-    problem = Problem(e, setting, data)
-
-    def value_and_gradient(theta: HostArray) -> tuple[float, HostArray]:
-        tasks.begin("lbfgs iteration")
-        return problem(theta)
-
-    def iteration_ends(intermediate_result: Any) -> None:
-        if tasks.end(lambda: problem.weights(intermediate_result.x)._asdict()):
-            raise StopIteration
-
-    result = scipy.optimize.minimize(
-        value_and_gradient,
-        _packed(e.coefs_, e.intercepts_),
-        method="L-BFGS-B",
-        jac=True,
-        callback=iteration_ends,
-        options={"maxfun": e.max_fun, "maxiter": e.max_iter, "gtol": e.tol},
-    )
+    problem = Problem(e, setting, data, tasks)
+    start, options = _packed(e.coefs_, e.intercepts_), {"maxfun": e.max_fun, "maxiter": e.max_iter, "gtol": e.tol}
+    ends = problem.iteration_ends
+    result = scipy.optimize.minimize(problem, start, method="L-BFGS-B", jac=True, callback=ends, options=options)
     e.n_iter_ = _check_optimize_result("lbfgs", result, e.max_iter)
     e.loss_ = float(result.fun)
     if e.verbose:
@@ -57,7 +43,8 @@ class Problem:
     The vector holds the weights of all layers, then their biases, as scikit-learn packs it.
     """
 
-    def __init__(self, e: Any, setting: Setting, data: Batch) -> None:
+    def __init__(self, e: Any, setting: Setting, data: Batch, tasks: Tasks) -> None:
+        self.tasks = tasks
         self.backend, self.network, loss, self.dtype = setting
         self.shapes = [a.shape for a in (*e.coefs_, *e.intercepts_)]
         self.ends = np.cumsum([a.size for a in (*e.coefs_, *e.intercepts_)])
@@ -74,6 +61,7 @@ class Problem:
 
     def __call__(self, theta: HostArray) -> tuple[float, HostArray]:
         """The objective and its gradient, float64. Waits for the device."""
+        self.tasks.begin("lbfgs iteration")
         params = tree(self.network, *self.weights(theta), self.backend.asarray)
         value, gradient = 0.0, np.zeros_like(theta)
         for block in self.resident or self.blocks():
@@ -85,6 +73,11 @@ class Problem:
         gradient /= self.total
         gradient[: self.penalized] += self.l2 * W
         return value / self.total + 0.5 * self.l2 * float(W @ W), gradient
+
+    def iteration_ends(self, intermediate_result: Any) -> None:
+        """Tell the callbacks; raise `StopIteration`, as SciPy expects it, if one asks to stop."""
+        if self.tasks.end(lambda: self.weights(intermediate_result.x)._asdict()):
+            raise StopIteration
 
     def weights(self, theta: HostArray) -> Weights:
         """Copies of the weights and biases in the vector, in the dtype of the network."""

@@ -8,16 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlp_xp.nn.losses import (
-    AbsoluteError,
-    BinaryCrossEntropy,
-    Huber,
-    Loss,
-    Poisson,
-    Quantile,
-    SoftmaxCrossEntropy,
-    SquaredError,
-)
+from mlp_xp.nn import losses
+from mlp_xp.nn.losses import Loss
 from mlp_xp_backends.typing import Array, Namespace
 
 
@@ -33,7 +25,7 @@ def log_cost(xp: Namespace, p: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class LogLoss(SoftmaxCrossEntropy):
+class LogLoss(losses.SoftmaxCrossEntropy):
     """``l = -log clip(p_y)`` with ``p = softmax(z)``, for one-hot ``y`` of shape (rows, n_out)."""
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -43,10 +35,10 @@ class LogLoss(SoftmaxCrossEntropy):
 
 
 @dataclass(frozen=True)
-class BinaryLogLoss(BinaryCrossEntropy):
+class BinaryLogLoss(losses.BinaryCrossEntropy):
     """``l = -sum_k y_k log clip(p_k) + (1 - y_k) log(1 - clip(p_k))`` with ``p = sigmoid(z)``."""
 
-    slope = SoftmaxCrossEntropy.slope
+    slope = losses.SoftmaxCrossEntropy.slope
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
         """Return the cost and the cache ``(p, y)``."""
@@ -60,7 +52,7 @@ class BinaryLogLoss(BinaryCrossEntropy):
 
 
 @dataclass(frozen=True)
-class HalfSquaredError(SquaredError):
+class HalfSquaredError(losses.SquaredError):
     """``l = mean_k (z_k - y_k)^2 / 2``, while the gradient is that of the sum over the outputs."""
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
@@ -70,7 +62,7 @@ class HalfSquaredError(SquaredError):
 
 
 @dataclass(frozen=True)
-class PoissonDeviance(Poisson):
+class PoissonDeviance(losses.Poisson):
     """``l = sum_k y_k log y_k - y_k - y_k z_k + exp z_k``: half the deviance of counts with rate ``exp(z)``."""
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -83,15 +75,15 @@ class PoissonDeviance(Poisson):
 REGRESSION: dict[str, Loss] = {
     "squared_error": HalfSquaredError(),
     "poisson": PoissonDeviance(),
-    "absolute_error": AbsoluteError(),
-    "huber": Huber(),
-    "quantile": Quantile(),
+    "absolute_error": losses.AbsoluteError(),
+    "huber": losses.Huber(),
+    "quantile": losses.Quantile(),
 }
 PORTABLE: dict[Loss, Loss] = {
-    LogLoss(): SoftmaxCrossEntropy(),
-    BinaryLogLoss(): BinaryCrossEntropy(),
-    HalfSquaredError(): SquaredError(),
-    PoissonDeviance(): Poisson(),
+    LogLoss(): losses.SoftmaxCrossEntropy(),
+    BinaryLogLoss(): losses.BinaryCrossEntropy(),
+    HalfSquaredError(): losses.SquaredError(),
+    PoissonDeviance(): losses.Poisson(),
 }
 """The losses of `mlp_xp` with the same gradients."""
 OUT_ACTIVATIONS = {"class": "softmax", "binary": "logistic", "real": "identity", "count": "exp"}

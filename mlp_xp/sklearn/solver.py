@@ -42,20 +42,21 @@ class Solver:
 
 def make_solver(e: Any) -> Solver:
     """The solver that an estimator's parameters describe, before its first step."""
-    lr = float(e.learning_rate_init)
-    schedule: Schedule = ConstantRate(lr) if isinstance(e.learning_rate, str) else e.learning_rate
+    lr = e.learning_rate
+    if isinstance(lr, str):
+        first = float(e.learning_rate_init)
+        lr = InverseScaling(first, power=e.power_t) if lr == "invscaling" and e.solver == "sgd" else ConstantRate(first)
     if not isinstance(e.solver, str):
         check_kind("solver", e.solver, ("rates", "init", "update"), "'adam' or Adam(0.001)")
-        optimizer, schedule = e.solver, as_schedule(e.solver.lr)
+        optimizer = e.solver
     elif e.solver == "adam":
-        optimizer = Adam(schedule, b1=e.beta_1, b2=e.beta_2, eps=e.epsilon, eps_hat=True)
+        optimizer = Adam(lr, b1=e.beta_1, b2=e.beta_2, eps=e.epsilon, eps_hat=True)
     elif e.solver == "adamw":
-        optimizer = AdamW(schedule, b1=e.beta_1, b2=e.beta_2, eps=e.epsilon, weight_decay=e.alpha)
+        optimizer = AdamW(lr, b1=e.beta_1, b2=e.beta_2, eps=e.epsilon, weight_decay=e.alpha)
     else:
         momentum = min(float(e.momentum), math.nextafter(1.0, 0.0))  # scikit-learn admits 1, `SGD` only less
-        optimizer = SGD(schedule, momentum=momentum, nesterov=e.nesterovs_momentum and momentum > 0.0)
-        if e.learning_rate == "invscaling":
-            schedule = InverseScaling(lr, power=e.power_t)
+        optimizer = SGD(lr, momentum=momentum, nesterov=e.nesterovs_momentum and momentum > 0.0)
+    schedule = as_schedule(optimizer.lr)
     return Solver(optimizer, schedule, schedule.rate(Moment(0, 1, 0, 0)))
 
 

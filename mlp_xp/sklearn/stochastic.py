@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -130,19 +129,16 @@ class Validation:
     def __init__(self, estimator: Any, setting: Setting, held: Held) -> None:
         self.e, self.setting, self.held = estimator, setting, held
         self.w = None if held.data.w is ABSENT else held.data.w
+        self.batches: list[Batch] = []  # on the device, once they are needed
         if getattr(estimator, "validation_scores_", None) is None:
             estimator.validation_scores_, estimator.best_validation_score_ = [], -math.inf
             estimator.validation_loss_curve_ = []
 
-    @cached_property
-    def batches(self) -> list[Batch]:
-        """The rows on the device."""
-        backend, network, _, dtype = self.setting
-        return list(blocks(backend, network, Batch(self.held.data.x, ABSENT, ABSENT), dtype, pad=True))
-
     def __call__(self, params: Tree, state: Tree) -> tuple[float, float]:
         """The score by the estimator's ``scoring`` and the mean loss of a row; NaN if the network has diverged."""
-        backend, network, _, _ = self.setting
+        backend, network, _, dtype = self.setting
+        if not self.batches:
+            self.batches = list(blocks(backend, network, Batch(self.held.data.x, ABSENT, ABSENT), dtype, pad=True))
         z = outputs(backend, network, params, state, self.batches, len(self.held.labels))
         return self.of_outputs(z, lambda: params)
 

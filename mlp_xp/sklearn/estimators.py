@@ -1,4 +1,4 @@
-"""The classifier."""
+"""The classifier and the regressor: their labels or values, losses and scores."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 from scipy import sparse
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
-from sklearn.metrics import accuracy_score
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, _fit_context
+from sklearn.metrics import accuracy_score, r2_score
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
+from mlp_xp._checks import instead
 from mlp_xp.model import Model
 from mlp_xp.nn.losses import Loss
 from mlp_xp.sklearn.arrays import is_foreign, like, to_host
 from mlp_xp.sklearn.base import BaseMLP
 from mlp_xp.sklearn.exchange import read
-from mlp_xp.sklearn.losses import BinaryLogLoss, LogLoss
+from mlp_xp.sklearn.losses import PORTABLE, REGRESSION, BinaryLogLoss, LogLoss
 from mlp_xp.sklearn.parameters import described
 from mlp_xp_backends.typing import Array, HostArray
 
@@ -44,7 +45,7 @@ class MLPClassifier(BaseMLP, ClassifierMixin, BaseEstimator):  # type: ignore[mi
     """
 
     loss: ClassVar[str] = "log_loss"  # type: ignore[misc]  # no parameter of a classifier
-    class_weight: Any = field(default=None, kw_only=True)
+    class_weight: Any = field(default=None, kw_only=True)  # type: ignore[misc]  # no parameter of a regressor
     _metric = staticmethod(accuracy_score)
 
     @classmethod
@@ -54,8 +55,8 @@ class MLPClassifier(BaseMLP, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         ``classes`` are the labels of the outputs, by default ``model.extra["classes"]`` or 0, 1, 2 ...; ``parameters``
         are those of the constructor. Two outputs of a softmax become one logistic output with equal probabilities.
         """
-        known, coefs, intercepts = read(model)
-        n, target = coefs[-1].shape[1], model.loss.target
+        known, weights = read(model)
+        n, target = weights.coefs_[-1].shape[1], model.loss.target
         if target not in ("class", "binary") or (target == "class" and n == 1):
             raise ValueError(
                 f"a classifier needs a model with SoftmaxCrossEntropy or BinaryCrossEntropy, not {model.loss} on "
@@ -66,15 +67,15 @@ class MLPClassifier(BaseMLP, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         if labels.shape != (max(n, 2),):
             raise ValueError(f"classes must be {max(n, 2)} labels, one for each output, not {labels.tolist()}")
         order = np.argsort(labels)
-        if target == "class":
-            coefs[-1], intercepts[-1] = (a[..., order] for a in (coefs[-1], intercepts[-1]))
-            if n == 2:
-                coefs[-1], intercepts[-1] = (a[..., 1:] - a[..., :1] for a in (coefs[-1], intercepts[-1]))
-        elif not several and order[0] == 1:
-            coefs[-1], intercepts[-1] = -coefs[-1], -intercepts[-1]
+        for arrays in weights:  # the last of them belongs to the outputs
+            if target == "class":
+                arrays[-1] = arrays[-1][..., order]
+                arrays[-1] = arrays[-1] if n > 2 else arrays[-1][..., 1:] - arrays[-1][..., :1]
+            elif not several and order[0] == 1:
+                arrays[-1] = -arrays[-1]
         estimator = cls(**{**known, **parameters})
         estimator._learn_labels(np.eye(n, dtype=int) if several else labels, incremental=False)
-        return estimator._adopt(coefs, intercepts)  # type: ignore[no-any-return]
+        return estimator._adopt(weights)  # type: ignore[no-any-return]
 
     @available_if(BaseMLP._check_solver)  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -121,15 +122,13 @@ class MLPClassifier(BaseMLP, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         if y.ndim == 2:
             marked = self._label_binarizer.transform(y).astype(bool)
             return marked.toarray() if sparse.issparse(marked) else marked  # type: ignore[no-any-return]
-        index = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
-        if not np.array_equal(self.classes_[index], y):
+        target: HostArray = y[:, None] == self.classes_
+        if not np.all(np.any(target, axis=1)):
             raise ValueError(
                 "`y` has classes not in `self.classes_`, labels that were not in the training data. "
                 f"`self.classes_` has {self.classes_}. 'y' has {np.unique(y)}."
             )
-        outputs = np.arange(len(self.classes_)) if len(self.classes_) > 2 else np.ones(1, int)
-        target: HostArray = index[:, None] == outputs
-        return target
+        return target if len(self.classes_) > 2 else ~target[:, :1]
 
     def _decide(self, p: HostArray) -> HostArray:
         """The labels of the largest probabilities."""
@@ -139,3 +138,67 @@ class MLPClassifier(BaseMLP, ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     def _loss(self) -> Loss:
         return LogLoss() if self._label_binarizer.y_type_ == "multiclass" else BinaryLogLoss()
+
+
+@described
+@dataclass(eq=False, repr=False)
+class MLPRegressor(BaseMLP, RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """scikit-learn's ``MLPRegressor`` on any device.
+
+    All parameters and attributes of ``sklearn.neural_network.MLPRegressor`` keep their meaning and defaults, and the
+    same ``random_state`` gives the same model.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_regression
+    >>> X, y = make_regression(200, 5, random_state=0)
+    >>> regressor = MLPRegressor(solver="lbfgs", tol=0.01, max_iter=1000, random_state=0).fit(X, y)
+    >>> regressor.predict(X[:3]).shape
+    (3,)
+    >>> regressor.score(X, y) > 0.99
+    True
+    """
+
+    _metric = staticmethod(r2_score)
+
+    @classmethod
+    def from_model(cls, model: Model, **parameters: Any) -> MLPRegressor:
+        """A fitted regressor with the weights of ``model``, a chain of `Dense` layers and activations.
+
+        ``parameters`` are those of the constructor.
+        """
+        known, weights = read(model)
+        names = {PORTABLE[REGRESSION[name]]: name for name in ("squared_error", "poisson")}
+        estimator = cls(**{"loss": names.get(model.loss, model.loss), **known, **parameters})
+        return estimator._adopt(weights)  # type: ignore[no-any-return]
+
+    @available_if(BaseMLP._check_solver)  # type: ignore[untyped-decorator]
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> MLPRegressor:
+        """Train for one epoch on ``X`` and ``y``; parameters as for `fit`.
+
+        With ``early_stopping`` each call needs ``validation_data``; see ``stopped_``.
+        """
+        return self._fit(X, y, sample_weight, validation_data, incremental=True)  # type: ignore[no-any-return]
+
+    def _check(self, x: Any, y: Any, reset: bool) -> tuple[Any, HostArray]:
+        given = np.asarray(y)
+        words = [v for v in given.ravel().tolist() if isinstance(v, (str, bytes))] if given.dtype.kind in "OSU" else []
+        if words:
+            raise ValueError(f"y must hold numbers, but holds {words[0]!r}: use MLPClassifier for class labels")
+        return super()._check(x, y, reset)
+
+    def _encode(self, y: HostArray) -> HostArray:
+        """Numbers, (rows, outputs)."""
+        if self._loss().target == "count" and np.any(y < 0):
+            raise ValueError(f"loss={self.loss!r} is for y that is not negative, but y holds {y.min()}")
+        return y.reshape(len(y), -1)
+
+    def _decide(self, p: HostArray) -> HostArray:
+        return p.ravel() if self.n_outputs_ == 1 else p
+
+    def _loss(self) -> Loss:
+        loss: Loss = REGRESSION[self.loss] if isinstance(self.loss, str) else self.loss
+        if isinstance(loss, type) or loss.target not in ("real", "count"):
+            raise ValueError(f"loss must be one for real numbers, such as Huber(delta=2.0), not {instead(loss)}")
+        return loss
