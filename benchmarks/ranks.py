@@ -192,7 +192,7 @@ class Ddp:
         import numpy as np
         import torch
 
-        from mlp_xp.data.batches import share
+        from mlp_xp.data.shares import share
 
         x, y = torch.from_numpy(x), torch.from_numpy(y)
         own = slice(*share(batch, self.group.rank, self.group.size))

@@ -10,7 +10,7 @@ search tries settings of a classifier in a pipeline on cell nuclei, all settings
 Data: MNIST from --data-dir, ``$MLP_XP_DATA/mnist`` or the cache, else downloaded (11 MB); if that fails, the 1,797
 digits of 8 x 8 pixels that scikit-learn includes, and the output says so. The table is included in scikit-learn.
 
-Time: 3 minutes on two cores; with ``--dataset digits`` 10 seconds.
+Time: 50 seconds on two cores; with ``--dataset digits`` 10 seconds.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlp_xp.data.sources import BatchSource as BatchSource
     from mlp_xp.data.sources import arrow_batches as arrow_batches
-    from mlp_xp.files.paths import FileError as FileError
+    from mlp_xp.files.disk import FileError as FileError
     from mlp_xp.model import Model as Model
     from mlp_xp.model import load as load
     from mlp_xp.nn import metrics as metrics
@@ -79,15 +79,15 @@ if TYPE_CHECKING:
     from mlp_xp.sweep.sweep import Sweep as Sweep
     from mlp_xp.training.callbacks import Callback as Callback
     from mlp_xp.training.callbacks import Checkpoint as Checkpoint
-    from mlp_xp.training.callbacks import CSVLog as CSVLog
-    from mlp_xp.training.callbacks import Progress as Progress
+    from mlp_xp.training.divergence import TrainingDivergedError as TrainingDivergedError
     from mlp_xp.training.early_stopping import EarlyStopping as EarlyStopping
     from mlp_xp.training.history import History as History
+    from mlp_xp.training.loggers import CSVLog as CSVLog
     from mlp_xp.training.loggers import JSONLines as JSONLines
+    from mlp_xp.training.loggers import Progress as Progress
     from mlp_xp.training.loggers import TensorBoard as TensorBoard
     from mlp_xp.training.lr_finder import RateSearch as RateSearch
     from mlp_xp.training.messages import RankError as RankError
-    from mlp_xp.training.run import TrainingDivergedError as TrainingDivergedError
     from mlp_xp.training.trainer import Trainer as Trainer
     from mlp_xp_backends import BackendError as BackendError
     from mlp_xp_backends import available_backends as available_backends
@@ -98,7 +98,7 @@ _HOMES = {
         "BatchSource",
         "arrow_batches",
     ),
-    "files.paths": ("FileError",),
+    "files.disk": ("FileError",),
     "model": (
         "Model",
         "load",
@@ -172,20 +172,20 @@ _HOMES = {
     "sweep.result": ("SweepResult",),
     "sweep.sweep": ("Sweep",),
     "training.callbacks": (
-        "CSVLog",
         "Callback",
         "Checkpoint",
-        "Progress",
     ),
+    "training.divergence": ("TrainingDivergedError",),
     "training.early_stopping": ("EarlyStopping",),
     "training.history": ("History",),
     "training.loggers": (
+        "CSVLog",
         "JSONLines",
+        "Progress",
         "TensorBoard",
     ),
     "training.lr_finder": ("RateSearch",),
     "training.messages": ("RankError",),
-    "training.run": ("TrainingDivergedError",),
     "training.trainer": ("Trainer",),
 }
 _MODULE_OF = {name: f"mlp_xp.{module}" for module, names in _HOMES.items() for name in names} | dict.fromkeys(

@@ -13,7 +13,7 @@ from mlp_xp_backends import BackendError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0, 1 if a parity check fails, 2 if the command cannot run."""
+    """Run a command and return its exit code: 0, or 1 if a parity check fails, or 2 if the command cannot run."""
     arguments = _parser().parse_args(argv)
     if arguments.command == "show":
         return _show(arguments)
@@ -27,20 +27,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m mlp_xp", description="Inspect the array libraries of this machine.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{info,parity,show}")
-    commands.add_parser("info", help="list libraries, devices and memory, and what is missing for the others")
+    commands.add_parser("info", help="list the usable backends and their memory, and what the others lack")
     parity = commands.add_parser(
         "parity",
         help="compare backends with float64 NumPy, operation by operation",
-        description="Compare every layer, loss, optimizer, a training step and a run with float64 NumPy. "
-        "Each error is given in units of its bound; the exit code is 1 if one is above its bound.",
+        description="Compare every layer, every loss, every optimizer, a training step and a short run with float64 "
+        "NumPy. Each error is given in units of its bound; the exit code is 1 if an error exceeds its bound.",
     )
     parity.add_argument(
         "--backends",
         type=_names,
         metavar="NAME,NAME",
-        help="such as numpy,cupy or cuda:1,torch:cpu; the default is all usable backends",
+        help="backends to compare, such as numpy,cupy or cuda:1,torch:cpu; by default all usable ones",
     )
-    parity.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON as well")
+    parity.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
     show.add_parser(commands)
     return parser
 

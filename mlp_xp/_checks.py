@@ -114,6 +114,10 @@ class OneOf:
         return str(value)
 
 
+DTYPE = OneOf("float32", "float64")
+"""The dtypes that networks can have."""
+
+
 class Like(NamedTuple):
     """An instance with these methods; ``such_as`` is an example."""
 

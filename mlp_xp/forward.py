@@ -9,8 +9,7 @@ from itertools import pairwise
 
 import numpy as np  # noqa: TID251  outputs are host arrays
 
-from mlp_xp.data.batches import bounds_of_chunks
-from mlp_xp.data.feed import WINDOW_BYTES, Batch, place, row_bytes, send
+from mlp_xp.data.feed import WINDOW_BYTES, Batch, bounds_of_chunks, place, row_bytes, send
 from mlp_xp.nn.layers import Chain
 from mlp_xp_backends import Backend
 from mlp_xp_backends.protocol import Loop

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np  # noqa: TID251  predictions are host arrays
 
 from mlp_xp._checks import check_count, check_kind
-from mlp_xp.data.checks import check_inputs, check_targets, check_weights
+from mlp_xp.data.checks import check_inputs, check_targets, check_weights, is_source
 from mlp_xp.data.feed import Batch, fits
-from mlp_xp.data.sources import as_source, is_source
+from mlp_xp.data.sources import as_source
 from mlp_xp.data.stream import Stream
-from mlp_xp.files.models import SavedModel, read_model, write_model
+from mlp_xp.files.checkpoints import read_model
+from mlp_xp.files.models import SavedModel, write_model
 from mlp_xp.forward import BATCH, OfBatch, blocks, forward, over_steps, predictions
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend, get_backend
-from mlp_xp_backends.transfer import to_device, to_host
+from mlp_xp_backends.memory import to_device, to_host
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 

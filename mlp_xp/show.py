@@ -1,10 +1,10 @@
-"""``python -m mlp_xp show``: what the compiler makes of a training step."""
+"""``python -m mlp_xp show``: print the compiled form of a training step."""
 
 from __future__ import annotations
 
 import argparse
 
-import numpy as np  # noqa: TID251  a step is recorded on host arrays, whatever device it is for
+import numpy as np  # noqa: TID251  a step is recorded on host arrays, for any device
 
 from mlp_xp.data.feed import Batch
 from mlp_xp.nn.losses import SoftmaxCrossEntropy
@@ -26,17 +26,17 @@ OPTIMIZERS: dict[str, Optimizer] = {
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The command and its arguments."""
+    """Add the command and its arguments to ``commands``."""
     parser = commands.add_parser(
         "show",
-        help="what the compiler makes of a training step: operations, shapes, dtypes and places in memory",
+        help="print a compiled training step: operations, shapes, dtypes and memory plan",
         description="Record a training step of a classifier, compile it and print one line for each operation.",
     )
     parser.add_argument("network", type=_widths, metavar="784-128-10", help="inputs, hidden units, classes")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam")
     parser.add_argument("--batch", type=int, default=128, metavar="ROWS")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="needs neither a GPU nor CuPy")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda needs neither a GPU nor CuPy")
 
 
 def _widths(text: str) -> list[int]:
@@ -47,7 +47,7 @@ def _widths(text: str) -> list[int]:
 
 
 class _Recorder:
-    """Stands for a backend: hands back the body that it is to compile."""
+    """A stand-in for a backend that keeps the body that it is asked to compile."""
 
     def compile(self, body: Body) -> Loop:
         self.body = body
@@ -55,7 +55,9 @@ class _Recorder:
 
 
 def show(widths: list[int], optimizer: str, batch: int, dtype: str, device: str) -> str:
-    """The compiled step of a classifier as text.
+    """Return the compiled step of the classifier ``mlp(*widths)`` as text, one line for each operation.
+
+    ``optimizer`` is one of `OPTIMIZERS`, ``batch`` the number of rows, ``device`` ``"cpu"`` or ``"cuda"``.
 
     >>> print(show([4, 3, 2], "sgd", 8, "float32", "cpu").splitlines()[-3])
     carry %37

@@ -153,7 +153,7 @@ def test_losses_are_configured_by_keyword(make):
         (lambda: LossRatio(0.1, window=0), "window must be a positive integer"),
         (lambda: TrainStep(mlp(3, 2), SquaredError, Adam()), "loss must be .* not the class SquaredError: call it"),
         (lambda: TrainStep(mlp(3, 2), SquaredError(), Adam), "optimizer must be .* not the class Adam: call it"),
-        (lambda: TrainStep(Dense, SquaredError(), Adam()), "network must be something such as mlp"),
+        (lambda: TrainStep(Dense, SquaredError(), Adam()), "network must be a Chain of layers, such as mlp"),
         (lambda: TrainStep(mlp(3, 2), SquaredError(), Adam(), l2=-0.1), "l2 must be"),
         (lambda: TrainStep(mlp(3, 2), SquaredError(), Adam(), clip_norm=0.0), "clip_norm must be"),
         (lambda: mlp(3), "mlp needs the numbers of inputs and of outputs"),

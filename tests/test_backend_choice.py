@@ -29,7 +29,7 @@ from mlp_xp_backends import (
     registry,
 )
 from mlp_xp_backends.probe import BACKENDS, probe
-from mlp_xp_backends.status import Device, Status
+from mlp_xp_backends.protocol import Device, Status
 
 # From words to a backend
 
@@ -51,6 +51,11 @@ def test_the_same_words_give_the_same_backend(spec: str, name: str, device: str)
     assert get_backend(spec) is backend
 
 
+def forget() -> None:
+    registry._built.cache_clear()
+    registry._usable.cache_clear()
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A machine of the test's choice: ``machine(driver=(13, 0), cupy=fake_cupy(), wheels={...})``."""
@@ -62,9 +67,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
         for name, module in modules.items():
             monkeypatch.setitem(sys.modules, name, module)
 
-    registry._built.cache_clear()
+    forget()
     yield build
-    registry._built.cache_clear()
+    forget()
 
 
 class CUDAError(RuntimeError):
@@ -376,6 +381,13 @@ def test_auto_tells_who_has_a_gpu_what_it_lacks(machine: Any, capsys: pytest.Cap
     assert capsys.readouterr().err == ""
     assert get_backend_or_cpu("auto", strict=True).name == "numpy"
     assert "cupy is not installed; running on the CPU instead" in capsys.readouterr().err
+
+
+def test_auto_is_decided_once(machine: Any) -> None:
+    machine(cupy=None)
+    cpu = get_backend("auto")
+    machine(driver=(13, 0), cupy=fake_cupy())
+    assert get_backend("auto") is cpu
 
 
 def test_no_name_means_auto() -> None:

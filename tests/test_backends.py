@@ -17,9 +17,8 @@ from mlp_xp_backends import (
     Memory,
     get_backend,
 )
-from mlp_xp_backends.errors import memory_guard, size
-from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.memory import as_host, host_memory, memory_guard, size
 from mlp_xp_backends.namespace import CREATION
 from mlp_xp_backends.probe import BACKENDS, probe
 

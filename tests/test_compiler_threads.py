@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -13,9 +15,10 @@ import pytest
 
 from mlp_xp import SGD, Adam, Trainer, mlp
 from mlp_xp_backends.compiler.targets.cpu import run, shares
-from mlp_xp_backends.compiler.targets.cpu.blas import SPLIT, OpenBlas, mkl, openblas
+from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, OpenBlas, mkl, openblas
+from mlp_xp_backends.compiler.targets.cpu.parts import EXACT, LEAST, TILE, multiplications, parts
 from mlp_xp_backends.compiler.targets.cpu.shares import SHARES
-from mlp_xp_backends.compiler.targets.cpu.team import MOST, TEAM, TILE, parts
+from mlp_xp_backends.compiler.targets.cpu.team import TEAM
 from mlp_xp_backends.trees import leaves
 from tests.compiler_cases import NETWORKS, OPTIMIZERS, Library, assert_compiled, compiled, copied, f, training
 
@@ -32,15 +35,24 @@ def divide_always(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "number"),
-    [((512, 784, 1000), 4), ((128, 1000, 1000), 4), ((1000, 128, 10), 1), ((3, 30_000, 700), 2), ((201, 200, 200), 2)],
+    ("shape", "most", "number"),
+    [
+        ((512, 784, 1000), 4, 4),
+        ((128, 1000, 1000), 2, 2),
+        ((128, 1000, 1000), 60, 60),
+        ((1000, 128, 10), 4, 1),
+        ((3, 30_000, 700), 3, 3),
+        ((201, 200, 200), 1, 1),
+        ((201, 200, 200), 8, 4),
+        ((17, 60_000, 16), 4, 3),
+        ((4, 1_000_000, 4), 4, 1),
+    ],
 )
-def test_parts_cover_the_product_once(shape: tuple[int, int, int], number: int) -> None:
+def test_parts_cover_the_product_once(shape: tuple[int, int, int], most: int, number: int) -> None:
     rows, shared, columns = shape
     c, a, b = np.zeros((rows, columns)), np.ones((rows, shared)), np.ones((shared, columns))
-    pieces = parts(c, a, b)
-    assert (len(pieces) > 1) == (rows * shared * columns >= SPLIT)
-    assert len(pieces) == number <= MOST
+    pieces = parts(c, a, b, most)
+    assert len(pieces) == number and (number == 1 or number * LEAST <= multiplications(c, a) == rows * shared * columns)
     axis = int(columns > rows)
     sizes = [z.shape[axis] for z, _, _ in pieces]
     assert all(size % TILE == 0 for size in sizes[:-1]) and max(sizes) - min(sizes) < 2 * TILE
@@ -48,6 +60,59 @@ def test_parts_cover_the_product_once(shape: tuple[int, int, int], number: int) 
         assert np.may_share_memory(z, c)
         z += x @ y
     np.testing.assert_array_equal(c, shared)
+
+
+def lying(shape: tuple[int, int], dtype: Any, seed: int, transposed: bool) -> np.ndarray:
+    return f(shape[::-1], seed).T.astype(dtype) if transposed else f(shape, seed).astype(dtype)
+
+
+@needs_openblas
+@pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_products_on_the_threads_of_the_library(
+    threads: int, dtype: Any, transposed: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of rows and columns, inside a run alone, beside another one, and outside; with factors that change."""
+    library = openblas()
+    assert isinstance(library, OpenBlas)
+    monkeypatch.setattr(OpenBlas, "threads", threads)
+    for rows, columns in ((130, 210), (210, 130)):
+        a, b = lying((rows, 701), dtype, 1, transposed[0]), lying((701, columns), dtype, 2, transposed[1])
+        c, alpha, beta = f((rows, columns), 3).astype(dtype), np.asarray([[2]], dtype), np.asarray(0, dtype)
+        function, args = library.divided(c, a, b, alpha, beta) or pytest.fail("BLAS can read all of them")
+        before, product = library._get(), a @ b
+        with library.on_one_core(), library.on_one_core():
+            function(*args)
+        np.testing.assert_allclose(c, 2 * product, rtol=1e-4, atol=1e-3)
+        alpha[...], beta[...], bits = 1, -1, c.copy()
+        with library.on_one_core():
+            function(*args)
+            assert library._get() == 1
+        np.testing.assert_allclose(c, product - bits, rtol=1e-4, atol=1e-3)
+        alpha[...], beta[...] = 2, 0
+        function(*args)
+        np.testing.assert_allclose(c, bits, rtol=1e-4, atol=1e-3)
+        assert library._get() == before
+
+
+@needs_openblas
+@pytest.mark.parametrize(
+    "shape", [(17, 60_000, 17), (9, 12_000, 40), (60, 60_000, 1), (1, 60_000, 90), (150, 200, 150)]
+)
+def test_no_part_of_a_batch_is_so_small_that_openblas_fails(shape: tuple[int, int, int]) -> None:
+    library = openblas()
+    assert isinstance(library, OpenBlas)
+    rows, terms, columns = shape
+    a, b, c = f((rows, terms)), f((terms, columns), 1), np.ones((rows, columns), "f")
+    for threads in (2, 3, 7, 30):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OpenBlas, "threads", threads)
+            function, args = library.divided(c, a, b, np.ones((), "f"), np.zeros((), "f")) or pytest.fail(
+                "BLAS can read all of them"
+            )
+        function(*args)
+        np.testing.assert_allclose(c, a @ b, rtol=1e-3, atol=1e-2)
 
 
 @needs_openblas
@@ -66,6 +131,46 @@ def test_the_same_bits_on_any_number_of_threads(rule: Any, hidden: list[int], mo
     for others in weights[1:]:
         for a, b in zip(weights[0], others, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+CORES = {"SkylakeX": "AVX512_SKX", "Haswell": "FMA3", "Sandybridge": "AVX", "Nehalem": "SSE42"}
+"""Kernels of OpenBLAS, and what a processor must have to run them."""
+STEPS = """
+import hashlib, sys
+import numpy as np
+from mlp_xp import SGD, Trainer, mlp
+from mlp_xp_backends.compiler.targets.cpu import run
+from mlp_xp_backends.compiler.targets.cpu.blas import OpenBlas, openblas
+from mlp_xp_backends.trees import leaves
+
+library, rng, calls = openblas(), np.random.default_rng(0), []
+original = OpenBlas._run_divided
+OpenBlas._run_divided = lambda *args: (calls.append(1), original(*args))
+x, y = rng.standard_normal((208, 784)), np.arange(208) % 10
+for dtype, *counts in (words.split(":") for words in sys.argv[1:]):
+    found = []
+    for threads in map(int, counts):
+        library._set(threads)
+        trainer = Trainer(mlp(784, 300, 214, 10), optimizer=SGD(0.1, momentum=0.9), seed=1, dtype=dtype)
+        trainer.fit(x.astype(dtype), y, max_epochs=1, batch_size=104)
+        found.append(hashlib.sha256(b"".join(w.tobytes() for w in leaves(trainer.state.params))).hexdigest())
+    print(library._core, dtype, len(set(found)), len(calls) > 0, any(runner.threads for runner in run.ALIVE))
+"""
+
+
+@needs_openblas
+@pytest.mark.parametrize("core", CORES)
+def test_the_same_bits_on_any_number_of_threads_of_the_library(core: str) -> None:
+    """Steps of middle size at the default settings; on more than `MOST` threads with the kernels that are `EXACT`."""
+    features = getattr(np._core._multiarray_umath, "__cpu_features__", {})
+    if not features.get(CORES[core]):
+        pytest.skip(f"this processor has no {CORES[core]}")
+    dtypes = ["float32", "float64"]
+    asked = [f"{dtype}:1:2:3:4" + ":8" * (LETTER[np.dtype(dtype)] in EXACT[core]) for dtype in dtypes]
+    env = {**os.environ, "OPENBLAS_CORETYPE": core}
+    env.pop("MLP_XP_BLAS", None)
+    done = subprocess.run([sys.executable, "-c", STEPS, *asked], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{core} {dtype} 1 True False" for dtype in dtypes]
 
 
 @needs_openblas

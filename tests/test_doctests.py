@@ -19,23 +19,27 @@ NEEDS = {"arrow_batches": "pyarrow"}
 @cache
 def names():
     """The names that examples use without importing them."""
-    public = {name: getattr(mlp_xp, name) for name in mlp_xp.__all__}
-    return {**public, "np": np, "xp": get_backend("numpy:plain").xp, "ABSENT": ABSENT}
+    return {**public(mlp_xp), "np": np, "xp": get_backend("numpy:plain").xp, "ABSENT": ABSENT}
 
 
-def examples(thing):
-    """The doctests of a public object and of its members."""
+def public(module):
+    """The public names of a module."""
+    return {name: getattr(module, name) for name in module.__all__}
+
+
+def examples(thing, given=None):
+    """The doctests of a public object and of its members, which may use the names ``given`` without importing them."""
     module = inspect.getmodule(thing)
-    given = {**names(), thing.__name__: thing}
+    given = {**names(), **(given or {}), thing.__name__: thing}
     found = doctest.DocTestFinder().find(thing, thing.__name__, module, globs=given)
     return [test for test in found if test.examples]
 
 
-def run(thing):
+def run(thing, given=None):
     """The failures of the examples of a public object."""
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     report: list[str] = []
-    for test in examples(thing):
+    for test in examples(thing, given):
         doctest.DocTestRunner(optionflags=flags).run(test, out=report.append)
     return "".join(report)
 
@@ -51,9 +55,11 @@ def test_every_public_name_has_an_example_that_runs(name, tmp_path, monkeypatch)
     assert not run(thing)
 
 
-@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
-def test_every_estimator_has_an_example_that_runs(name):
-    estimators = pytest.importorskip("mlp_xp.sklearn")
-    thing = getattr(estimators, name)
-    assert examples(thing)
-    assert not run(thing)
+@pytest.mark.filterwarnings("ignore:.*converge")
+@pytest.mark.parametrize("module", ["mlp_xp.sklearn", "mlp_xp.parity"])
+def test_every_public_name_of_a_subpackage_has_an_example_that_runs(module):
+    package = pytest.importorskip(module)
+    for name, thing in public(package).items():
+        assert inspect.getdoc(thing)
+        assert examples(thing), f"{module}.{name} has no example"
+        assert not run(thing, public(package))

@@ -21,8 +21,8 @@ from typing import Self
 import pytest
 from drill.runs import KINDS, KNOWN, everything
 
-from mlp_xp.files.atomic import remove_stale
 from mlp_xp.files.checkpoints import read_snapshot
+from mlp_xp.files.disk import remove_stale
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX")
 DISTURBANCES = ["kill", "kill", "kill", "ctrl-c", "ctrl-c twice"]

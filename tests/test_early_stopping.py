@@ -8,19 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlp_xp import EarlyStopping
-from mlp_xp.files.snapshot import Best
-from mlp_xp.training.early_stopping import BestEpoch
+from mlp_xp import EarlyStopping, Trainer, mlp
+from mlp_xp.files.snapshot import Best, Plan
+from mlp_xp.training.early_stopping import best_epoch, is_over
 
 
-def run(rule: EarlyStopping, scores: list[float], best: BestEpoch | None = None, first: int = 1) -> tuple[int, Any]:
+def run(rule: EarlyStopping, scores: list[float], best: Best | None = None, first: int = 1) -> tuple[int, Any]:
     """The epoch after which the rule ends the run, or 0, and the best epoch, whose network is its number."""
-    best = best or BestEpoch(None, False)
     for epoch, score in enumerate(scores, first):
-        best.observe(rule, {"epoch": epoch, rule.monitor: score}, lambda epoch=epoch: ((epoch,), ()))
-        if best.ends(rule, epoch):
-            return epoch, best.best
-    return 0, best.best
+        best = best_epoch(rule, best, {"epoch": epoch, rule.monitor: score}, lambda epoch=epoch: ((epoch,), ()))
+        if is_over(rule, best, epoch):
+            return epoch, best
+    return 0, best
 
 
 @pytest.mark.parametrize(
@@ -50,10 +49,9 @@ def test_a_run_ends_after_so_many_epochs_without_a_gain_above_min_delta(
 
 
 def test_a_longer_patience_continues_a_run_that_was_stopped() -> None:
-    best = BestEpoch(None, False)
-    assert run(EarlyStopping(patience=2), [1.0, 2.0, 3.0], best)[0] == 3
-    assert best.stopped and best.ends(EarlyStopping(patience=1), 3) and best.ends(EarlyStopping(patience=2), 3)
-    assert not best.ends(EarlyStopping(patience=3), 3) and not best.ends(None, 3)
+    ended, best = run(EarlyStopping(patience=2), [1.0, 2.0, 3.0])
+    assert ended == 3 and is_over(EarlyStopping(patience=1), best, 3)
+    assert not is_over(EarlyStopping(patience=3), best, 3)
     assert run(EarlyStopping(patience=3), [4.0], best, first=4)[0] == 4
 
 
@@ -67,12 +65,13 @@ def test_the_best_epoch_is_kept_only_by_calls_that_continue_with_the_same_rule()
         (EarlyStopping(monitor="valid_accuracy"), True, None),
         (EarlyStopping(mode="max"), True, None),
     ):
-        best = BestEpoch(kept, True)
-        best.begin(rule, continues)
-        assert best.best is expected and best.stopped is (expected is kept)
-    fresh = BestEpoch(None, False)
-    fresh.begin(EarlyStopping(), True)
-    assert fresh.best is None and not fresh.ends(EarlyStopping(), 100)
+        run = Trainer(mlp(2, 2), device="cpu")._run
+        run.best, run.stopped, run.continues = kept, True, continues
+        run.begin(Plan(5, 4, True, 4), rule)
+        assert run.best is expected and run.stopped is (expected is kept)
+    fresh = Trainer(mlp(2, 2), device="cpu")._run
+    fresh.begin(Plan(5, 4, True, 4), EarlyStopping(patience=1))
+    assert fresh.best is None and not fresh.is_done(EarlyStopping(patience=1))
 
 
 @pytest.mark.parametrize("name", ["loss", "valid_loss", "train_error", "error"])

@@ -12,8 +12,7 @@ import pytest
 
 from mlp_xp import Embedding, Rescale, mlp
 from mlp_xp.data import feed as feeds
-from mlp_xp.data.batches import Whole, bounds_of_chunks
-from mlp_xp.data.feed import Batch, fits, gather, is_mapped, make_feed, row_bytes, send
+from mlp_xp.data.feed import Batch, Whole, bounds_of_chunks, fits, gather, is_mapped, make_feed, row_bytes, send
 from mlp_xp_backends import get_backend
 from mlp_xp_backends.protocol import Memory
 from mlp_xp_backends.trees import ABSENT

@@ -17,7 +17,7 @@ from test_files_models import Cubic, Square
 
 from mlp_xp.files import generators
 from mlp_xp.files.checkpoints import check_savable, read_snapshot, write_snapshot
-from mlp_xp.files.paths import FileError
+from mlp_xp.files.disk import FileError
 from mlp_xp.files.snapshot import Snapshot
 from mlp_xp.nn.layers import Chain, Dense, ReLU
 from mlp_xp.nn.losses import SquaredError

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from surgery import assembled, parts
 
-from mlp_xp.files.checkpoints import check_savable, read_snapshot
-from mlp_xp.files.models import SavedModel, read_model, write_model
-from mlp_xp.files.paths import FileError
+from mlp_xp.files.checkpoints import check_savable, read_model, read_snapshot
+from mlp_xp.files.disk import FileError
+from mlp_xp.files.models import SavedModel, write_model
 from mlp_xp.files.snapshot import Snapshot
 
 FILES = sorted((Path(__file__).parent / "golden").glob("*.safetensors"))

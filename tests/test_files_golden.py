@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from golden import make
 
-from mlp_xp.files.checkpoints import check_savable, read_snapshot, write_snapshot
+from mlp_xp.files.checkpoints import check_savable, read_model, read_snapshot, write_snapshot
 from mlp_xp.files.config import KNOWN
 from mlp_xp.files.generators import KINDS
-from mlp_xp.files.models import read_model
 from mlp_xp_backends.trees import named_leaves
 
 GOLDEN = Path(__file__).parent / "golden"

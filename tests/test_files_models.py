@@ -16,9 +16,10 @@ from surgery import parts, with_header
 from test_files_golden import same
 
 from mlp_xp.files import container
+from mlp_xp.files.checkpoints import read_model
 from mlp_xp.files.config import Decoder, encode, encode_checked
-from mlp_xp.files.models import SavedModel, read_model, write_model
-from mlp_xp.files.paths import FileError
+from mlp_xp.files.disk import FileError
+from mlp_xp.files.models import SavedModel, write_model
 from mlp_xp.nn.initializers import He
 from mlp_xp.nn.layers import Chain, Dense, Dropout, Layer, LayerNorm, ReLU
 from mlp_xp.nn.losses import Huber, SquaredError

@@ -15,10 +15,9 @@ from golden import make
 from surgery import assembled, parts, raw, with_entry, with_header, without_array
 
 from mlp_xp.files import container, generators
-from mlp_xp.files.checkpoints import read_snapshot
+from mlp_xp.files.checkpoints import read_model, read_snapshot
 from mlp_xp.files.config import encode
-from mlp_xp.files.models import read_model
-from mlp_xp.files.paths import FileError
+from mlp_xp.files.disk import FileError
 from mlp_xp.nn.layers import Chain, Dense, ReLU
 from mlp_xp.nn.losses import SquaredError
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from mlp_xp.files import atomic
-from mlp_xp.files.paths import FileError, check_folder
+from mlp_xp.files import disk
+from mlp_xp.files.disk import FileError, check_folder
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX")
 
 
 def write(path: Path | str, content: bytes = b"new") -> None:
-    atomic.write(path, lambda file: file.write_bytes(content))
+    disk.write(path, lambda file: file.write_bytes(content))
 
 
 def names(folder: Path) -> list[str]:
@@ -49,7 +49,7 @@ def test_an_error_of_the_system_names_the_path_and_keeps_the_file(
         with pytest.raises(
             FileError, match=r"cannot write .*f: No space left on device; an existing file is unchanged"
         ) as caught:
-            atomic.write(tmp_path / "f", full if function == "write" else lambda file: file.write_bytes(b"new"))
+            disk.write(tmp_path / "f", full if function == "write" else lambda file: file.write_bytes(b"new"))
     assert caught.value.errno == errno.ENOSPC
     assert (tmp_path / "f").read_bytes() == b"old"
     assert names(tmp_path) == ["f"]
@@ -93,7 +93,7 @@ def test_an_exception_while_writing_keeps_the_file(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        atomic.write(tmp_path / "f", interrupted)
+        disk.write(tmp_path / "f", interrupted)
     assert (names(tmp_path), (tmp_path / "f").read_bytes()) == (["f"], b"old")
 
 
@@ -118,7 +118,7 @@ def test_a_secret_is_never_readable_for_others(tmp_path: Path) -> None:
     write(tmp_path / "f")
     (tmp_path / "f").chmod(0o600)
     modes = []
-    atomic.write(tmp_path / "f", lambda file: modes.append(stat.S_IMODE(file.parent.stat().st_mode)))
+    disk.write(tmp_path / "f", lambda file: modes.append(stat.S_IMODE(file.parent.stat().st_mode)))
     assert modes == [0o700]
 
 
@@ -153,8 +153,8 @@ def test_a_name_of_the_greatest_length_is_possible(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from mlp_xp.files import atomic
-atomic.write(sys.argv[1], lambda file: (file.write_bytes(b"half"), os.kill(os.getpid(), signal.SIGKILL)))
+from mlp_xp.files import disk
+disk.write(sys.argv[1], lambda file: (file.write_bytes(b"half"), os.kill(os.getpid(), signal.SIGKILL)))
 """
 
 
@@ -187,7 +187,7 @@ def test_an_interruption_while_cleaning_up_leaves_nothing_after_the_next_write(
 @posix
 def test_temporary_files_of_others_stay(tmp_path: Path) -> None:
     """Those of running processes, those for other targets, and whatever merely looks similar."""
-    prefix, other = atomic._prefix(tmp_path / "f"), atomic._prefix(tmp_path / "g")
+    prefix, other = disk._prefix(tmp_path / "f"), disk._prefix(tmp_path / "g")
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     pid = int(dead.stdout)
     stay = [f"{prefix}{os.getppid()}.{'0' * 16}.tmp", f"{prefix}1.{'0' * 16}.tmp", f"{other}{pid}.{'0' * 16}.tmp"]

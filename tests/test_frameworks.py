@@ -141,7 +141,7 @@ class TestTorch:
         np.testing.assert_allclose(model.outputs(x.numpy()), net(x).detach().numpy(), rtol=1e-5, atol=1e-6)
         with pytest.raises(ValueError, match="does not fit the network"):
             Model.from_torch(net.state_dict(), CE, network=mlp_xp.mlp(6, 5, 3))
-        with pytest.raises(ValueError, match="pass network="):
+        with pytest.raises(ValueError, match="pass the network, such as network="):
             Model.from_torch(net.state_dict(), CE)
 
     def test_the_loss_of_the_last_activation(self, torch):
@@ -177,7 +177,7 @@ class TestTorch:
     def test_something_else(self, torch):
         with pytest.raises(TypeError, match=r"expected an nn.Sequential or a state dict, got Linear"):
             Model.from_torch(torch.nn.Linear(2, 2), CE)
-        with pytest.raises(ValueError, match="pass ids_per_row="):
+        with pytest.raises(ValueError, match="pass it as ids_per_row"):
             Model.from_torch(torch.nn.Sequential(torch.nn.EmbeddingBag(3, 2, mode="sum"), torch.nn.Linear(2, 2)), CE)
 
 

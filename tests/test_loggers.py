@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlp_xp import FileError, Progress, Trainer, mlp
-from mlp_xp.training import callbacks, epoch
+from mlp_xp.training import epoch, loggers
 from mlp_xp.training.loggers import JSONLines, TensorBoard
 from mlp_xp_backends import get_backend
 
@@ -34,7 +34,7 @@ class TestProgress:
         assert [line.split()[:2] for line in stream.getvalue().splitlines()] == [["epoch", "1/2"], ["epoch", "2/2"]]
 
     def test_a_long_epoch_reports_its_steps(self, data, monkeypatch):
-        monkeypatch.setattr(callbacks, "SILENCE", -1.0)
+        monkeypatch.setattr(loggers, "SILENCE", -1.0)
         monkeypatch.setattr(epoch, "CHUNK_WORK", 2 * epoch.STEP_WORK)
         stream = io.StringIO()
         Trainer(mlp(4, 2), device="cpu").fit(*data, max_epochs=1, batch_size=20, callbacks=[Progress(stream)])

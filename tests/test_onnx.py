@@ -181,7 +181,7 @@ class TestEnsembles:
             np.testing.assert_array_equal(found["label"], mean.argmax(axis=1))
 
     def test_members_that_do_not_fit(self, tmp_path):
-        with pytest.raises(ValueError, match="agree in target, inputs, outputs and dtype"):
+        with pytest.raises(ValueError, match="same kind of target, inputs, outputs and dtype"):
             write_onnx(tmp_path / "m.onnx", [drawn(mlp_xp.mlp(6, 2)), drawn(mlp_xp.mlp(5, 2))])
         with pytest.raises(ValueError, match="at least one model"):
             write_onnx(tmp_path / "m.onnx", [])

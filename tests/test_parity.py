@@ -316,9 +316,9 @@ def test_a_wrong_dtype_shape_or_an_error_is_told():
     case = CASES["Sigmoid forward"]
     y, dx = computed(case, NUMPY, "float32")
     wide = verdicts(case, "float32", tree_map(lambda a: a.astype(np.float64), (y, dx)))
-    assert [v.reason for v in wide] == ["dtype float64 in place of float32"] * 2
+    assert [v.reason for v in wide] == ["expected dtype float32, got float64"] * 2
     short = verdicts(case, "float32", tree_map(lambda a: a[:, :1], (y, dx)))
-    assert all(v.reason.startswith("shape ") and not v.ok for v in short)
+    assert all(v.reason.startswith("expected shape ") and not v.ok for v in short)
 
     def fail(body):
         raise NotImplementedError("no loops here\nat all")

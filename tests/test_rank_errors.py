@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from test_groups import LIMIT, MPIEXEC, environment, needs_mpi
 
+from mlp_xp.training.group_ranks import ranks_of
 from mlp_xp.training.messages import LENGTH, Messages, RankError
 from mlp_xp_backends.groups import Solo
 
@@ -200,9 +201,9 @@ def test_one_process_sends_no_messages() -> None:
 
         broadcast = sum
 
-    messages = Messages(Silent())
-    with pytest.raises(ValueError, match="own"), messages.together():
-        assert messages.any(True)
-        assert messages.sum(np.ones(2)).sum() == 2.0
-        assert list(messages.steps([1, 2])) == [1, 2]
+    ranks = ranks_of(Silent())
+    with pytest.raises(ValueError, match="own"), ranks.together():
+        assert ranks.any(True)
+        assert ranks.total(np.ones(2)).sum() == 2.0
+        assert list(ranks.steps([1, 2])) == [1, 2]
         raise ValueError("own")

@@ -17,10 +17,10 @@ from rank_cases import CASES, ROWS, SHARDS, result, sharded
 from test_groups import LIMIT, MPIEXEC, environment, needs_mpi
 
 from mlp_xp import Trainer, mlp
-from mlp_xp.data.batches import Shards, Slices, Whole, share
-from mlp_xp.data.feed import Batch
+from mlp_xp.data.feed import Batch, Whole
+from mlp_xp.data.shares import Shards, Slices, share
 from mlp_xp.files.snapshot import Plan
-from mlp_xp.training.ranks import Division, Ranks, _digest
+from mlp_xp.training.group_ranks import _digest, ranks_of
 from mlp_xp_backends import BackendError, get_backend
 from mlp_xp_backends.groups import Solo
 from mlp_xp_backends.trees import ABSENT, leaves
@@ -317,17 +317,18 @@ def test_each_rank_of_a_machine_has_a_gpu_of_its_own_unless_it_is_numbered(
         return device if isinstance(device, Named) else BACKENDS[device]
 
     monkeypatch.setattr("mlp_xp.training.ranks.as_backend", as_backend)
-    monkeypatch.setattr("mlp_xp.training.ranks.probe", lambda name: SimpleNamespace(devices=[0, 1]))
-    monkeypatch.setattr("mlp_xp.training.ranks._bound", lambda backend, group: backend)
-    assert Ranks(Two()).backend(device) == BACKENDS[expected]
+    monkeypatch.setattr("mlp_xp.training.group_ranks.as_backend", as_backend)
+    monkeypatch.setattr("mlp_xp.training.group_ranks.probe", lambda name: SimpleNamespace(devices=[0, 1]))
+    monkeypatch.setattr("mlp_xp.training.group_ranks._bound", lambda backend, group: backend)
+    assert ranks_of(Two()).backend(device) == BACKENDS[expected]
     first, alone = Two(), Two()
     first.local_rank, alone.size = 0, 1  # type: ignore[misc]
     for group in (first, alone):
-        assert Ranks(group).backend(device) == as_backend(device)
+        assert ranks_of(group).backend(device) == as_backend(device)
 
 
 def test_a_group_of_one_changes_nothing() -> None:
-    alone, backend = Ranks(None), get_backend("cpu")
+    alone, backend = ranks_of(None), get_backend("cpu")
     assert alone.bound(backend) is backend and alone.backend("cpu") is backend
     assert (alone.any(True), alone.any(False), alone.gather(7), alone.first(0.1)) == (True, False, [7], 0.1)
     assert alone.total([0.5, 2.0]).tolist() == [0.5, 2.0] and alone.own(7) == slice(0, 7)
@@ -358,10 +359,10 @@ class Both(Solo):
 def test_a_flag_of_any_rank_is_one_of_all_and_numbers_are_summed() -> None:
     for flag in (True, False):
         for other in (True, False):
-            assert Ranks(Both([], other)).any(flag) is (flag or other)
-    assert Ranks(Both([1.5, 2.0])).total([1.0, 1.0]).tolist() == [2.5, 3.0]
-    assert Ranks(Both([0, 5])).gather(3) == [3, 5]
-    assert Ranks(Both([0.0])).own(7) == slice(0, 4)
+            assert ranks_of(Both([], other)).any(flag) is (flag or other)
+    assert ranks_of(Both([1.5, 2.0])).total([1.0, 1.0]).tolist() == [2.5, 3.0]
+    assert ranks_of(Both([0, 5])).gather(3) == [3, 5]
+    assert ranks_of(Both([0.0])).own(7) == slice(0, 4)
 
 
 def test_anything_that_ranks_do_not_share_is_named() -> None:
@@ -382,9 +383,9 @@ def test_anything_that_ranks_do_not_share_is_named() -> None:
             group: Any = Two()
             group.broadcast = lambda x, sent=sent: np.asarray(sent)
             with pytest.raises(ValueError, match=f"run the same program, but they differ in: {name}$"):
-                Ranks(group).check_equal(**own)
+                ranks_of(group).check_equal(**own)
     group.broadcast = lambda x: x
-    Ranks(group).check_equal(**own)
+    ranks_of(group).check_equal(**own)
     fortran = {"parameters": np.arange(6.0).reshape(2, 3)}
     assert _digest(fortran["parameters"]) == _digest(np.asfortranarray(fortran["parameters"])) < 2**63
 
@@ -396,7 +397,7 @@ def test_mapped_data_are_resident_on_each_rank_only_if_that_costs_nothing(tmp_pa
         for x, shared in ((mapped, resident), (np.array(mapped), True)):
             data = Batch(x, np.zeros(40, np.int32), ABSENT)
             for group, expected in ((None, True), (Two(), shared)):
-                ranks, args = Ranks(group), (get_backend("cpu"), mlp(3, 2), data, "float32")
+                ranks, args = ranks_of(group), (get_backend("cpu"), mlp(3, 2), data, "float32")
                 assert ranks.feed(*args, None).resident is expected
                 assert ranks.feed(*args, False).resident is False
                 assert ranks.feed(*args, True).resident is True
@@ -405,7 +406,7 @@ def test_mapped_data_are_resident_on_each_rank_only_if_that_costs_nothing(tmp_pa
 def test_data_are_streamed_on_all_ranks_if_they_do_not_fit_on_one() -> None:
     data = Batch(np.zeros((40, 3), np.float32), np.zeros(40, np.int32), ABSENT)
     for streams in (0, 1):
-        ranks = Ranks(Both([0, 0], bool(streams)))
+        ranks = ranks_of(Both([0, 0], bool(streams)))
         assert ranks.feed(get_backend("cpu"), mlp(3, 2), data, "float32", None).resident is (not streams)
 
 
@@ -415,7 +416,8 @@ def test_shards_have_orders_of_their_own_and_advance_the_generator_alike() -> No
     for rank in (0, 1):
         rng, group = np.random.default_rng(0), Both([20, 20])
         group.rank = rank  # type: ignore[misc]
-        division = Division(Ranks(group), (20, 20), True)
+        group.other = np.asarray([20, 0] if rank else [0, 20])
+        division = ranks_of(group).division(20, sharded=True)
         assert division.rows == 40
         orders += [division.order(rng, plan).tolist() for _ in range(2)]
         states.append(rng.bit_generator.state)
@@ -425,11 +427,11 @@ def test_shards_have_orders_of_their_own_and_advance_the_generator_alike() -> No
 
 
 def test_a_division_without_shards_has_the_rows_that_all_ranks_have() -> None:
-    division = Division.of(Ranks(Both([0, 40])), 40, False)
+    division = ranks_of(Both([])).division(40, sharded=False)
     assert division.rows == 40
     batches = division.cut(np.arange(40), 8)
     assert isinstance(batches, Slices) and batches.rows(0, 1).tolist() == [[0, 1, 2, 3]]
-    assert isinstance(Division.of(Ranks(None), 40, False).cut(np.arange(40), 8), Whole)
+    assert isinstance(ranks_of(None).division(40, sharded=False).cut(np.arange(40), 8), Whole)
 
 
 def test_two_ranks_compare_their_parameters() -> None:

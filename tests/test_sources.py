@@ -10,9 +10,8 @@ import pytest
 from mlp_xp import SGD, Adam, BatchNorm, Callback, Chain, Dense, ReLU, SquaredError, StepDecay, Trainer, mlp
 from mlp_xp.data.sources import BatchSource, arrow_batches
 from mlp_xp.nn.schedules import OneCycle
-from mlp_xp.training.messages import Messages
-from mlp_xp.training.run import TrainingDivergedError
-from mlp_xp_backends.groups import get_group
+from mlp_xp.training.divergence import TrainingDivergedError
+from mlp_xp.training.ranks import Ranks
 from mlp_xp_backends.trees import leaves
 
 ROWS, SIZE = 110, 16
@@ -263,9 +262,8 @@ class TestErrors:
 def test_a_group_of_processes_needs_arrays(data):
     x, y, _ = data
     t = trainer()
-    t._run.ranks = SimpleNamespace(
-        group=SimpleNamespace(size=2, rank=0), rank=0, size=2, messages=Messages(get_group(None))
-    )
+    t._run.ranks = Ranks(SimpleNamespace(size=2, rank=0))
+    t._run.ranks.size = 2
     with pytest.raises(ValueError, match="with a group pass arrays"):
         t.fit(batches_of(x, y), max_epochs=1)
     with pytest.raises(ValueError, match="find_lr trains in one process"):

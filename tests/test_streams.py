@@ -11,10 +11,10 @@ import pytest
 
 from mlp_xp import SoftmaxCrossEntropy, mlp
 from mlp_xp.data import stream as streams
-from mlp_xp.data.batches import Whole
-from mlp_xp.data.feed import gather
-from mlp_xp.data.frames import frame_to_numpy, is_frame
-from mlp_xp.data.sources import BatchSource, arrow_batches, as_source, is_source
+from mlp_xp.data.checks import is_frame, is_source
+from mlp_xp.data.feed import Whole, gather
+from mlp_xp.data.frames import frame_to_numpy
+from mlp_xp.data.sources import BatchSource, arrow_batches, as_source
 from mlp_xp.data.stream import Stream
 from mlp_xp_backends import get_backend
 from mlp_xp_backends.trees import ABSENT

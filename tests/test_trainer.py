@@ -342,7 +342,10 @@ WRONG = {
     "a loss by name": (lambda: Trainer(mlp(4, 3), "cross_entropy"), "loss must be .* not 'cross_entropy'"),
     "the optimizer as loss": (lambda: Trainer(mlp(4, 3), Adam()), "loss must be"),
     "a number as device": (lambda: Trainer(mlp(4, 3), device=0), "device must be"),
-    "a type as dtype": (lambda: Trainer(mlp(4, 3), dtype=np.float32), "the string 'float32' .* the class float32$"),
+    "a type as dtype": (
+        lambda: Trainer(mlp(4, 3), dtype=np.float32),
+        "dtype must be 'float32' .* not the class float32$",
+    ),
     "a class as a word": (lambda: mlp(4, 3, norm=ReLU), "norm must be 'layer' or 'batch', not the class ReLU$"),
     "a number as model": (lambda: Trainer.from_model(3), "model must be a Model, .* not 3"),
     "a trainer as model": (lambda: Trainer.from_model(Trainer(mlp(4, 3))), "model must be a Model, such as trainer"),

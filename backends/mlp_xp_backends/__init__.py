@@ -10,10 +10,9 @@ Importing this package imports NumPy alone; `get_backend` imports the library of
 
 from __future__ import annotations
 
-from mlp_xp_backends.errors import DeviceMemoryError
-from mlp_xp_backends.protocol import Backend, BackendError, Memory
+from mlp_xp_backends.memory import DeviceMemoryError
+from mlp_xp_backends.protocol import Backend, BackendError, Device, Memory, Status
 from mlp_xp_backends.registry import available_backends, get_backend, get_backend_or_cpu
-from mlp_xp_backends.status import Device, Status
 
 __all__ = [
     "Backend",

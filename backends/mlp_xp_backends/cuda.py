@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mlp_xp_backends.status import Device, MissingError
+from mlp_xp_backends.protocol import Device, MissingError
 
 Version = tuple[int, int]
 

@@ -12,9 +12,8 @@ import numpy as np
 
 from mlp_xp_backends.compiler.loop import CompiledLoop
 from mlp_xp_backends.compiler.targets.cuda.launch import target
-from mlp_xp_backends.errors import memory_guard
-from mlp_xp_backends.host import as_host
 from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.memory import as_host, memory_guard
 from mlp_xp_backends.namespace import CREATION, derived, mapped
 from mlp_xp_backends.namespace_extras import extras
 from mlp_xp_backends.protocol import Body, Loop, Memory

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mlp_xp_backends import cuda
-from mlp_xp_backends.errors import size
+from mlp_xp_backends.memory import size
+from mlp_xp_backends.protocol import Device, Status
 from mlp_xp_backends.registry import available_backends
-from mlp_xp_backends.status import Device, Status
 
 WIDTH = 100
 

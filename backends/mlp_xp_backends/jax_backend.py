@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlp_xp_backends.errors import memory_guard
-from mlp_xp_backends.host import as_host, host_memory
-from mlp_xp_backends.loop import length, plain_loop
+from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.memory import as_host, host_memory, memory_guard
 from mlp_xp_backends.namespace import derived, mapped, names
 from mlp_xp_backends.namespace_extras import extras, over_models
 from mlp_xp_backends.protocol import Body, Loop, Memory
+from mlp_xp_backends.trees import length
 from mlp_xp_backends.typing import Array, HostArray, Tree
 
 

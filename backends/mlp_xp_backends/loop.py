@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mlp_xp_backends.protocol import Body, Loop
-from mlp_xp_backends.trees import leaves, tree_map, unflatten
+from mlp_xp_backends.trees import leaves, length, tree_map, unflatten
 from mlp_xp_backends.typing import Array, Namespace, Tree
 
 
@@ -29,14 +29,3 @@ def _own(xp: Namespace, x: Array, carried: set[int]) -> Array:
     """``x``, or a copy if it may share memory with carried arrays, which the next step overwrites."""
     seen = id(x) in carried or getattr(x, "base", None) is not None or getattr(x, "_base", None) is not None
     return xp.asarray(x, copy=True) if seen else x
-
-
-def length(items: Tree) -> int:
-    """The number of steps: the size of the leading axis that all leaves of ``items`` share.
-
-    Raises ValueError if there is none or the leaves disagree.
-    """
-    sizes = {leaf.shape[0] if leaf.shape else 0 for leaf in leaves(items)}
-    if len(sizes) != 1 or 0 in sizes:
-        raise ValueError(f"the leaves of items have {sorted(sizes) or 'no'} rows: all need the same number, at least 1")
-    return int(sizes.pop())

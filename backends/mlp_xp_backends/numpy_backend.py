@@ -9,9 +9,8 @@ import numpy as np
 from mlp_xp_backends.compiler.loop import CompiledLoop
 from mlp_xp_backends.compiler.targets.cpu.blas import Blas, blas
 from mlp_xp_backends.compiler.targets.cpu.run import Runner
-from mlp_xp_backends.errors import memory_guard
-from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.memory import as_host, host_memory, memory_guard
 from mlp_xp_backends.numpy_namespace import xp
 from mlp_xp_backends.protocol import Body, Loop, Memory
 from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree

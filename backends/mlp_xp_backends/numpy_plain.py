@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mlp_xp_backends.errors import memory_guard
-from mlp_xp_backends.host import host_memory
 from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.memory import host_memory, memory_guard
 from mlp_xp_backends.numpy_backend import NumpyBackend
 from mlp_xp_backends.protocol import Body, Loop
 from mlp_xp_backends.typing import Tree

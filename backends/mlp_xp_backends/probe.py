@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlp_xp_backends import cuda
-from mlp_xp_backends.status import Device, MissingError, Status
+from mlp_xp_backends.protocol import Device, MissingError, Status
 
 Found = tuple[str, tuple[Device, ...]]
 

@@ -7,8 +7,7 @@ import sys
 from functools import cache
 from typing import TextIO
 
-from mlp_xp_backends.protocol import Backend, BackendError
-from mlp_xp_backends.status import Status
+from mlp_xp_backends.protocol import Backend, BackendError, Status
 
 SPECS = (
     "auto",
@@ -41,8 +40,9 @@ def get_backend(spec: str | None = None) -> Backend:
     CPU; ``torch:cpu``, ``torch:cuda``, ``torch:cuda:N`` and their counterparts for ``jax`` select the device.
     ``array_api_strict`` is the reference implementation of the standard, for tests.
 
-    The same name returns the same object. Raises `BackendError` if the name is unknown or the backend cannot be used:
-    the first line of the message gives the reason, the others give the remedy.
+    The same name returns the same object: what ``auto``, ``torch`` and ``jax`` mean is decided once in a process.
+    Raises `BackendError` if the name is unknown or the backend cannot be used: the first line of the message gives the
+    reason, the others give the remedy.
 
     >>> get_backend("cpu").device
     'cpu'
@@ -120,6 +120,7 @@ def _unknown(spec: object) -> str:
     return f"unknown backend or device {spec!r}.{meant}\nKnown names: {', '.join(SPECS)}."
 
 
+@cache
 def _usable(name: str) -> bool:
     from mlp_xp_backends.probe import probe
 

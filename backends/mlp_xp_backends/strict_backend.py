@@ -5,9 +5,8 @@ from __future__ import annotations
 import array_api_strict
 import numpy as np
 
-from mlp_xp_backends.errors import memory_guard
-from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.memory import as_host, host_memory, memory_guard
 from mlp_xp_backends.namespace import derived
 from mlp_xp_backends.namespace_extras import extras
 from mlp_xp_backends.protocol import Body, Loop, Memory

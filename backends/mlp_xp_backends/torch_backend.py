@@ -10,10 +10,9 @@ import array_api_compat.torch as compat
 import numpy as np
 import torch
 
-from mlp_xp_backends.errors import memory_guard
 from mlp_xp_backends.groups.base import Group
-from mlp_xp_backends.host import as_host, host_memory
 from mlp_xp_backends.loop import plain_loop
+from mlp_xp_backends.memory import as_host, host_memory, memory_guard
 from mlp_xp_backends.namespace import CREATION, derived, mapped
 from mlp_xp_backends.namespace_extras import over_models
 from mlp_xp_backends.protocol import Body, Loop, Memory

@@ -15,10 +15,9 @@ from weakref import ref
 
 import torch
 
-from mlp_xp_backends.errors import is_out_of_memory
-from mlp_xp_backends.loop import length
+from mlp_xp_backends.memory import is_out_of_memory
 from mlp_xp_backends.protocol import Body, Loop
-from mlp_xp_backends.trees import leaves, tree_map, unflatten
+from mlp_xp_backends.trees import leaves, length, tree_map, unflatten
 from mlp_xp_backends.typing import Namespace, Tree
 
 EAGER = 100

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
-__all__ = ["ABSENT", "Absent", "leaves", "named_leaves", "tree_map", "unflatten"]
+__all__ = ["ABSENT", "Absent", "leaves", "length", "named_leaves", "tree_map", "unflatten"]
 
 
 class Absent(tuple[Any, ...]):
@@ -69,3 +69,14 @@ def unflatten(like: Any, flat: Iterator[Any]) -> Any:
     if isinstance(like, tuple):
         return _rebuild(like, (unflatten(node, flat) for node in like))
     return next(flat)
+
+
+def length(items: Any) -> int:
+    """The number of steps: the size of the leading axis that all leaves of ``items`` share.
+
+    Raises ValueError if there is none or the leaves disagree.
+    """
+    sizes = {leaf.shape[0] if leaf.shape else 0 for leaf in leaves(items)}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(f"the leaves of items have {sorted(sizes) or 'no'} rows: all need the same number, at least 1")
+    return int(sizes.pop())

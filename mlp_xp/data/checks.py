@@ -1,19 +1,31 @@
-"""Checks of inputs, targets and weights on the host, once, where they enter."""
+"""Inputs, targets and weights where they enter: recognized, and checked once on the host."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np  # noqa: TID251  data enter on the host
 
 from mlp_xp._checks import shown
-from mlp_xp.data.frames import frame_to_numpy, is_frame
+from mlp_xp.data.frames import frame_to_numpy
 from mlp_xp.nn.layers import Chain, Embedding
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import Array, HostArray
+
+
+def is_source(x: Any) -> bool:
+    """Whether ``x`` yields batches, and is not an array, a frame, a list of rows, or a mapping."""
+    if isinstance(x, (Sequence, Mapping, str)) or hasattr(x, "shape") or hasattr(x, "__array__"):
+        return False
+    return isinstance(x, Iterable) or (callable(x) and not isinstance(x, type))
+
+
+def is_frame(x: Any) -> bool:
+    """Whether ``x`` is a data frame or an Arrow table, by what it offers: none of their libraries is imported."""
+    return hasattr(x, "shape") and not hasattr(x, "dtype") and (hasattr(x, "columns") or hasattr(x, "column_names"))
 
 
 def on_host(backend: Backend, a: Any, name: str = "x") -> HostArray:

@@ -1,19 +1,21 @@
-"""Data sets on their way to the device: resident there, or sent window by window."""
+"""The rows of a data set on their way to the device: which of them a step takes, and when they are sent.
+
+`Batches` are the row numbers of an epoch's steps. A `Feed` has the rows: all on the device, or sent window by window.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np  # noqa: TID251  data enter on the host
 
-from mlp_xp.data.batches import Batches
 from mlp_xp.nn.layers import Chain
 from mlp_xp_backends import Backend
-from mlp_xp_backends.trees import leaves, tree_map
+from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Namespace
 
 RESIDENT_SHARE = 0.5
@@ -41,6 +43,70 @@ def _take(xp: Namespace, a: Array, rows: Array) -> Array:
         return xp.take(a, rows, axis=0)
     taken = xp.take(a, xp.reshape(rows, (-1,)), axis=0)
     return xp.reshape(taken, (*rows.shape, *a.shape[1:]))
+
+
+class Place(NamedTuple):
+    """Where the rows of a rank are in each batch: see `mlp_xp.nn.parts.Part`."""
+
+    first: HostArray  # (steps,) int32
+    rows: HostArray  # (steps,) float64
+
+
+class Batches(Protocol):
+    """The rows of each step of an epoch. Steps, bounds and places are the same, or agree, on all ranks."""
+
+    order: HostArray
+    """Row numbers, ([models,] rows)."""
+    batch_size: int
+
+    def bounds(self, most: int, start: int) -> list[int]:
+        """Where chunks of at most ``most`` steps begin and end, from step ``start`` on; equal shapes in each chunk."""
+        ...
+
+    def rows(self, start: int, end: int) -> HostArray:
+        """The rows of the steps ``start`` to ``end - 1`` of a chunk, (steps, [models,] rows)."""
+        ...
+
+    def place(self, start: int, end: int) -> Any:
+        """The `Place` of these rows, or `ABSENT` if they are whole batches."""
+        ...
+
+
+Cut = Callable[[HostArray, int], Batches]
+"""From the order of the rows in an epoch and the batch size to its batches."""
+
+
+@dataclass(frozen=True, eq=False)
+class Whole(Batches):
+    """All rows of every batch."""
+
+    order: HostArray
+    batch_size: int
+
+    def bounds(self, most: int, start: int) -> list[int]:
+        """See `Batches`."""
+        return bounds_of_chunks(self.order.shape[-1], self.batch_size, most, start)
+
+    def rows(self, start: int, end: int) -> HostArray:
+        """See `Batches`."""
+        rows = self.order[..., start * self.batch_size : end * self.batch_size]
+        rows = rows.reshape(*self.order.shape[:-1], end - start, -1)
+        return np.ascontiguousarray(np.moveaxis(rows, -2, 0))
+
+    def place(self, start: int, end: int) -> Any:
+        """See `Batches`."""
+        return ABSENT
+
+
+def bounds_of_chunks(rows: int, batch_size: int, most: int, start: int) -> list[int]:
+    """Where chunks begin and end, in steps: at multiples of one length as far as possible, and before a smaller batch.
+
+    Some backends compile for every length.
+    """
+    full, steps = rows // batch_size, -(-rows // batch_size)
+    most = min(most, max(full, 1))
+    length = next((n for n in range(most, most // 2, -1) if full % n == 0), most)
+    return sorted({start, *(step for step in (*range(0, full, length), full, steps) if step > start)})
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,6 @@ ARROW = {
 SHOWN = 5  # columns that a message names
 
 
-def is_frame(x: Any) -> bool:
-    """Whether ``x`` is a data frame or an Arrow table, by what it offers: none of their libraries is imported."""
-    return hasattr(x, "shape") and not hasattr(x, "dtype") and (hasattr(x, "columns") or hasattr(x, "column_names"))
-
-
 def frame_to_numpy(frame: Any, name: str = "x") -> HostArray:
     """The numbers of a frame, (rows, columns), NaN for missing ones; `ValueError` naming columns of other types."""
     other = [f"{column!r} ({dtype})" for column, dtype in _types(frame) if not _is_numeric(dtype)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,6 @@ def _length(batches: Any) -> int | None:
         return check_count("len() of the source", len(batches))
     except TypeError:  # a DataLoader of an iterable data set has len(), which raises
         return None
-
-
-def is_source(x: Any) -> bool:
-    """Whether ``x`` yields batches, and is not an array, a frame, a list of rows, or a mapping."""
-    if isinstance(x, BatchSource):
-        return True
-    if isinstance(x, (Sequence, Mapping, str)) or hasattr(x, "shape") or hasattr(x, "__array__"):
-        return False
-    return isinstance(x, Iterable) or (callable(x) and not isinstance(x, type))
 
 
 def as_source(x: Any, y: Any = None, sample_weight: Any = None) -> BatchSource:

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np  # noqa: TID251  batches are host arrays
 
 from mlp_xp._checks import shown
-from mlp_xp.data.batches import Batches
 from mlp_xp.data.checks import check_inputs, check_targets, check_weights, first_not_finite, on_host
-from mlp_xp.data.feed import WINDOW_BYTES, Batch, send
+from mlp_xp.data.feed import WINDOW_BYTES, Batch, Batches, send
 from mlp_xp.data.sources import BatchSource
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss

@@ -8,20 +8,24 @@ from typing import Any
 
 import numpy as np  # noqa: TID251  files hold host arrays
 
-from mlp_xp.files import config, container, fields, generators, history
+from mlp_xp._checks import DTYPE
+from mlp_xp.files import config, container, fields, generators, history, models
 from mlp_xp.files.config import Decoder, check_known
 from mlp_xp.files.container import Content, Entry
-from mlp_xp.files.networks import (
+from mlp_xp.files.models import (
+    SavedModel,
     check_network,
+    entry_of,
     fill,
     fill_network,
-    initial_state,
     named,
     of_network,
     stack_of,
 )
 from mlp_xp.files.snapshot import Snapshot
+from mlp_xp.nn.layers.base import Spec
 from mlp_xp.nn.step import TrainState, TrainStep
+from mlp_xp_backends.trees import tree_map
 from mlp_xp_backends.typing import HostArray
 
 Json = Any
@@ -37,10 +41,25 @@ def write_snapshot(path: str | Path, snapshot: Snapshot) -> None:
 
 
 def read_snapshot(path: str | Path, known: Iterable[type] = ()) -> Snapshot:
-    """The snapshot in ``path``; ``known`` and the errors are those of `mlp_xp.files.models.read_model`."""
+    """The snapshot in ``path``; ``known`` and the errors are those of `read_model`."""
     known = check_known(known)
     with container.opened(path) as content:
         return unpack(content, content.header(("checkpoint",))[1], Decoder(known))
+
+
+def read_model(path: str | Path, known: Iterable[type] = ()) -> SavedModel:
+    """The model in ``path``, which is a model or a checkpoint.
+
+    ``known`` are the classes of custom layers and losses and, for a checkpoint, of custom optimizers and schedules.
+    `FileError` if the file is damaged, of another program or version, or its arrays do not fit its network.
+    """
+    known = check_known(known)
+    with container.opened(path) as content:
+        kind, header = content.header(("model", "checkpoint"))
+        if kind == "model":
+            return models.unpack(content, header, Decoder(known))
+        run = unpack(content, header, Decoder(known))
+        return SavedModel(run.step.network, run.step.loss, run.state.params, run.state.layers, {}, run.dtype)
 
 
 def check_savable(snapshot: Snapshot) -> None:
@@ -89,7 +108,7 @@ def unpack(content: Content, header: Json, decode: Decoder) -> Snapshot:
             header,
             "its header",
             step=(fields.anything, fields.REQUIRED),
-            dtype=(fields.DTYPE, "float32"),
+            dtype=(DTYPE, "float32"),
             models=(fields.axes, ()),
             history=(fields.columns, {}),
             generator=(fields.anything, fields.REQUIRED),
@@ -135,3 +154,24 @@ def _of_history(content: Content, columns: dict[str, str]) -> dict[str, Entry]:
     shape = (content.size_of("history") // len(columns), len(columns))
     present = {"history.present": Entry("bool", shape)} if "history.present" in content.entries else {}
     return {"history": Entry("float64", shape), **present}
+
+
+def initial_state(step: TrainStep, models: tuple[int, ...], dtype: str) -> TrainState:
+    """A state with the shapes and dtypes of all states of ``step``; its arrays occupy almost no memory."""
+
+    def zeros(spec: Spec) -> HostArray:
+        entry = entry_of(spec, models, dtype)
+        return np.broadcast_to(np.zeros((), entry.dtype), entry.shape)
+
+    return step.init(_Sizes(), *tree_map(zeros, (step.network.specs(), step.network.state_specs())))
+
+
+class _Sizes:
+    """NumPy, except that ``zeros_like`` allocates a single number."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    @staticmethod
+    def zeros_like(x: HostArray) -> HostArray:
+        return np.broadcast_to(np.zeros((), x.dtype), x.shape)

@@ -44,9 +44,9 @@ def encode(value: Any) -> Json:
 
 
 def encode_checked(value: Any) -> Json:
-    """`encode`; `ValueError` unless the result describes ``value`` completely."""
-    result = encode(value)
-    if Decoder(custom_types(value))(result) != value:
+    """`encode`; `ValueError` unless the result describes ``value`` completely, as without custom classes it does."""
+    result, custom = encode(value), custom_types(value)
+    if custom and Decoder(custom)(result) != value:
         raise ValueError(f"cannot save {shown(value)}: its fields do not describe it completely")
     return result
 

@@ -20,8 +20,8 @@ import numpy as np  # noqa: TID251  files hold host arrays
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mlp_xp.files import atomic
-from mlp_xp.files.paths import FileError, as_path, check_regular, failed
+from mlp_xp.files import disk
+from mlp_xp.files.disk import FileError, as_path, check_regular, failed
 from mlp_xp_backends.typing import HostArray
 
 Json = Any
@@ -86,7 +86,7 @@ def write(path: str | Path, kind: str, arrays: dict[str, HostArray], header: Jso
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error)) from error
 
-    atomic.write(path, fill)
+    disk.write(path, fill)
 
 
 class Content:

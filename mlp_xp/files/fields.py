@@ -13,7 +13,6 @@ Json = Any
 REQUIRED: Any = object()
 """The default of an entry that has none."""
 MAX_COUNT = 2**53
-DTYPE = OneOf("float32", "float64")
 FLAG = Flag()
 
 

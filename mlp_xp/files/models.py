@@ -1,4 +1,4 @@
-"""Models as files: the network, its loss, its parameters and additional data.
+"""Models as files: the network, its loss, its parameters by name and shape, and additional data.
 
 A file contains no code, and a model that was trained on a GPU can be loaded on any device.
 """
@@ -6,21 +6,22 @@ A file contains no code, and a model that was trained on a GPU can be loaded on 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  files hold host arrays
 
-from mlp_xp._checks import shown
-from mlp_xp.files import checkpoints, container, fields
-from mlp_xp.files.config import Decoder, check_known, encode_checked
+from mlp_xp._checks import DTYPE, shown
+from mlp_xp.files import container, fields
+from mlp_xp.files.config import Decoder, encode_checked
 from mlp_xp.files.container import Content, Entry, check_entries, entries
-from mlp_xp.files.networks import check_network, fill_network, named, of_network, stack_of
 from mlp_xp.nn.layers import Chain
+from mlp_xp.nn.layers.base import Spec
 from mlp_xp.nn.losses import Loss
+from mlp_xp_backends.trees import leaves, named_leaves, unflatten
 from mlp_xp_backends.typing import HostArray, Tree
 
+METHODS_OF_LOSS = ("rows", "slope", "output")
 MAX_DEPTH = 100  # objects and lists in extra, one inside the other
 
 
@@ -59,29 +60,15 @@ def write_model(path: str | Path, model: SavedModel) -> None:
     container.write(path, "model", arrays, header)
 
 
-def read_model(path: str | Path, known: Iterable[type] = ()) -> SavedModel:
-    """The model in ``path``, which is a model or a checkpoint.
-
-    ``known`` are the classes of custom layers and losses and, for a checkpoint, of custom optimizers and schedules.
-    `FileError` if the file is damaged, of another program or version, or its arrays do not fit its network.
-    """
-    known = check_known(known)
-    with container.opened(path) as content:
-        kind, header = content.header(("model", "checkpoint"))
-        if kind == "model":
-            return _model(content, header, Decoder(known))
-        run = checkpoints.unpack(content, header, Decoder(known))
-        return SavedModel(run.step.network, run.step.loss, run.state.params, run.state.layers, {}, run.dtype)
-
-
-def _model(content: Content, header: Any, decode: Decoder) -> SavedModel:
+def unpack(content: Content, header: Any, decode: Decoder) -> SavedModel:
+    """The model in an open file; `ValueError` if there is none."""
     network, loss, models, dtype = fields.take(
         header,
         "its header",
         network=(fields.anything, fields.REQUIRED),
         loss=(fields.anything, fields.REQUIRED),
         models=(fields.axes, ()),
-        dtype=(fields.DTYPE, "float32"),
+        dtype=(DTYPE, "float32"),
     )
     network, loss = decode(network), decode(loss)
     check_network(network, loss)
@@ -118,3 +105,52 @@ def plain(name: str, value: Any, depth: int = 0) -> Any:
         if not isinstance(key, str):
             raise TypeError(f"cannot save {name}: a key of JSON is a string, not {shown(key)}")
     return {key: plain(f"{name}[{key!r}]", entry, depth + 1) for key, entry in value.items()}
+
+
+def check_network(network: Any, loss: Any) -> None:
+    """Raise `ValueError` unless these are a network with parameters and a loss."""
+    if not isinstance(network, Chain):
+        raise ValueError("its network is not a Chain")
+    if not all(callable(getattr(loss, method, None)) for method in METHODS_OF_LOSS):
+        raise ValueError(f"its loss is {loss!r}")
+    specs = leaves(network.specs())
+    if not specs:
+        raise ValueError("its network has no parameters")
+    for spec in (*specs, *leaves(network.state_specs())):
+        if not isinstance(spec, Spec):
+            raise ValueError(f"specs and state_specs of a layer must be trees of Spec, not of {type(spec).__name__}")
+
+
+def stack_of(params: Tree) -> tuple[int, ...]:
+    """The axes of models in front of all parameters."""
+    flat = leaves(params)
+    if not flat:
+        raise ValueError("cannot save a network without parameters")
+    return tuple(map(int, flat[0].shape[:-2]))
+
+
+def named(**trees: Tree) -> dict[str, Any]:
+    """The leaves of several trees by name, such as ``params.0.W``."""
+    return {name: leaf for key, tree in trees.items() for name, leaf in named_leaves(tree, key).items()}
+
+
+def of_network(network: Chain, models: tuple[int, ...], dtype: str, prefix: str = "") -> dict[str, Entry]:
+    """The entries of the parameters and the layers' state."""
+    specs = named(**{f"{prefix}params": network.specs(), f"{prefix}layers": network.state_specs()})
+    return {name: entry_of(spec, models, dtype) for name, spec in specs.items()}
+
+
+def fill_network(network: Chain, arrays: dict[str, HostArray], prefix: str = "") -> tuple[Tree, Tree]:
+    """The parameters and the layers' state from the arrays that `of_network` names."""
+    params = fill(network.specs(), f"{prefix}params", arrays)
+    return params, fill(network.state_specs(), f"{prefix}layers", arrays)
+
+
+def fill(like: Tree, name: str, arrays: dict[str, HostArray]) -> Tree:
+    """A tree of the structure of ``like`` from the arrays with names that begin with ``name``."""
+    return unflatten(like, (arrays[key] for key in named_leaves(like, name)))
+
+
+def entry_of(spec: Spec, models: tuple[int, ...], dtype: str) -> Entry:
+    """The entry of an array, which has the axes of the models in front."""
+    return Entry(dtype if spec.dtype == "float" else spec.dtype, (*models, spec.rows, spec.columns))

@@ -5,12 +5,9 @@ The trainer produces and accepts snapshots; the file layer reads and writes them
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Self
-
-import numpy as np  # noqa: TID251  snapshots hold host arrays
+from typing import Any, Literal, NamedTuple
 
 from mlp_xp.nn.step import TrainState, TrainStep
-from mlp_xp_backends.trees import tree_map
 from mlp_xp_backends.typing import HostArray, Tree
 
 
@@ -59,25 +56,3 @@ class Snapshot(NamedTuple):
     """Whether early stopping ended the run."""
     class_weight: str | list[float] | dict[int, float] | None = None
     """The class weights of the trainer."""
-
-    @classmethod
-    def first(
-        cls, step: TrainStep, dtype: str, params: Tree, layers: Tree, rng: np.random.Generator, class_weight: Any
-    ) -> Self:
-        """A run of ``step`` with these parameters and states of layers, before its first step."""
-        params, layers = tree_map(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a, (params, layers))
-        return cls(
-            step=step,
-            dtype=dtype,
-            state=step.init(np, params, layers),
-            history=[],
-            generator=dict(rng.bit_generator.state),
-            plan=None,
-            position=0,
-            losses=np.empty(0, dtype),
-            updates=0,
-            samples=0,
-            best=None,
-            stopped=False,
-            class_weight=class_weight,
-        )

@@ -1,1 +1,1 @@
-"""Models in and out: ONNX, PyTorch, Keras. Each file imports its library only when it is used."""
+"""Export and import of models: ONNX, PyTorch, Keras. Each file imports its library only when it is used."""

@@ -1,4 +1,4 @@
-"""Networks as models of Keras 3, and back; `.keras` files through Keras itself."""
+"""Conversion between networks and models of Keras 3, which reads and writes its ``.keras`` files itself."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mlp_xp.nn.layers.embedding import Table
 from mlp_xp.nn.layers.normalization import Moments, Scale
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend
-from mlp_xp_backends.transfer import to_host
+from mlp_xp_backends.memory import to_host
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray, Tree
 
@@ -47,7 +47,7 @@ NAMES = {layer: name for name, layer in ACTIVATIONS.items()}
 
 
 def to_keras(model: Model) -> Any:
-    """A ``keras.Sequential`` with copies of the weights; it returns logits. ``.save("model.keras")`` writes it."""
+    """Convert ``model`` to a ``keras.Sequential`` with copies of the weights, which returns logits."""
     keras = need("keras", "keras")
     params, state = to_host(model.backend, (model.params, model.state))
     parts = _flat(model.network, params, state)
@@ -61,7 +61,7 @@ def to_keras(model: Model) -> Any:
 
 
 def from_keras(source: Any, loss: Loss | None = None, *, device: str | Backend | None = None) -> Model:
-    """The model of a ``keras.Sequential`` or of the ``.keras`` file at a path."""
+    """Convert a ``keras.Sequential``, or the ``.keras`` file at a path, to a model."""
     keras = need("keras", "keras")
     if isinstance(source, (str, Path)):
         source = keras.saving.load_model(source, compile=False)
@@ -72,7 +72,7 @@ def from_keras(source: Any, loss: Loss | None = None, *, device: str | Backend |
 
 
 def _flat(network: Chain, params: Tree, state: Tree) -> list[Part]:
-    """The layers of a chain, those of nested chains in line."""
+    """The layers of a chain, with those of nested chains in place of the chains."""
     parts: list[Part] = []
     for layer, p, s in zip(network.layers, params, state, strict=True):
         parts += _flat(layer, p, s) if isinstance(layer, Chain) else [Part(layer, p, s)]
@@ -124,7 +124,7 @@ def _parts(layers: Any, layer: Any) -> list[Part | Softmax]:
             ids = layer.input.shape[-1]
             if ids is None:
                 raise ValueError(
-                    f"the number of ids in a row does not follow from {layer.name}: give keras.Input its shape"
+                    f"the number of ids in a row does not follow from {layer.name}: pass a row's shape to keras.Input"
                 )
             return [Part(Embedding(*arrays[0].shape, ids_per_row=ids), Table(arrays[0]))]
         case layers.Dropout():
@@ -156,5 +156,5 @@ def _activation(layer: Any, activation: Any) -> list[Part | Softmax]:
 
 
 def _last_axis(axis: Any) -> bool:
-    """Whether a normalization is over features, the axis 1 of (rows, features)."""
+    """Whether a normalization applies to the features, axis 1 of (rows, features)."""
     return axis in (-1, 1) or list(axis if isinstance(axis, (list, tuple)) else [axis]) in ([-1], [1])

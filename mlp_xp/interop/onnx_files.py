@@ -1,4 +1,4 @@
-"""Models as ONNX files, which run without Python and without this library."""
+"""Export of models to ONNX files, which run without Python and without this library."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from mlp_xp._checks import OneOf
 from mlp_xp._optional import need
-from mlp_xp.files import atomic
+from mlp_xp.files import disk
 from mlp_xp.interop.onnx_namespace import Graph, Traced
 from mlp_xp.nn.layers import Chain, Layer, StatefulLayer
-from mlp_xp_backends.transfer import to_host
+from mlp_xp_backends.memory import to_host
 from mlp_xp_backends.trees import leaves
 from mlp_xp_backends.typing import HostArray, Tree
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from mlp_xp.model import Model
 
 OPSET, IR_VERSION = 20, 10
-"""Understood by onnxruntime from version 1.18 on; the defaults of a new `onnx` are refused by a current onnxruntime."""
+"""Versions that onnxruntime 1.18 and newer accept; it refuses the newer ones that `onnx` writes by default."""
 LIMIT = 2**31 - 2**20
-"""Bytes of parameters: a protobuf message ends at 2 GiB."""
+"""The largest size of all parameters, in bytes: a protobuf message is limited to 2 GiB."""
 INPUTS = {"floats": None, "ids": "int64", "numbers": None}
 INPUT_DTYPE = OneOf("float32", "float64", "uint8", "int8", "int16", "int32", "int64")
 EXAMPLE_ROWS = 3
@@ -39,16 +39,25 @@ def write_onnx(
 
     Parameters
     ----------
+    path
+        The file to write.
     models
-        Of the same kind and with as many inputs and outputs.
+        Models with the same kind of loss, dtype, and numbers of inputs and outputs.
     classes
-        The labels of the outputs; two for a single binary output, whose probabilities then are those of both. By
-        default labels are numbers as `Model.predict` returns them.
+        The labels of the outputs. For a single binary output, pass two labels: the graph then returns both
+        probabilities. By default, labels are the numbers that `Model.predict` returns.
     input_dtype
-        The dtype of ``X``. The default is that of the network, and int64 for ids; ``uint8`` suits a network that
-        begins with `Rescale` and reads pixels.
+        The dtype of ``X``: by default that of the network, and int64 for ids. Pass ``uint8`` if the network begins with
+        `Rescale` and reads pixels.
 
-    Raises `ValueError` naming the layer that cannot be expressed in ONNX, and `ImportError` without the extra ``onnx``.
+    Raises
+    ------
+    ValueError
+        A layer or label cannot be expressed in ONNX, or the models do not match; the message names the cause.
+    FileError
+        The file cannot be written.
+    ImportError
+        The extra ``onnx`` is not installed.
     """
     onnx = need("onnx", "onnx")
     graph, n_in = Graph(), _common_width(models)
@@ -60,14 +69,17 @@ def write_onnx(
         outputs = _decide(graph, [(m, _outputs(graph, m, X)) for m in models], classes)
     size = sum(a.nbytes for a in graph.constants.values())
     if size > LIMIT:
-        raise ValueError(f"the parameters take {size / 2**30:.1f} GiB, and an ONNX file ends at 2: export float32")
+        raise ValueError(
+            f"the parameters take {size / 2**30:.1f} GiB, but an ONNX file holds at most 2 GiB: "
+            "export a smaller network, or one in float32"
+        )
     content = _proto(onnx, graph, X, outputs)
     onnx.checker.check_model(content)
-    atomic.write(path, lambda file: file.write_bytes(content.SerializeToString()))
+    disk.write(path, lambda file: file.write_bytes(content.SerializeToString()))
 
 
 def _common_width(models: Sequence[Model]) -> int:
-    """The number of input features, if the models can be averaged."""
+    """The number of input features. Raises `ValueError` if the models cannot be averaged."""
     if not models:
         raise ValueError("expected at least one model to export, got none")
     for m in models:
@@ -76,13 +88,13 @@ def _common_width(models: Sequence[Model]) -> int:
     kinds = {(m.loss.target, n_in := input_width(m.network), m.network.width(n_in), m.dtype) for m in models}
     if len(kinds) > 1:
         raise ValueError(
-            f"models of one graph must agree in target, inputs, outputs and dtype, but are {sorted(kinds)}"
+            f"expected models with the same kind of target, inputs, outputs and dtype, got {sorted(kinds)}"
         )
     return kinds.pop()[1]
 
 
 def input_width(network: Chain) -> int:
-    """The number of features that the network reads; `ValueError` if it accepts any number."""
+    """The number of features that the network reads. Raises `ValueError` if it accepts any number."""
     for layer in network.layers:
         for name in ("ids_per_row", "n_in", "n"):
             if hasattr(layer, name):
@@ -101,12 +113,12 @@ def _outputs(graph: Graph, model: Model, x: Traced) -> Any:
 
 
 def _input_dtype(model: Model) -> Any:
-    """The dtype that the first layer computes with."""
+    """The dtype in which the first layer computes."""
     return np.dtype("int64" if model.network.first.takes == "ids" else model.dtype)
 
 
 def _forward(graph: Graph, network: Chain, params: Tree, state: Tree, x: Any) -> Any:
-    """The forward pass, layer by layer, so that an error names its layer."""
+    """Record the forward pass, layer by layer, so that an error can name the layer."""
     for layer, p, s in zip(network.layers, params, state, strict=True):
         try:
             x = _forward(graph, layer, p, s, x) if isinstance(layer, Chain) else _apply(graph, layer, p, s, x)
@@ -122,7 +134,7 @@ def _apply(graph: Graph, layer: Layer | StatefulLayer, params: Tree, state: Tree
 
 
 def _decide(graph: Graph, members: list[tuple[Model, Traced]], classes: Any) -> dict[str, Traced]:
-    """The outputs of the graph by name."""
+    """The outputs of the graph, by name: predictions, and labels for a classifier."""
     loss = members[0][0].loss
     p = _mean(graph, [m.loss.output(graph, z) for m, z in members])
     if loss.target not in ("class", "binary"):
@@ -148,7 +160,7 @@ def _mean(graph: Graph, outputs: list[Any]) -> Any:
 
 
 def _labels(classes: Any, n: int) -> HostArray:
-    """The labels as a tensor of ONNX: integers, floats, booleans or strings."""
+    """The labels as an ONNX tensor of integers, floats, booleans or strings."""
     labels = np.asarray(classes)
     if labels.shape != (n,):
         raise ValueError(f"expected {n} classes, one for each probability, got {labels.tolist()}")
@@ -157,7 +169,9 @@ def _labels(classes: Any, n: int) -> HostArray:
     if labels.dtype.kind in "UO" and all(isinstance(label, str) for label in labels.tolist()):
         return labels.astype(object)
     if labels.dtype.kind not in "bf":
-        raise ValueError(f"ONNX has labels that are numbers or strings, not {labels.dtype}: {labels.tolist()}")
+        raise ValueError(
+            f"expected labels that are numbers or strings, as ONNX requires, got {labels.dtype}: {labels.tolist()}"
+        )
     return labels
 
 
@@ -168,7 +182,7 @@ def _named(graph: Graph, name: str, x: Any) -> Traced:
 
 
 def _proto(onnx: Any, graph: Graph, x: Traced, outputs: dict[str, Traced]) -> Any:
-    """The graph as a message of ONNX's protocol."""
+    """The graph as an ONNX protobuf message."""
     from mlp_xp import __version__
 
     helper = onnx.helper

@@ -1,7 +1,7 @@
-"""An Array API namespace that records ONNX nodes: the forward pass of any layer, run on it, is the layer's graph.
+"""An Array API namespace that records ONNX nodes: running the forward pass of a layer on it yields the layer's graph.
 
-Layers and losses are written against ``xp``, so nothing about them is written twice, and layers of your own are
-exported like those of the library. Operations among constants are computed at once: the graph holds their results.
+Layers and losses are written against ``xp``, so none of them needs a second definition, and layers of your own are
+exported like those of the library. Operations on constants are computed at once: the graph contains their results.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ COMPARISONS = {"gt": "greater", "ge": "greater_equal", "lt": "less", "le": "less
 
 
 class Traced:
-    """A tensor of the graph: its name, and an example of its value, whose shape has the example's number of rows."""
+    """A tensor of the graph: its name, and an example of its value, computed from an example of the input."""
 
     __array_priority__ = 1000.0
-    __array_ufunc__ = None  # NumPy leaves mixed operations to this class
+    __array_ufunc__ = None  # so that NumPy defers to the operators of this class
 
     def __init__(self, graph: Graph, name: str, value: HostArray) -> None:
         self.graph, self.name, self.value = graph, name, value
@@ -85,14 +85,14 @@ for _symbol, _name in COMPARISONS.items():
 
 
 class Graph:
-    """The namespace. ``nodes`` are ``(operator, inputs, output, attributes)``; ``constants`` are arrays by name."""
+    """The namespace. ``nodes`` contains ``(operator, inputs, output, attributes)``, ``constants`` arrays by name."""
 
     def __init__(self) -> None:
         self.nodes: list[tuple[str, list[str], str, dict[str, Any]]] = []
         self.constants: dict[str, HostArray] = {}
 
     def __getattr__(self, name: str) -> Any:
-        """A function of the namespace, which computes where no argument is a tensor of the graph."""
+        """A function of the namespace, which computes with NumPy if no argument is a tensor of the graph."""
         known = getattr(host, name, None)
         if known is not None and (not callable(known) or isinstance(known, type)):
             return known  # a dtype or a number
@@ -108,17 +108,17 @@ class Graph:
         return call
 
     def input(self, name: str, example: HostArray) -> Traced:
-        """An input of the graph."""
+        """Add an input to the graph."""
         return Traced(self, name, example)
 
     def node(self, operator: str, value: HostArray, *inputs: Any, **attributes: Any) -> Traced:
-        """The output of a new node with that example as its value."""
+        """Add a node and return its output, with ``example`` as the example of its value."""
         name = f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append((operator, [self.name(i) for i in inputs], name, attributes))
         return Traced(self, name, np.asarray(value))
 
     def name(self, x: Any) -> str:
-        """The name of a tensor; of an array, that of a new constant."""
+        """The name of a tensor; an array becomes a new constant."""
         if isinstance(x, Traced):
             return x.name
         name = f"constant_{len(self.constants)}"
@@ -126,7 +126,7 @@ class Graph:
         return name
 
     def cast(self, x: Any, dtype: Any) -> Any:
-        """``x`` with that dtype."""
+        """``x`` converted to ``dtype``."""
         if not isinstance(x, Traced):
             return np.asarray(x, dtype)
         return x if x.dtype == dtype else self.node("Cast", x.value.astype(dtype), x, to=np.dtype(dtype))
@@ -161,7 +161,7 @@ def _binary(graph: Graph, name: str, a: Any, b: Any) -> Traced:
 
 
 def _spread(x: Any, value: HostArray) -> Any:
-    """A float64 number repeated for each feature: onnxruntime rounds a scalar factor of a product to float32."""
+    """A float64 number, repeated for each feature, because onnxruntime rounds a scalar factor to float32."""
     if isinstance(x, Traced) or x.size != 1 or x.dtype != np.float64 or not value.ndim:
         return x
     return np.full(value.shape[-1:], x.reshape(()))

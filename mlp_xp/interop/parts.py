@@ -12,7 +12,7 @@ from mlp_xp.model import Model, as_backend
 from mlp_xp.nn.layers import Chain, Layer, Sigmoid, StatefulLayer
 from mlp_xp.nn.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 from mlp_xp_backends import Backend
-from mlp_xp_backends.transfer import to_device
+from mlp_xp_backends.memory import to_device
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Tree
 
@@ -26,28 +26,28 @@ class Part(NamedTuple):
 
 
 class Softmax:
-    """The position of a softmax, which the loss applies."""
+    """A marker for a softmax, which is not a layer here: the loss applies it."""
 
 
 def row(a: Array) -> HostArray:
-    """A vector as one row, (1, n), in memory of its own."""
+    """A copy of a vector as one row, (1, n)."""
     return np.array(a).reshape(1, -1)
 
 
 def flat(a: Array) -> HostArray:
-    """A row, (1, n), as a vector in memory of its own."""
+    """A copy of a row, (1, n), as a vector."""
     return np.array(a).reshape(-1)
 
 
 def unsupported(library: str, layer: Any, why: str = "it has no counterpart") -> ValueError:
-    """The error for a layer that cannot be converted."""
+    """Return the error for a layer that cannot be converted."""
     return ValueError(f"{layer} cannot be converted {library}: {why}")
 
 
 def assemble(parts: Sequence[Part | Softmax], loss: Loss | None, device: str | Backend | None) -> Model:
-    """The model of these layers; a last softmax or sigmoid that the loss applies is left out.
+    """Return the model of these layers, without a last softmax or sigmoid, which the loss applies.
 
-    Without ``loss`` it is the one that belongs to the last softmax or sigmoid.
+    Without ``loss``, the model gets the loss that belongs to the last softmax or sigmoid.
     """
     if loss is not None:
         check_kind("loss", loss, ("rows", "slope"), "SquaredError()")

@@ -1,4 +1,4 @@
-"""Networks as modules of PyTorch, and back."""
+"""Conversion between networks and modules of PyTorch."""
 
 from __future__ import annotations
 
@@ -31,16 +31,19 @@ from mlp_xp.nn.layers.embedding import Table
 from mlp_xp.nn.layers.normalization import Moments, Scale
 from mlp_xp.nn.losses import Loss
 from mlp_xp_backends import Backend
-from mlp_xp_backends.transfer import to_host
+from mlp_xp_backends.memory import to_host
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray, Tree
 
 SOFTPLUS_THRESHOLD = 40.0
-"""From where on PyTorch's softplus is linear: ``exp(-40)`` is below the rounding of float64."""
+"""Where PyTorch's softplus becomes linear: ``exp(-40)`` is below the rounding of float64."""
 
 
 def to_torch(model: Model) -> Any:
-    """An ``nn.Sequential`` with copies of the weights, on the CPU, in evaluation mode. It returns logits."""
+    """Convert ``model`` to an ``nn.Sequential`` with copies of the weights, on the CPU, in evaluation mode.
+
+    The module returns logits.
+    """
     need("torch", "torch")
     params, state = to_host(model.backend, (model.params, model.state))
     return _sequential(model.network, params, state).eval()
@@ -54,11 +57,11 @@ def from_torch(
     ids_per_row: int | None = None,
     device: str | Backend | None = None,
 ) -> Model:
-    """The model of an ``nn.Sequential``, or of ``network`` with the arrays of a state dict, taken in their order."""
+    """Convert an ``nn.Sequential``, or a state dict with the layers of ``network``, to a model."""
     torch = need("torch", "torch")
     if isinstance(source, Mapping):
         if network is None:
-            raise ValueError("a state dict has no layers: pass network=, such as network=mlp(784, 300, 10)")
+            raise ValueError("a state dict contains no layers: pass the network, such as network=mlp(784, 300, 10)")
         source = _filled(network, source)
     if not isinstance(source, torch.nn.Sequential):
         raise TypeError(f"expected an nn.Sequential or a state dict, got {type(source).__name__}")
@@ -93,7 +96,7 @@ def _folded(rescale: Rescale, layer: Any, p: Tree) -> Affine:
 
 
 def _modules(nn: Any, layer: Any, p: Tree, s: Tree) -> list[Any]:
-    """The modules of a layer, filled."""
+    """The modules of a layer, with its parameters and state."""
     match layer:
         case Dense():
             arrays = {"weight": p.W.T, **({"bias": flat(p.b)} if layer.bias else {})}
@@ -123,7 +126,7 @@ def _modules(nn: Any, layer: Any, p: Tree, s: Tree) -> list[Any]:
 
 
 def _fill(module: Any, arrays: dict[str, HostArray]) -> Any:
-    """``module`` with copies of these arrays, in their dtype."""
+    """Return ``module`` with copies of these arrays as parameters, in their dtype."""
     import torch
 
     state = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
@@ -139,14 +142,16 @@ def _filled(network: Chain, source: Mapping[str, Any]) -> Any:
     given = {name: a for name, a in source.items() if not name.endswith("num_batches_tracked")}
     shapes = [[(n.rpartition(".")[2], tuple(a.shape)) for n, a in d.items()] for d in (wanted, given)]
     if shapes[0] != shapes[1]:
-        raise ValueError(f"the state dict does not fit the network: it holds {shapes[1]}, the network {shapes[0]}")
+        raise ValueError(
+            f"the state dict does not fit the network: it has the shapes {shapes[1]}, the network {shapes[0]}"
+        )
     dtype = next(iter(given.values())).dtype
     module.to(dtype).load_state_dict(dict(zip(wanted, given.values(), strict=True)), strict=False)
     return module
 
 
 def _parts(modules: list[Any], ids_per_row: int | None) -> list[Part | Softmax]:
-    """The layers of these modules."""
+    """The layers that correspond to these modules."""
     from torch import nn
 
     parts: list[Part | Softmax] = []
@@ -155,7 +160,7 @@ def _parts(modules: list[Any], ids_per_row: int | None) -> list[Part | Softmax]:
         if isinstance(module, nn.Sequential):
             parts += _parts(list(module), ids_per_row)
         elif isinstance(module, nn.Flatten):
-            continue  # rows of features are flat already
+            continue  # rows of features are already flat
         elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             parts.append(_embedding(module, following, ids_per_row))
         else:
@@ -164,7 +169,7 @@ def _parts(modules: list[Any], ids_per_row: int | None) -> list[Part | Softmax]:
 
 
 def _part(nn: Any, module: Any) -> Part | Softmax:
-    """The layer of a module."""
+    """The layer that corresponds to a module."""
     arrays = {name: _host(a) for name, a in module.state_dict().items()}
     match module:
         case nn.Linear():
@@ -198,7 +203,7 @@ def _part(nn: Any, module: Any) -> Part | Softmax:
 
 
 def _embedding(module: Any, following: list[Any], ids_per_row: int | None) -> Part:
-    """An embedding; ``nn.Embedding`` and the linear layer after it say how many ids a row has."""
+    """An embedding. The linear layer after it implies the number of ids in a row."""
     from torch import nn
 
     table, is_bag = Table(_host(module.weight)), isinstance(module, nn.EmbeddingBag)
@@ -208,7 +213,7 @@ def _embedding(module: Any, following: list[Any], ids_per_row: int | None) -> Pa
     if ids_per_row is None:
         linear = next((m for m in following if isinstance(m, nn.Linear)), None)
         if is_bag or linear is None:
-            raise ValueError(f"the number of ids in a row does not follow from {module}: pass ids_per_row=")
+            raise ValueError(f"the number of ids in a row does not follow from {module}: pass it as ids_per_row")
         ids_per_row = linear.in_features // dim
     return Part(Embedding(n_ids, dim, ids_per_row=ids_per_row, combine="sum" if is_bag else "concat"), table)
 

@@ -1,4 +1,4 @@
-"""The math: layers, losses, optimizers and the training step, written against ``xp`` alone."""
+"""The math: layers, losses, optimizers, schedules and the training step, written against ``xp`` alone."""
 
 from mlp_xp.nn.gradient_check import check_gradients
 from mlp_xp.nn.initializers import Constant, Glorot, He, Initializer, LeCun, Normal, Uniform

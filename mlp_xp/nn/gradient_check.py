@@ -1,4 +1,4 @@
-"""Gradient check: the hand-written backward pass against central differences, in float64 on the host."""
+"""Gradient check: compare the hand-written backward pass with central differences, in float64 on the host."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from mlp_xp_backends.typing import HostArray, Tree
 class GradientReport:
     """The relative error of each parameter's gradient, ``|g - d| / max(|g|, |d|)`` in the Euclidean norm.
 
-    ``d`` are the central differences ``(L(w + h) - L(w - h)) / 2h`` of the sampled entries. The error of a gradient far
-    smaller than the others (that of a bias before batch normalization is 0) is relative to a thousandth of the largest,
-    because the differences resolve no more.
+    ``g`` is the gradient and ``d`` the vector of central differences ``(L(w + h) - L(w - h)) / 2h`` at the sampled
+    entries. If a gradient is far smaller than the others (that of a bias before batch normalization is 0), its error is
+    relative to a thousandth of the largest gradient, because the differences cannot resolve more.
     """
 
     errors: dict[str, float]
@@ -61,24 +61,31 @@ def check_gradients(
     x, y, sample_weight
         A few rows of data.
     params
-        The parameters to check at; drawn from ``rng`` by default, plus 0.1 N(0, 1), so that biases are not all zero.
+        The parameters at which to check. By default the initial parameters plus 0.1 N(0, 1), drawn from ``rng``, so
+        that biases are not all zero.
     rng
-        Default ``np.random.default_rng(0)``.
+        A `numpy.random.Generator`, by default ``np.random.default_rng(0)``.
     entries
         How many random entries of each parameter to check.
     tolerance
-        Largest relative error of a correct gradient. (Rounding alone gives about 1e-10.)
+        The largest relative error that counts as correct. (Rounding alone gives about 1e-10.)
 
     Returns
     -------
     GradientReport
-        ``report.ok``, ``report.errors`` by parameter (``0.W``, ``0.b``, ...; ``x`` for the input, if it has a
-        derivative), and a table when printed.
+        ``report.ok``; ``report.errors`` by parameter (``0.W``, ``0.b``, ...; ``x`` for the input, if it has a
+        derivative). Printing the report shows a table.
+
+    Raises
+    ------
+    ValueError
+        The data do not fit the network or the loss, a layer writes to its arguments, or no entry has a derivative.
 
     Notes
     -----
-    Where a ReLU's input changes sign between ``w - h`` and ``w + h`` the difference is not a derivative. Such a kink
-    makes the second difference of order h instead of h^2: above h^1.5 the entry is skipped and another one sampled.
+    If the input of a ReLU changes sign between ``w - h`` and ``w + h``, the difference quotient is not a derivative.
+    At such a kink, the second difference is of order h instead of h^2: if it exceeds h^1.5, the entry is skipped and
+    another one is sampled.
 
     Examples
     --------
@@ -121,7 +128,7 @@ def check_gradients(
 
 
 def _checked(network: Chain, loss: Loss, x: Any, y: Any, w: Any) -> tuple[HostArray, HostArray, Any]:
-    """Copies of the data, floats in float64; `ValueError` where they do not fit the network, the loss or ``x``."""
+    """Copies of the data, floats in float64. Raises `ValueError` if they do not fit each other or the network."""
     x, y, w = np.array(x), np.array(y), ABSENT if w is None else np.asarray(w, dtype=np.float64)
     if x.ndim != 2 or len(y) != len(x) or (w is not ABSENT and w.shape != (len(x),)):
         raise ValueError(f"x must be (rows, features), with a row of y and a weight for each row, but x is {x.shape}")
@@ -144,11 +151,11 @@ class _Guarded:
         return getattr(self.layer, name)
 
     def forward(self, *args: Any) -> Any:
-        """The layer's."""
+        """Call the layer's ``forward`` on read-only arrays."""
         return self._call(self.layer.forward, args)
 
     def backward(self, *args: Any) -> Any:
-        """The layer's."""
+        """Call the layer's ``backward`` on read-only arrays."""
         return self._call(self.layer.backward, args)
 
     def _call(self, f: Callable[..., Any], args: tuple[Any, ...]) -> Any:

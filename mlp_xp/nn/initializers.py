@@ -1,6 +1,7 @@
-"""Initial weights: frozen choices, drawn on the host from the generator passed in.
+"""Initializers: rules for initial weights, drawn on the host from the generator that is passed in.
 
-Call one with the generator, the shape to fill, and the fans ``(n_in, n_out)`` of the layer; it returns float64.
+Call an initializer with the generator, the shape to fill, and the fans ``(n_in, n_out)`` of the layer; it returns a
+float64 array.
 """
 
 from __future__ import annotations
@@ -22,19 +23,22 @@ INITIALIZER = Like("Glorot()", ("__call__",))
 
 
 class Initializer(Protocol):
-    """A rule for the first value of a parameter.
+    """A rule for the initial values of a parameter.
+
+    An initializer is called as ``init(rng, shape, fans)`` with a `numpy.random.Generator`, the shape of the parameter
+    and the numbers of inputs and outputs of its layer.
 
     >>> Constant(0.5)(np.random.default_rng(0), (1, 3), (2, 3))
     array([[0.5, 0.5, 0.5]])
     """
 
     def __call__(self, rng: np.random.Generator, shape: Shape, fans: tuple[int, int]) -> HostArray:
-        """An array of ``shape``, float64, drawn from ``rng`` for a layer of ``fans``."""
+        """Return a float64 array of ``shape``, drawn from ``rng`` for a layer with ``fans`` (n_in, n_out)."""
         ...
 
 
 def _draw(rng: np.random.Generator, shape: Shape, std: float, distribution: str) -> HostArray:
-    """Zero mean and standard deviation ``std``: U(-a, a) has a standard deviation of a / sqrt(3)."""
+    """Draw with mean 0 and standard deviation ``std``; that of U(-a, a) is ``a / sqrt(3)``."""
     if distribution == "normal":
         return rng.normal(0.0, std, shape)
     return rng.uniform(-math.sqrt(3.0) * std, math.sqrt(3.0) * std, shape)
@@ -42,7 +46,7 @@ def _draw(rng: np.random.Generator, shape: Shape, std: float, distribution: str)
 
 @dataclass(frozen=True)
 class He:
-    """Variance ``2 / n_in``, for ReLU and its kin (He et al. 2015, eq. 10).
+    """Variance ``2 / n_in``, for ReLU and similar activations (He et al. 2015, eq. 10).
 
     >>> w = He()(np.random.default_rng(0), (400, 300), (400, 300))
     >>> round(float(w.std() ** 2 * 400), 1)
@@ -55,7 +59,7 @@ class He:
         conform(self, distribution=DISTRIBUTION)
 
     def __call__(self, rng: np.random.Generator, shape: Shape, fans: tuple[int, int]) -> HostArray:
-        """Draw; see `Initializer`."""
+        """Draw the array; see `Initializer`."""
         return _draw(rng, shape, math.sqrt(2.0 / fans[0]), self.distribution)
 
 
@@ -74,7 +78,7 @@ class Glorot:
         conform(self, distribution=DISTRIBUTION)
 
     def __call__(self, rng: np.random.Generator, shape: Shape, fans: tuple[int, int]) -> HostArray:
-        """Draw; see `Initializer`."""
+        """Draw the array; see `Initializer`."""
         return _draw(rng, shape, math.sqrt(2.0 / (fans[0] + fans[1])), self.distribution)
 
 
@@ -93,7 +97,7 @@ class LeCun:
         conform(self, distribution=DISTRIBUTION)
 
     def __call__(self, rng: np.random.Generator, shape: Shape, fans: tuple[int, int]) -> HostArray:
-        """Draw; see `Initializer`."""
+        """Draw the array; see `Initializer`."""
         return _draw(rng, shape, math.sqrt(1.0 / fans[0]), self.distribution)
 
 
@@ -113,7 +117,7 @@ class Normal:
         conform(self, std=NOT_NEGATIVE, mean=FINITE)
 
     def __call__(self, rng: np.random.Generator, shape: Shape, fans: tuple[int, int]) -> HostArray:
-        """Draw; see `Initializer`."""
+        """Draw the array; see `Initializer`."""
         return rng.normal(self.mean, self.std, shape)
 
 
@@ -132,16 +136,16 @@ class Uniform:
     def __post_init__(self) -> None:
         conform(self, low=FINITE, high=FINITE)
         if self.low > self.high or self.high - self.low == math.inf:
-            raise ValueError(f"Uniform: low must not be above high, nor infinitely far below it: {self!r}")
+            raise ValueError(f"Uniform: expected low <= high with a finite difference, got {self!r}")
 
     def __call__(self, rng: np.random.Generator, shape: Shape, fans: tuple[int, int]) -> HostArray:
-        """Draw; see `Initializer`."""
+        """Draw the array; see `Initializer`."""
         return rng.uniform(self.low, self.high, shape)
 
 
 @dataclass(frozen=True)
 class Constant:
-    """``value`` everywhere; nothing is drawn.
+    """``value`` in every entry; nothing is drawn.
 
     >>> Constant(0.5)(np.random.default_rng(0), (1, 3), (2, 3))
     array([[0.5, 0.5, 0.5]])
@@ -153,5 +157,5 @@ class Constant:
         conform(self, value=FINITE)
 
     def __call__(self, rng: np.random.Generator, shape: Shape, fans: tuple[int, int]) -> HostArray:
-        """Fill; see `Initializer`."""
+        """Fill the array; see `Initializer`."""
         return np.full(shape, self.value)

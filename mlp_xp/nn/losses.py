@@ -1,4 +1,4 @@
-"""Losses: the cost of a row, its gradient with respect to the network's output, and the reduction over rows."""
+"""Losses: the cost of each row, its gradient with respect to the network's output, and the reduction over rows."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Loss(Protocol):
 
     reduction: Reduction
     target: ClassVar[Target] = "real"
-    """The kind of target; data are checked against it before training."""
+    """The kind of target, against which the data are checked before training."""
     metrics: ClassVar[tuple[Metric, ...]] = ()
-    """Measured in addition to the loss."""
+    """Metrics that an evaluation reports in addition to the loss."""
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Tree]:
         """The cost of each row, (..., rows), and the cache of `slope`."""
@@ -61,9 +61,9 @@ class Loss(Protocol):
         ...
 
     def forward(self, xp: Namespace, z: Array, y: Array, w: Array) -> tuple[Array, Tree]:
-        """The reduced cost, one number per model, and the cache of `backward`.
+        """Return the reduced cost, one number per model, and the cache of `backward`.
 
-        On a part of a batch (``mlp_xp.nn.parts``) it is the weighted sum, whatever the reduction: the step divides.
+        On a part of a batch (``mlp_xp.nn.parts``), it is the weighted sum for either reduction; the step divides.
         """
         cost, cache = self.rows(xp, z, y)
         share = _shares(xp, self.reduction, cost, w)
@@ -77,7 +77,7 @@ class Loss(Protocol):
 
 
 def _shares(xp: Namespace, reduction: Reduction, cost: Array, w: Array) -> Any:
-    """The factor of each row in the reduced cost: ``w`` or ``w / sum(w)``; one number without weights."""
+    """The factor of each row in the reduced cost: ``w`` or ``w / sum(w)``; without weights, a single number."""
     if part_of(xp) is not None:
         reduction = "sum"
     if w is ABSENT:
@@ -90,18 +90,23 @@ def _shares(xp: Namespace, reduction: Reduction, cost: Array, w: Array) -> Any:
 
 
 def weight_of_rows(xp: Namespace, cost: Array, rows: int, w: Array) -> Array:
-    """The sum of the weights ``w`` of ``rows`` rows, (1,), in the dtype of ``cost``; without weights their number."""
+    """The sum of the weights ``w``, (1,), in the dtype of ``cost``; without weights, the number of ``rows``."""
     if w is ABSENT:
         return xp.full((1,), float(rows), dtype=cost.dtype)
     return xp.sum(xp.astype(w, cost.dtype, copy=False), axis=-1, keepdims=True)
+
+
+def sum_of_outputs(xp: Namespace, x: Array) -> Array:
+    """The sum of each row, (..., rows, n_out) to (..., rows); at first a column, which the compiler makes a product."""
+    return xp.squeeze(xp.sum(x, axis=-1, keepdims=True), axis=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxCrossEntropy(Loss):
     """``l = log(sum_k exp z_k) - z_y`` for a class y, and ``l = -sum_k y_k log p_k`` for a distribution y.
 
-    ``p = softmax(z)`` (Bishop 2006, eqs. 4.104 and 4.108). ``y`` is (rows,) integers, or (rows, n_out)
-    non-negative floats that sum to one in every row.
+    ``p = softmax(z)`` (Bishop 2006, eqs. 4.104 and 4.108). ``y`` contains class numbers, integers of shape (rows,), or
+    distributions, non-negative floats of shape (rows, n_out) that sum to 1 in every row.
 
     >>> z = np.asarray([[0.0, 0.0], [0.0, np.log(3.0)]])
     >>> loss, _ = SoftmaxCrossEntropy().forward(xp, z, np.asarray([0, 1]), ABSENT)
@@ -120,14 +125,14 @@ class SoftmaxCrossEntropy(Loss):
         conform(self, reduction=REDUCTION)
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
-        """The cost, with z shifted by its largest entry, so that nothing overflows; the cache is ``(p, y)``."""
+        """The cost, with each row of z shifted by its largest entry to avoid overflow; the cache is ``(p, y)``."""
         if xp.isdtype(y.dtype, "integral"):
             y = xp.one_hot(y, z.shape[-1], dtype=z.dtype)
         y = xp.astype(y, z.dtype, copy=False)
         z = z - xp.max(z, axis=-1, keepdims=True)
         e = xp.exp(z)
         total = xp.sum(e, axis=-1, keepdims=True)
-        cost = xp.squeeze(xp.log(total), axis=-1) - xp.sum(y * z, axis=-1)
+        cost = xp.squeeze(xp.log(total), axis=-1) - sum_of_outputs(xp, y * z)
         return cost, (e / total, y)
 
     def slope(self, xp: Namespace, cache: tuple[Array, Array]) -> Array:
@@ -143,7 +148,7 @@ class SoftmaxCrossEntropy(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class BinaryCrossEntropy(Loss):
-    """``l = sum_k log(1 + exp z_k) - y_k z_k``: an independent yes or no for each output (Bishop 2006, eq. 4.90).
+    """``l = sum_k log(1 + exp z_k) - y_k z_k``: an independent decision for each output (Bishop 2006, eq. 4.90).
 
     ``y`` is (rows, n_out) with entries in [0, 1]; several may be 1 in a row (multilabel).
 
@@ -163,7 +168,7 @@ class BinaryCrossEntropy(Loss):
         """The cost with ``log(1 + exp z) = max(z, 0) + log(1 + exp(-|z|))``; the cache is ``(z, y)``."""
         y = xp.astype(y, z.dtype, copy=False)
         cost = xp.maximum(z, 0.0) - y * z + xp.log1p(xp.exp(-xp.abs(z)))
-        return xp.sum(cost, axis=-1), (z, y)
+        return sum_of_outputs(xp, cost), (z, y)
 
     def slope(self, xp: Namespace, cache: tuple[Array, Array]) -> Array:
         """``dz = sigmoid(z) - y``."""
@@ -195,7 +200,7 @@ class SquaredError(Loss):
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
         """The cost; the cache is ``z - y``."""
         d = z - xp.astype(y, z.dtype, copy=False)
-        return 0.5 * xp.sum(d * d, axis=-1), d
+        return 0.5 * sum_of_outputs(xp, d * d), d
 
     def slope(self, xp: Namespace, cache: Array) -> Array:
         """``dz = z - y``."""
@@ -227,7 +232,7 @@ class Poisson(Loss):
         """The cost; the cache is ``(rate, y)``."""
         y = xp.astype(y, z.dtype, copy=False)
         rate = self.output(xp, z)
-        return xp.sum(rate - y * z, axis=-1), (rate, y)
+        return sum_of_outputs(xp, rate - y * z), (rate, y)
 
     def slope(self, xp: Namespace, cache: tuple[Array, Array]) -> Array:
         """``dz = exp(z) - y``."""
@@ -235,7 +240,7 @@ class Poisson(Loss):
         return rate - y
 
     def output(self, xp: Namespace, z: Array) -> Array:
-        """``exp(z)``, limited to half the exponent range of the dtype, so that sums stay finite for every z."""
+        """``exp(z)``, with z limited to half the exponent range of the dtype, so that sums stay finite."""
         return xp.exp(xp.minimum(z, 0.5 * math.log(float(xp.finfo(z.dtype).max))))
 
 
@@ -243,7 +248,7 @@ class Poisson(Loss):
 class AbsoluteError(Loss):
     """``l = sum_k |z_k - y_k|`` for ``y`` of shape (rows, n_out): its minimum is the conditional median.
 
-    The likelihood of Laplace's distribution (Bishop 2006, exercise 1.25).
+    The negative log-likelihood of a Laplace distribution, up to a constant (Bishop 2006, exercise 1.25).
 
     >>> float(AbsoluteError().forward(xp, np.asarray([[3.0], [0.0]]), np.zeros((2, 1)), ABSENT)[0])
     1.5
@@ -258,7 +263,7 @@ class AbsoluteError(Loss):
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
         """The cost; the cache is ``z - y``."""
         d = z - xp.astype(y, z.dtype, copy=False)
-        return xp.sum(xp.abs(d), axis=-1), d
+        return sum_of_outputs(xp, xp.abs(d)), d
 
     def slope(self, xp: Namespace, d: Array) -> Array:
         """``dz = sign(z - y)``, 0 where they are equal."""
@@ -273,8 +278,8 @@ class AbsoluteError(Loss):
 class Huber(Loss):
     """``l = sum_k d^2 / 2`` where ``|d| <= delta``, else ``delta (|d| - delta / 2)``, with ``d = z - y``.
 
-    Quadratic near the target and linear beyond, so that the gradient of an outlier is at most ``delta`` (Huber 1964,
-    sec. 1). ``y`` is (rows, n_out).
+    The loss is quadratic near the target and linear beyond, so the gradient of an outlier is at most ``delta`` (Huber
+    1964, sec. 1). ``y`` has the shape (rows, n_out).
 
     >>> float(Huber(delta=2.0).forward(xp, np.asarray([[1.0], [10.0]]), np.zeros((2, 1)), ABSENT)[0])
     9.25
@@ -291,7 +296,7 @@ class Huber(Loss):
         """``c (d - c / 2)`` for both cases, with ``c = clip(d, -delta, delta)``, which is the cache."""
         d = z - xp.astype(y, z.dtype, copy=False)
         c = xp.clip(d, min=-self.delta, max=self.delta)
-        return xp.sum(c * (d - 0.5 * c), axis=-1), c
+        return sum_of_outputs(xp, c * (d - 0.5 * c)), c
 
     def slope(self, xp: Namespace, c: Array) -> Array:
         """``dz = clip(z - y, -delta, delta)``."""
@@ -322,10 +327,10 @@ class Quantile(Loss):
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
         """The cost; the cache is ``z - y``."""
         d = z - xp.astype(y, z.dtype, copy=False)
-        return xp.sum(xp.maximum(-self.q * d, (1.0 - self.q) * d), axis=-1), d
+        return sum_of_outputs(xp, xp.maximum(-self.q * d, (1.0 - self.q) * d)), d
 
     def slope(self, xp: Namespace, d: Array) -> Array:
-        """``dz = 1 - q`` above the target, ``-q`` below, half-way between at it."""
+        """``dz = 1 - q`` above the target, ``-q`` below it, and the mean of both at the target."""
         return (0.5 - self.q) + 0.5 * xp.sign(d)
 
     def output(self, xp: Namespace, z: Array) -> Array:

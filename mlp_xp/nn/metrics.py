@@ -1,4 +1,4 @@
-"""Metrics: one number per row; the evaluation averages them."""
+"""Metrics: each computes one number per row, and the evaluation averages them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Callable
 from mlp_xp_backends.typing import Array, Namespace
 
 Metric = Callable[[Namespace, Array, Array], Array]
-"""``metric(xp, z, y)``: from the outputs (..., rows, n_out) and the targets, one number per row (..., rows)."""
+"""``metric(xp, z, y)`` maps the outputs (..., rows, n_out) and the targets to one number per row, (..., rows)."""
 
 
 def accuracy(xp: Namespace, z: Array, y: Array) -> Array:
-    """1 where the largest output is the class ``y``, (rows,) integers, or the most probable class of a distribution.
+    """1 where the largest output is that of the class ``y``, and 0 elsewhere.
+
+    ``y`` contains classes, integers of shape (rows,), or distributions (rows, n_out), whose most probable class counts.
 
     >>> metrics.accuracy(xp, np.asarray([[0.2, 0.1], [0.0, 3.0]]), np.asarray([0, 0]))
     array([1., 0.])

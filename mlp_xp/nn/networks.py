@@ -1,4 +1,4 @@
-"""A multilayer perceptron in one line."""
+"""`mlp`: a multilayer perceptron in one line."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ def mlp(
     Parameters
     ----------
     widths
-        Inputs, hidden units of each layer, outputs; at least two numbers.
+        Numbers of inputs, of hidden units of each layer, and of outputs; at least two numbers.
     activation
-        A name or a layer: relu, leaky_relu, sigmoid, tanh, gelu, softplus, identity.
+        A name (relu, leaky_relu, sigmoid, tanh, gelu, softplus or identity) or a layer.
     dropout
         Fraction of hidden units dropped in training, in [0, 1).
     norm
-        ``"layer"``, ``"batch"`` or ``None``.
+        The normalization of hidden layers: ``"layer"``, ``"batch"`` or ``None``.
     init
-        Initializer of the weights. The default is `He` for relu, leaky_relu, gelu and softplus, and
-        `Glorot` for the others and for the last layer.
+        Initializer of the weights. By default `He` for relu, leaky_relu, gelu and softplus, and
+        `Glorot` for the other activations and for the last layer.
     first
         A layer in front of all others, such as ``Rescale(scale=1 / 255)`` for pixels or an `Embedding` for ids.
 
@@ -96,7 +96,7 @@ def mlp(
 
 
 def as_activation(activation: str | Layer) -> Layer:
-    """The activation of that name, or the layer itself."""
+    """Return the activation layer of that name, or ``activation`` itself if it is a layer."""
     if not isinstance(activation, str):
         check_kind("activation", activation, ("forward", "backward"), "'relu' or ReLU()")
         return activation

@@ -1,8 +1,9 @@
 """Optimizers: the update of one array, written once and lifted to all parameters by the training step.
 
-``update`` consumes the parameter ``w`` and its slots by augmented assignment (in place in NumPy, CuPy and torch, a
-rebinding in JAX) and returns the new ones. ``rates`` computes the numbers that change from step to step, the learning
-rate and its multiples, on the host in float64; they reach ``update`` as 0-d arrays.
+``update`` consumes the parameter ``w`` and its slots (the optimizer's state for this parameter, such as a velocity) by
+augmented assignment, which works in place in NumPy, CuPy and torch and rebinds the name in JAX, and returns the new
+ones. ``rates`` computes the coefficients that change from step to step, such as the learning rate, on the host in
+float64; they reach ``update`` as 0-d arrays.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from mlp_xp_backends.typing import Array, Namespace, Tree
 
 
 class Rates(NamedTuple):
-    """The numbers of one step.
+    """The coefficients of one step: Python numbers on the host, 0-d arrays in `Optimizer.update`.
 
     >>> SGD(0.1).rates(0.1, 1)
     Rates(scaled=(0.1,), fixed=())
     """
 
     scaled: tuple[Any, ...]
-    """Those proportional to the learning rate, which `LossRatio` scales."""
+    """Coefficients proportional to the learning rate, which `LossRatio` scales."""
     fixed: tuple[Any, ...] = ()
     """The others."""
 
 
 class Optimizer(Protocol):
-    """A rule for one array.
+    """An update rule for one array, which the training step applies to every parameter.
 
     Write an optimizer of your own as a frozen dataclass that inherits from this class:
 
@@ -58,15 +59,15 @@ class Optimizer(Protocol):
         ...
 
     def rates(self, lr: float, t: int) -> Rates:
-        """The numbers for `update` at step ``t`` = 1, 2, ... and learning rate ``lr``."""
+        """Return the coefficients for `update` at step ``t`` = 1, 2, ... and learning rate ``lr``."""
         ...
 
     def init(self, xp: Namespace, w: Array) -> Tree:
-        """The slots of the parameter ``w`` before the first step."""
+        """Return the slots of the parameter ``w`` before the first step."""
         ...
 
     def update(self, xp: Namespace, w: Array, slots: Tree, g: Array, rates: Rates) -> tuple[Array, Tree]:
-        """``w`` and its slots after a step along ``-g``, where ``g`` is the gradient; consumes ``w`` and its slots."""
+        """Return ``w`` and its slots after a step with the gradient ``g``; consumes ``w`` and its slots."""
         ...
 
 
@@ -102,7 +103,7 @@ class SGD(Optimizer):
         return xp.zeros_like(w) if self.momentum else ABSENT
 
     def update(self, xp: Namespace, w: Array, v: Tree, g: Array, rates: Rates) -> tuple[Array, Tree]:
-        """See the class."""
+        """``v <- mu v - lr g`` and ``w <- w + v``, or the forms without momentum or with Nesterov's."""
         (lr,) = rates.scaled
         if v is ABSENT:
             w -= lr * g
@@ -131,8 +132,8 @@ class Adam(Optimizer):
     """``w <- w - lr m^ / (sqrt(v^) + eps)`` (Kingma and Ba 2015, algorithm 1).
 
     ``m <- b1 m + (1 - b1) g`` and ``v <- b2 v + (1 - b2) g^2``; the hats divide by ``1 - b1^t`` and ``1 - b2^t``.
-    With ``eps_hat`` the epsilon is added to ``sqrt(v)`` before that division (end of their section 2), as
-    scikit-learn does.
+    With ``eps_hat``, the epsilon is added to ``sqrt(v)`` before that division (end of their section 2), as in
+    scikit-learn.
 
     >>> rule, w = Adam(0.1), np.asarray([1.0, 1.0])
     >>> w, slots = rule.update(xp, w, rule.init(xp, w), np.asarray([5.0, -0.01]), rule.rates(0.1, 1))
@@ -170,7 +171,7 @@ class Adam(Optimizer):
         return AdamSlots(xp.zeros_like(w), xp.zeros_like(w))
 
     def update(self, xp: Namespace, w: Array, slots: AdamSlots, g: Array, rates: Rates) -> tuple[Array, AdamSlots]:
-        """``w <- w - lr_t m / (sqrt(v) + eps_t)``, both bias corrections moved into two numbers."""
+        """``w <- w - lr_t m / (sqrt(v) + eps_t)``, where ``lr_t`` and ``eps_t`` include both bias corrections."""
         m, v = slots
         lr, eps = rates.scaled[0], rates.fixed[0]
         m *= self.b1
@@ -183,7 +184,7 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Optimizer):
-    """`Adam` after ``w <- w - lr weight_decay w`` on every parameter (Loshchilov and Hutter 2019, algorithm 2).
+    """``w <- w - lr weight_decay w``, then `Adam`, on every parameter (Loshchilov and Hutter 2019, algorithm 2).
 
     >>> rule, w = AdamW(0.1, weight_decay=0.5), np.asarray([1.0])
     >>> rule.update(xp, w, rule.init(xp, w), np.asarray([0.0]), rule.rates(0.1, 1))[0]
@@ -206,7 +207,7 @@ class AdamW(Optimizer):
         return Adam(self.lr, b1=self.b1, b2=self.b2, eps=self.eps)
 
     def rates(self, lr: float, t: int) -> Rates:
-        """Those of `Adam`, and ``lr weight_decay``."""
+        """The coefficients of `Adam`, and ``lr weight_decay``."""
         adam = self.adam.rates(lr, t)
         return Rates((*adam.scaled, lr * self.weight_decay), adam.fixed)
 
@@ -215,7 +216,7 @@ class AdamW(Optimizer):
         return self.adam.init(xp, w)
 
     def update(self, xp: Namespace, w: Array, slots: AdamSlots, g: Array, rates: Rates) -> tuple[Array, AdamSlots]:
-        """See the class."""
+        """``w <- w - lr weight_decay w``, then the update of `Adam`."""
         w -= rates.scaled[1] * w
         return self.adam.update(xp, w, slots, g, rates)
 
@@ -251,7 +252,7 @@ class RMSprop(Optimizer):
         return xp.zeros_like(w)
 
     def update(self, xp: Namespace, w: Array, v: Array, g: Array, rates: Rates) -> tuple[Array, Array]:
-        """See the class."""
+        """``v <- decay v + (1 - decay) g^2`` and ``w <- w - lr g / (sqrt(v) + eps)``."""
         v *= self.decay
         v += self.c * (g * g)
         w -= rates.scaled[0] * g / (xp.sqrt(v) + self.eps)

@@ -1,8 +1,8 @@
-"""Steps on a part of a batch, whose other rows belong to other processes.
+"""Steps on a part of a batch, whose other rows are on other ranks.
 
-Such a step runs on a namespace with two more members: ``all_sum(x)`` sums over the ranks, and ``part`` is the place of
-the rank's rows in the batch. Layers that depend on the whole batch use the functions of this module, which compute
-the same as ever on a namespace without these members.
+Such a step runs on a namespace with two more members: ``all_sum(x)`` sums over the ranks, and ``part`` is the position
+of this rank's rows in the batch. Layers that depend on the whole batch use the functions of this module. On a namespace
+without these members, the functions take ``x`` to be the whole batch.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from mlp_xp_backends.typing import Array, Namespace, Tree
 
 
 class Part(NamedTuple):
-    """The place of some rows in the batch that a group of processes divides among its ranks."""
+    """The position of one rank's rows in a batch that is divided among the ranks of a group."""
 
     first: Array
-    """Rows of the batch in front of them, 0-d int32."""
+    """Number of rows of the batch in front of them, 0-d int32."""
     rows: Array
-    """Rows of the whole batch, 0-d, in the dtype of the network."""
+    """Number of rows of the whole batch, 0-d, in the dtype of the network."""
 
 
 class PartNamespace:
-    """A namespace that has ``all_sum``, with ``part`` as one more member."""
+    """A namespace with ``all_sum``, and with ``part`` as one more member."""
 
     def __init__(self, xp: Namespace, part: Part) -> None:
         self._xp, self.part = xp, part
@@ -34,12 +34,12 @@ class PartNamespace:
 
 
 def part_of(xp: Namespace) -> Part | None:
-    """The place of the rows that ``xp`` computes on, or ``None`` if they are the whole batch."""
+    """The position of the rows on which ``xp`` computes, or ``None`` if they are the whole batch."""
     return getattr(xp, "part", None)
 
 
 def batch_means(xp: Namespace, *arrays: Array) -> tuple[Array, ...]:
-    """The mean of each array over all rows of the batch, (..., 1, n); one message for all of them.
+    """The mean of each array over all rows of the batch, (..., 1, n), with one sum over the ranks for all of them.
 
     >>> batch_means(xp, np.asarray([[1.0, 2.0], [3.0, 6.0]]))
     (array([[2., 4.]]),)
@@ -52,7 +52,7 @@ def batch_means(xp: Namespace, *arrays: Array) -> tuple[Array, ...]:
 
 
 def batch_rows(xp: Namespace, x: Array) -> Any:
-    """The number of rows of the batch that ``x`` (..., rows, n) belongs to: a Python number, or a 0-d array."""
+    """The number of rows of the batch of which ``x`` (..., rows, n) is a part: a Python number or a 0-d array."""
     part = part_of(xp)
     return x.shape[-2] if part is None else part.rows
 
@@ -66,7 +66,7 @@ def row_numbers(xp: Namespace, rows: int) -> Array:
 def reduced(xp: Namespace, loss: Array, weight: Array, grads: Tree, mean: bool) -> tuple[Array, Tree]:
     """The sums of ``loss`` and ``grads`` over all ranks, divided by the sum of ``weight`` if ``mean``.
 
-    They travel as one flat array, with ``weight``, the weight of a rank's rows, (1,), at its end.
+    They are summed as one flat array, with ``weight``, the weight of this rank's rows, (1,), at its end.
     """
     given = [*leaves(grads), loss]
     total = xp.all_sum(xp.concat([xp.reshape(a, (-1,)) for a in (*given, weight)]))

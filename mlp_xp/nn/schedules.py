@@ -1,7 +1,8 @@
 """Learning-rate schedules: the rate of each step, computed on the host.
 
 An optimizer accepts a schedule in place of a number. The rates of a whole epoch are sent to the device together, so a
-schedule adds nothing to a step. Only `LossRatio` depends on the losses within an epoch; its state stays on the device.
+schedule costs nothing within a step. Only `LossRatio` depends on the losses within an epoch; its state stays on the
+device.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ RATE = NOT_NEGATIVE
 
 
 class Losses(list[float]):
-    """The monitored losses of a run, one per epoch; nothing but appending changes it.
+    """The monitored losses of a run, one per epoch. The list only grows.
 
-    Schedules store in ``kept`` what they computed from the first losses, so that epochs do not slow down in a long run.
+    Schedules cache in ``kept`` the results for the first losses, so that epochs do not slow down in a long run.
     """
 
     def __init__(self, losses: Iterable[float] = ()) -> None:
@@ -30,7 +31,7 @@ class Losses(list[float]):
 
 
 class Moment(NamedTuple):
-    """The position of a step in the training; counts start at 0.
+    """The position of a step within the training; steps and epochs are counted from 0.
 
     >>> Cosine(0.8).rate(Moment(step=2, steps=4, epoch=1, samples=100))
     0.4
@@ -38,12 +39,12 @@ class Moment(NamedTuple):
 
     step: int
     steps: int
-    """Steps of the whole training."""
+    """Number of steps of the whole training."""
     epoch: int
     samples: int
-    """Rows seen before this epoch."""
+    """Number of rows processed before this epoch."""
     losses: Sequence[float] = ()
-    """The monitored loss of every epoch so far; those of a trainer are ``Losses``."""
+    """The monitored loss of every epoch so far; the trainer passes a ``Losses``."""
 
 
 class Schedule(Protocol):
@@ -65,13 +66,13 @@ class Schedule(Protocol):
     """Whether the rate is constant within an epoch, so that one call serves all its steps."""
 
     def rate(self, at: Moment) -> float:
-        """The rate of the step at ``at``."""
+        """Return the learning rate of the step at ``at``."""
         ...
 
 
 @dataclass(frozen=True)
 class ConstantRate(Schedule):
-    """``lr``.
+    """``lr`` in every step.
 
     >>> ConstantRate(0.1).rate(Moment(step=7, steps=100, epoch=0, samples=0))
     0.1
@@ -85,7 +86,7 @@ class ConstantRate(Schedule):
         conform(self, lr=RATE)
 
     def rate(self, at: Moment) -> float:
-        """See `Schedule`."""
+        """Return the learning rate of the step at ``at``."""
         return self.lr
 
 
@@ -109,7 +110,7 @@ class StepDecay(Schedule):
         conform(self, lr=RATE, every=Count(), factor=FACTOR)
 
     def rate(self, at: Moment) -> float:
-        """See `Schedule`."""
+        """Return the learning rate of the step at ``at``."""
         return float(self.lr * self.factor ** (at.epoch // self.every))
 
 
@@ -132,13 +133,13 @@ class ExponentialDecay(Schedule):
         conform(self, lr=RATE, decay=FACTOR)
 
     def rate(self, at: Moment) -> float:
-        """See `Schedule`."""
+        """Return the learning rate of the step at ``at``."""
         return float(self.lr * self.decay**at.epoch)
 
 
 @dataclass(frozen=True)
 class InverseScaling(Schedule):
-    """``lr / (samples + 1)^power``, set once an epoch, as scikit-learn's ``invscaling``.
+    """``lr / (samples + 1)^power``, updated once per epoch, as in scikit-learn's ``invscaling``.
 
     >>> InverseScaling(0.8).rate(Moment(step=0, steps=0, epoch=1, samples=63))
     0.1
@@ -154,7 +155,7 @@ class InverseScaling(Schedule):
         conform(self, lr=RATE, power=NOT_NEGATIVE)
 
     def rate(self, at: Moment) -> float:
-        """See `Schedule`."""
+        """Return the learning rate of the step at ``at``."""
         return float(self.lr * float(at.samples + 1) ** -self.power)  # a large power underflows to 0
 
 
@@ -174,15 +175,15 @@ class Cosine(Schedule):
         conform(self, lr=RATE, end=RATE)
 
     def rate(self, at: Moment) -> float:
-        """See `Schedule`."""
+        """Return the learning rate of the step at ``at``."""
         return _cosine(self.lr, self.end, at.step / max(at.steps, 1))
 
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Up from ``lr / start`` to ``lr`` in the first ``warmup`` of the steps, then down to ``lr / start / end``.
+    """Up from ``lr / start`` to ``lr`` in the fraction ``warmup`` of the steps, then down to ``lr / start / end``.
 
-    Both along half a cosine (Smith and Topin 2018); the defaults and the rates are those of PyTorch's ``OneCycleLR``.
+    Both parts follow half a cosine (Smith and Topin 2018); defaults and rates are those of PyTorch's ``OneCycleLR``.
 
     >>> rates = [OneCycle(0.25).rate(Moment(step, 100, 0, 0)) for step in range(100)]
     >>> round(rates[0], 6), max(rates), rates[-1] < 1e-5
@@ -201,7 +202,7 @@ class OneCycle(Schedule):
             raise ValueError(f"OneCycle: end must be at least 1 / start, so that the last rate is at most lr: {self!r}")
 
     def rate(self, at: Moment) -> float:
-        """See `Schedule`."""
+        """Return the learning rate of the step at ``at``."""
         low = self.lr / self.start
         top = self.warmup * at.steps - 1.0
         if at.step <= top:
@@ -211,9 +212,9 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class ReduceOnPlateau(Schedule):
-    """``lr factor^k`` after ``k`` plateaus: ``patience + 1`` epochs without a loss below ``best (1 - threshold)``.
+    """``lr factor^k`` after ``k`` plateaus of the monitored loss.
 
-    The loss is the monitored loss of the training.
+    A plateau is a series of ``patience + 1`` epochs without a loss below ``best (1 - threshold)``.
 
     >>> stalled = Moment(step=0, steps=0, epoch=4, samples=0, losses=[1.0, 1.0, 1.0, 1.0])
     >>> ReduceOnPlateau(0.8, factor=0.5, patience=2).rate(stalled)
@@ -232,7 +233,7 @@ class ReduceOnPlateau(Schedule):
         conform(self, lr=RATE, factor=FACTOR, patience=Count(0), threshold=SHARE)
 
     def rate(self, at: Moment) -> float:
-        """See `Schedule`."""
+        """Return the learning rate of the step at ``at``."""
         kept = at.losses.kept if isinstance(at.losses, Losses) else {}
         done, (lr, best, bad) = kept.get(self, (0, (self.lr, math.inf, 0)))
         for loss in at.losses[done:]:
@@ -247,7 +248,7 @@ class ReduceOnPlateau(Schedule):
 
 
 class Ratio(NamedTuple):
-    """The state of `LossRatio`, one number per model."""
+    """The state of `LossRatio`: each field holds one number per model."""
 
     factor: Array  # the rate in units of lr
     recent: Array  # sum of losses in the running window
@@ -257,7 +258,7 @@ class Ratio(NamedTuple):
 
 @dataclass(frozen=True)
 class LossRatio(Schedule):
-    """``rate *= (mean loss of the last window steps) / (mean loss of the window before)``, once a window.
+    """``rate *= (mean loss of the last window steps) / (mean loss of the window before)``, once per window.
 
     >>> rule = LossRatio(0.1, window=1)
     >>> state = rule.init(xp, (), xp.float64)
@@ -277,11 +278,11 @@ class LossRatio(Schedule):
         conform(self, lr=RATE, window=Count())
 
     def rate(self, at: Moment) -> float:
-        """``lr``; the step multiplies it by the factor in the state."""
+        """``lr``; the training step multiplies it by the factor in the state."""
         return self.lr
 
     def init(self, xp: Namespace, losses: tuple[int, ...], dtype: object) -> Ratio:
-        """The state before the first step, for losses of that shape and dtype."""
+        """The state before the first step, for losses of this shape and dtype."""
         return Ratio(xp.ones(losses, dtype=dtype), *(xp.zeros(losses, dtype=dtype) for _ in range(3)))
 
     def observe(self, xp: Namespace, state: Ratio, loss: Array) -> Ratio:
@@ -300,18 +301,18 @@ class LossRatio(Schedule):
 
 
 def _cosine(start: float, end: float, t: float) -> float:
-    """From ``start`` at t = 0 to ``end`` at t = 1 along half a cosine."""
+    """The value at ``t`` of half a cosine from ``start`` at t = 0 to ``end`` at t = 1."""
     return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * t))
 
 
 def as_schedule(lr: float | Schedule) -> Schedule:
-    """``lr`` as a schedule: a number becomes a `ConstantRate`; `TypeError` or `ValueError` for anything else."""
+    """Return ``lr`` as a schedule: a number becomes a `ConstantRate`. Raises `TypeError` or `ValueError` otherwise."""
     rate = rate_or_schedule("the learning rate", lr)
     return ConstantRate(rate) if isinstance(rate, float) else rate
 
 
 def rate_or_schedule(name: str, lr: Any) -> float | Schedule:
-    """The rule for an optimizer's ``lr``: a number as a Python float, or a schedule."""
+    """The rule for an optimizer's ``lr``: return a number as a Python float, or a schedule as it is."""
     if not isinstance(lr, type) and callable(getattr(lr, "rate", None)):
         return cast(Schedule, lr)
     if not isinstance(lr, Real):

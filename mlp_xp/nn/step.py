@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
-from mlp_xp._checks import NOT_NEGATIVE, POSITIVE, Count, Like, Maybe, conform
+from mlp_xp._checks import NOT_NEGATIVE, POSITIVE, Count, Maybe, check_kind, conform, shown
 from mlp_xp.nn.layers.base import Layer, StatefulLayer
 from mlp_xp.nn.layers.chain import Chain
 from mlp_xp.nn.losses import Loss, weight_of_rows
@@ -15,9 +15,6 @@ from mlp_xp.nn.parts import Part, PartNamespace, reduced
 from mlp_xp.nn.schedules import LossRatio
 from mlp_xp_backends.trees import ABSENT, leaves, named_leaves, tree_map, unflatten
 from mlp_xp_backends.typing import Array, Namespace, Tree
-
-LOSS = Like("SoftmaxCrossEntropy()", ("rows", "slope"))
-OPTIMIZER = Like("Adam(0.001)", ("init", "rates", "update"))
 
 
 class TrainState(NamedTuple):
@@ -47,16 +44,16 @@ class TrainStep:
     Parameters
     ----------
     network, loss, optimizer
-        What to train, on which loss, by which rule.
+        The network to train, the loss to minimize, and the update rule.
     l2
-        Factor of the penalty, which applies to weight matrices (`Dense`'s ``W``) but not to biases.
+        Factor of the L2 penalty, which applies to weight matrices (`Dense`'s ``W``) but not to biases.
     clip_norm
-        Largest norm of the whole gradient (Pascanu et al. 2013, algorithm 1), or ``None``.
+        The norm to which the gradient of all parameters is clipped (Pascanu et al. 2013, algorithm 1), or ``None``.
     max_norm
-        Largest norm of the weights into each unit after the step (Srivastava et al. 2014, sec. 5.1), or ``None``.
+        The largest norm of the weights into each unit after a step (Srivastava et al. 2014, sec. 5.1), or ``None``.
     frozen
-        Positions of layers in the network whose parameters and state stay as they are. They compute as in prediction,
-        and no gradient, penalty or optimizer state exists for them.
+        Positions of the layers whose parameters and state do not change. These layers compute as in prediction, and
+        no gradient, penalty or optimizer state exists for them.
 
     Examples
     --------
@@ -82,19 +79,12 @@ class TrainStep:
     frozen: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        conform(
-            self,
-            network=Like("mlp(784, 300, 10)", ("forward", "gradient", "specs")),
-            loss=LOSS,
-            optimizer=OPTIMIZER,
-            l2=NOT_NEGATIVE,
-            clip_norm=Maybe(POSITIVE),
-            max_norm=Maybe(POSITIVE),
-        )
+        check_network(self.network, self.loss, self.optimizer)
+        conform(self, l2=NOT_NEGATIVE, clip_norm=Maybe(POSITIVE), max_norm=Maybe(POSITIVE))
         object.__setattr__(self, "frozen", _checked_positions(self.frozen, self.network))
 
     def init(self, xp: Namespace, params: Tree, layers: Tree) -> TrainState:
-        """The state before the first step, from parameters and layer states as `Chain` draws them."""
+        """Return the state before the first step, from the parameters and layer states that `Chain` draws."""
         trainable = leaves(self._trainable(params))
         slots = tuple(self.optimizer.init(xp, w) for w in trainable)
         lr, w = self.optimizer.lr, trainable[0]
@@ -112,15 +102,16 @@ class TrainStep:
         l2: Array = ABSENT,
         part: Part = ABSENT,
     ) -> tuple[TrainState, Array]:
-        """The state after a step on the batch and the loss before it; consumes ``state``.
+        """Return the state after a step on the batch, and the loss before the step; consumes ``state``.
 
-        ``x`` is (rows, n_in), ``y`` and the weights ``w`` are as `Loss` takes them, ``rates`` come from the optimizer.
-        ``l2``, 0-d or (models, 1, 1), replaces the factor of the penalty in this step: divided by the sum of the
-        weights of the batch it makes scikit-learn's penalty. The loss is 0-d, or (models,) if the parameters have an
-        axis of models in front.
+        ``x`` is (rows, n_in), ``y`` and the weights ``w`` are as in `Loss`, ``rates`` come from the optimizer. ``l2``,
+        0-d or (models, 1, 1), replaces the factor of the penalty in this step; for scikit-learn's penalty, it is
+        ``alpha`` divided by the sum of the weights of the batch. The loss is 0-d, or (models,) if the parameters have a
+        leading axis of models.
 
-        With ``part`` the rows are those of this rank, possibly none, of a batch that a group of processes divides, and
-        ``xp`` has ``all_sum``. Every rank then computes the loss and the update of the whole batch, for one model.
+        With ``part``, the rows are those of this rank, possibly none, of a batch that is divided among the ranks of a
+        group, and ``xp`` has ``all_sum``. Every rank then computes the loss and the update of the whole batch, for one
+        model.
         """
         if part is not ABSENT:
             xp = PartNamespace(xp, part)
@@ -149,7 +140,7 @@ class TrainStep:
     def _penalized(
         self, xp: Namespace, params: Tree, loss: Array, grads: Tree, l2: Any, l2_of_loss: Any
     ) -> tuple[Array, Tree]:
-        """``l2 |W|^2 / 2`` added to the loss, with ``l2`` in the shape of the loss, and ``l2 W`` to the gradient."""
+        """Add ``l2 |W|^2 / 2`` to the loss, with ``l2_of_loss`` in the shape of the loss, and ``l2 W`` to ``grads``."""
         penalized = []
         for (name, p), g in zip(named_leaves(self._trainable(params)).items(), leaves(grads), strict=True):
             if is_weight(name):
@@ -159,7 +150,7 @@ class TrainStep:
         return loss, unflatten(grads, iter(penalized))
 
     def _update(self, xp: Namespace, state: TrainState, grads: Tree, rates: Rates) -> tuple[Tree, Tree]:
-        """The optimizer's rule on every trainable parameter."""
+        """Apply the optimizer's rule to every trainable parameter."""
         params, slots, before = [], [], self._trainable(state.params)
         for (name, w), s, g in zip(named_leaves(before).items(), state.slots, leaves(grads), strict=True):
             w, s = self.optimizer.update(xp, w, s, g, rates)
@@ -175,8 +166,16 @@ class TrainStep:
         return tuple(ABSENT if i in self.frozen else p for i, p in enumerate(params))
 
 
+def check_network(network: Any, loss: Any, optimizer: Any) -> None:
+    """Raise `TypeError` unless these are a network, a loss and an optimizer."""
+    if not isinstance(network, Chain):
+        raise TypeError(f"network must be a Chain of layers, such as mlp(784, 300, 10), not {shown(network)}")
+    check_kind("loss", loss, ("rows", "slope"), "SoftmaxCrossEntropy()")
+    check_kind("optimizer", optimizer, ("init", "rates", "update"), "Adam(0.001)")
+
+
 def _checked_positions(positions: Sequence[int], network: Chain) -> tuple[int, ...]:
-    """Positions of layers in ascending order, if they leave something to train and a gradient to train it by."""
+    """Positions of layers in ascending order. Raises an error if the layers that remain cannot be trained."""
     if not isinstance(positions, (tuple, list)):
         raise TypeError(f"frozen must be a tuple of positions of layers, such as (0, 1), not {positions!r}")
     checked = tuple(sorted({Count(0)("each position in frozen", i) for i in positions}))
@@ -206,12 +205,12 @@ def is_weight(name: str) -> bool:
 
 
 def clip_by_global_norm(xp: Namespace, grads: Tree, limit: float) -> Tree:
-    """All gradients times one factor of at most 1, so that their common norm does not exceed ``limit``."""
+    """Multiply all gradients by one factor of at most 1, so that their common norm does not exceed ``limit``."""
     squares = sum(xp.sum(g * g, axis=(-2, -1), keepdims=True) for g in leaves(grads))
     factor = shrink(xp, squares, limit)
     return tree_map(lambda g: g * factor, grads)
 
 
 def shrink(xp: Namespace, squares: Array, limit: float) -> Array:
-    """``min(1, limit / norm)`` for a squared norm."""
+    """``min(1, limit / norm)``, where ``squares`` is the squared norm."""
     return limit / xp.maximum(xp.sqrt(squares), limit)

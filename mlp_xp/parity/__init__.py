@@ -1,7 +1,7 @@
-"""Parity: whether an array library on a device computes what float64 NumPy computes, within derived error bounds.
+"""Parity: check whether a backend computes the same as NumPy in float64, within derived error bounds.
 
-``python -m mlp_xp parity`` judges the backends of a machine; `run` does the same from Python. The bounds are those of
-`mlp_xp.parity.bounds`, the operations those of `mlp_xp.parity.cases`.
+``python -m mlp_xp parity`` judges the backends of a machine; `run` does the same from Python. The bounds are defined in
+`mlp_xp.parity.bounds`, the operations in `mlp_xp.parity.cases`.
 """
 
 from __future__ import annotations

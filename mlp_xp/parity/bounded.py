@@ -18,16 +18,16 @@ class Arithmetic(Protocol):
     tiny: float
 
     def bounded(self, x: Any) -> Bounded:
-        """``x`` with a bound on the error of rounding it to the dtype."""
+        """Return ``x`` with a bound on the error of rounding it to the dtype."""
         ...
 
     def rounded(self, value: HostArray, passed: HostArray, roundoffs: Any = 1.0) -> Bounded:
-        """A result with the bounds of its operands passed on and its own rounding added."""
+        """Return a result whose bound is that propagated from its operands plus that of its own rounding."""
         ...
 
 
 class Truth:
-    """Booleans, and the places where rounding could change them."""
+    """Booleans, and a mask of the entries that rounding could change."""
 
     __array_ufunc__ = None
 
@@ -61,7 +61,7 @@ class Bounded:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the value."""
+        """The shape of the value."""
         return tuple(self.value.shape)
 
     def __add__(self, other: Any) -> Bounded:

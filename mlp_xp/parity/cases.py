@@ -1,4 +1,4 @@
-"""The cases of the parity check: every layer, loss, optimizer, the training step and a whole run, as data.
+"""The cases of the parity check, as data: every layer, every loss, every optimizer, the training step and a short run.
 
 A case is the body of a loop for `Backend.compile` and its input arrays. Each row of the report judges one result.
 """
@@ -59,20 +59,24 @@ RUN_STEPS, RUN_BATCH = 30, 128
 class Case:
     """A loop body, its inputs on the host, and names for the entries of its result.
 
-    The result is the tuple of outputs of ``body``; for one that carries a state, it is that state after the last
-    step together with the outputs.
+    The result is the tuple of outputs of ``body``. If the body carries a state, the result consists of the state after
+    the last step and the outputs.
+
+    >>> cases()[0].rows
+    ('Dense forward', 'Dense backward')
     """
 
     rows: tuple[str, ...]
+    """The names of the entries of the result, which are the rows of the report."""
     body: Body
     carry: Tree
     consts: Tree
     items: Tree
     run: bool = False
-    """Whether this is a whole run, judged by the parameters at its end."""
+    """Whether this is a run of many steps, judged by the parameters at its end."""
 
     def result(self, carry: Tree, outs: Tree) -> Tree:
-        """What is judged of the loop's ``(carry, outs)``: one entry per row."""
+        """The part of the loop's ``(carry, outs)`` that is judged: one entry per row."""
         if self.run:
             return (carry.params,)
         return outs if self.carry is ABSENT else ((carry, outs),)
@@ -80,12 +84,16 @@ class Case:
 
 @cache
 def cases() -> tuple[Case, ...]:
-    """All of them; the same inputs every time."""
+    """Return all cases, always with the same inputs.
+
+    >>> "run, 30 steps of 784-128-10, Adam" in [row for case in cases() for row in case.rows]
+    True
+    """
     return (*_layers(), *_losses(), *_metrics(), *_optimizers(), *_schedules(), *_initial_states(), *_steps(), _run())
 
 
 def _pure(rows: tuple[str, ...], f: Callable[..., Tree], *inputs: Tree) -> Case:
-    """``f(xp, *inputs)`` gives one entry per row."""
+    """The case of ``f(xp, *inputs)``, which returns one entry per row."""
 
     def body(xp: Any, carry: Tree, consts: Tree, item: Tree) -> tuple[Tree, Tree]:
         return carry, f(xp, *consts)
@@ -94,7 +102,7 @@ def _pure(rows: tuple[str, ...], f: Callable[..., Tree], *inputs: Tree) -> Case:
 
 
 def layer_case(name: str, layer: Layer | StatefulLayer, x: Array, rng: np.random.Generator) -> Case:
-    """Forward, backward, and, for a layer with state, prediction."""
+    """The forward and backward pass of a layer and, if it has a state, its prediction."""
     chain = Chain(layer)
     params = _drawn(chain, rng)
     state = tree_map(lambda s: s if s.dtype.kind == "i" else s + rng.uniform(0.0, 0.5, s.shape), chain.init_state(rng))
@@ -114,7 +122,7 @@ def layer_case(name: str, layer: Layer | StatefulLayer, x: Array, rng: np.random
 
 
 def _drawn(chain: Chain, rng: np.random.Generator) -> Tree:
-    """Initial parameters, moved off their zeros and ones."""
+    """Initial parameters, with noise added to zeros and ones."""
     return tree_map(lambda p: p + 0.3 * rng.standard_normal(p.shape), chain.init(rng))
 
 
@@ -139,7 +147,7 @@ def _layers() -> Iterator[Case]:
 
 
 def loss_case(name: str, make: Callable[..., Loss], z: Array, y: Array, w: Array) -> Case:
-    """Mean, sum and weighted mean with their derivatives, and the prediction."""
+    """Mean, sum and weighted mean of a loss with their derivatives, and the prediction."""
     mean, total = make(), make(reduction="sum")
 
     def both(xp: Any, loss: Loss, z: Array, y: Array, w: Array) -> Tree:
@@ -203,7 +211,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 
 
 def optimizer_case(name: str, optimizer: Optimizer, steps: int = 4) -> Case:
-    """Some steps along given gradients."""
+    """Some steps of an optimizer along given gradients."""
     rng = np.random.default_rng(4)
     w = rng.standard_normal((FEATURES, OUTPUTS))
     g = rng.standard_normal((steps, FEATURES, OUTPUTS)) * np.geomspace(1e-6, 1e2, FEATURES)[:, None]
@@ -215,7 +223,7 @@ def optimizer_case(name: str, optimizer: Optimizer, steps: int = 4) -> Case:
 
 
 def rates_of(optimizer: Optimizer, steps: int) -> Tree:
-    """The numbers of each step, (steps,) each."""
+    """The coefficients of each step, (steps,) each."""
     schedule = as_schedule(optimizer.lr)
     table = [optimizer.rates(schedule.rate(Moment(t, steps, 0, 0)), t + 1) for t in range(steps)]
     return tree_map(lambda *column: np.array(column), table[0], *table[1:])
@@ -247,7 +255,7 @@ def _initial_states() -> Iterator[Case]:
 
 
 def step_case(name: str, step: TrainStep, data: Batch, batch: int, steps: int, models: int = 0, **more: Any) -> Case:
-    """Training steps on ``data`` as the trainer takes them; ``models`` > 0 of them at once."""
+    """Training steps on ``data`` as the trainer takes them; ``models`` > 0 trains so many models at once."""
     rng = np.random.default_rng(7)
     drawn = [
         tree_map(np.asarray, (_drawn(step.network, rng), step.network.init_state(rng))) for _ in range(models or 1)

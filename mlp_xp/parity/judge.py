@@ -19,29 +19,33 @@ from mlp_xp_backends.trees import leaves, tree_map, unflatten
 from mlp_xp_backends.typing import HostArray, Tree
 
 RUN_TOLERANCE = 1e-5
-"""Relative error (Frobenius) of each parameter after the run in float32; in float64 as much smaller as the unit
-roundoff. A convention, not derived: bounds that grow with every step are useless after thirty."""
+"""The largest relative error (Frobenius norm) of each parameter after the run in float32; in float64, it is smaller in
+proportion to the unit roundoff. It is a convention, not derived: after thirty steps, derived bounds are useless."""
 
 
 class Verdict(NamedTuple):
-    """The judgement on one operation in one dtype."""
+    """The result of comparing one operation in one dtype.
+
+    >>> Verdict("ReLU forward", "float32", 0.25).ok, Verdict("ReLU forward", "float32", 3.0).ok
+    (True, False)
+    """
 
     operation: str
     dtype: str
     error: float
-    """The largest error in units of its bound; infinite where there is no number to compare."""
+    """The largest error in units of its bound; infinite if there is no number to compare."""
     reason: str = ""
     """Why the error is infinite: the exception of the backend, or a wrong shape or dtype."""
 
     @property
     def ok(self) -> bool:
-        """Whether all is within the bound."""
+        """Whether the error is within its bound."""
         return self.error <= 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """The expected value of a leaf of a result, its dtype (integers may differ in size), and its error bound."""
+    """The expected value of a leaf of a result, its dtype (the size of integers may differ), and its error bound."""
 
     value: HostArray
     error: Any
@@ -49,10 +53,17 @@ class Expected:
 
 
 def judge(case: Case, backend: Backend, dtype: str) -> list[Verdict]:
-    """One verdict per row of ``case`` computed on ``backend``; never raises."""
+    """Compute ``case`` on ``backend`` and return one `Verdict` per row; errors of the backend become verdicts.
+
+    ``dtype`` is ``"float32"`` or ``"float64"``.
+
+    >>> from mlp_xp.parity import cases
+    >>> all(verdict.ok for verdict in judge(cases()[0], get_backend("cpu"), "float32"))
+    True
+    """
     try:
         result = computed(case, backend, dtype)
-    except Exception as error:  # an operation that a backend cannot do is a finding
+    except Exception as error:  # an operation that fails on a backend is a result
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         return [Verdict(row, dtype, np.inf, reason) for row in case.rows]
     return verdicts(case, dtype, result)
@@ -66,7 +77,7 @@ def computed(case: Case, backend: Backend, dtype: str) -> Tree:
 
 @lru_cache(maxsize=64)
 def _loop(backend: Backend, body: Body) -> Any:
-    """The compiled loop; cases with the same body share it."""
+    """The compiled loop, which cases with the same body share."""
     return backend.compile(body)
 
 
@@ -81,15 +92,15 @@ def _verdict(row: str, dtype: str, result: list[HostArray], expected: list[Expec
     largest = 0.0
     for a, e in zip(result, expected, strict=True):
         if a.dtype != e.dtype and not a.dtype.kind == e.dtype.kind == "i":  # libraries differ in their default integer
-            return Verdict(row, dtype, np.inf, f"dtype {a.dtype} in place of {e.dtype}")
+            return Verdict(row, dtype, np.inf, f"expected dtype {e.dtype}, got {a.dtype}")
         if a.shape != e.value.shape:
-            return Verdict(row, dtype, np.inf, f"shape {a.shape} in place of {e.value.shape}")
+            return Verdict(row, dtype, np.inf, f"expected shape {e.value.shape}, got {a.shape}")
         largest = max(largest, _units(a, e, np.linalg.norm if norm else np.abs))
     return Verdict(row, dtype, largest)
 
 
 def _units(a: HostArray, e: Expected, size: Callable[[HostArray], Any]) -> float:
-    """The largest error in units of the bound; of all but floats the bound is 0."""
+    """The largest error in units of the bound, which is 0 for integers and booleans."""
     if a.dtype.kind != "f":
         return 0.0 if np.array_equal(a, e.value) else np.inf
     units = np.asarray(size(a.astype(np.float64) - e.value)) / e.error
@@ -98,7 +109,7 @@ def _units(a: HostArray, e: Expected, size: Callable[[HostArray], Any]) -> float
 
 @lru_cache(maxsize=256)
 def expected(case: Case, dtype: str) -> Tree:
-    """The result of ``case`` by NumPy in float64 from inputs rounded to ``dtype``, with the bound of each leaf."""
+    """The result of ``case``, computed by NumPy in float64 from inputs rounded to ``dtype``, with its bounds."""
     inputs = tree_map(lambda a: _cast(a, dtype), (case.carry, case.consts, case.items))
     if case.run:
         return _expected_of_run(case, inputs, dtype)
@@ -114,7 +125,7 @@ def expected(case: Case, dtype: str) -> Tree:
 
 
 def _expectation(a: Any) -> Expected:
-    """What a leaf should be; the reference, itself rounded, adds its own share to the bound."""
+    """The expectation for a leaf; the reference is rounded too, and adds its own error to the bound."""
     if isinstance(a, Bounded):
         return Expected(a.value, a.error * (1.0 + Bounds("float64").u / a.xp.u) + a.xp.tiny, a.dtype)
     value = np.asarray(a.value if isinstance(a, Truth) else a)
@@ -122,12 +133,12 @@ def _expectation(a: Any) -> Expected:
 
 
 def _stacked(column: tuple[Expected, ...]) -> Expected:
-    """The same leaf after all steps, along a leading axis."""
+    """The same leaf of all steps, stacked along a leading axis."""
     return Expected(np.stack([e.value for e in column]), np.stack([e.error for e in column]), column[0].dtype)
 
 
 def _expected_of_run(case: Case, inputs: Tree, dtype: str) -> Tree:
-    """The run in float64 from the same inputs, each parameter to be met within a relative error."""
+    """The parameters after the run in float64 from the same inputs, with a bound on the relative error of each."""
     carry, consts, items = tree_map(lambda a: a.astype(np.float64) if a.dtype.kind == "f" else a, inputs)
     tolerance = RUN_TOLERANCE * Bounds(dtype).u / Bounds("float32").u
     result = case.result(*plain_loop(xp, case.body, np.stack)(carry, consts, items))

@@ -1,4 +1,4 @@
-"""The report of ``python -m mlp_xp parity``: every operation, dtype and backend, for readers and for programs."""
+"""The report of ``python -m mlp_xp parity`` on every operation, dtype and backend, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ DTYPES = ("float32", "float64")
 
 @dataclass(frozen=True)
 class Report:
-    """The verdicts on each backend, by the name it was asked for."""
+    """The verdicts on each backend, under the name by which it was requested. Printing a report shows a table.
+
+    >>> report = run(["cpu"])
+    >>> report.ok, sorted(report.as_json())
+    (True, ['backends', 'ok', 'results'])
+    """
 
     backends: dict[str, dict[str, str]]
-    """What each name stands for: library, version, device."""
+    """The library, its version and the device of each name."""
     verdicts: dict[str, list[Verdict]]
 
     @property
@@ -29,7 +34,7 @@ class Report:
         return all(v.ok for verdicts in self.verdicts.values() for v in verdicts)
 
     def as_json(self) -> dict[str, Any]:
-        """The report as JSON values; an infinite error is ``null`` and has a reason."""
+        """The report as JSON values; an infinite error becomes ``null`` and has a reason."""
         return {
             "ok": self.ok,
             "backends": self.backends,
@@ -69,9 +74,12 @@ class Report:
 
 
 def run(names: Sequence[str] | None = None, progress: Callable[[str], Any] = lambda line: None) -> Report:
-    """Judge these backends, by default all usable ones, on all operations in float32 and float64.
+    """Judge the backends ``names``, by default all usable ones, on all operations in float32 and float64.
 
     ``progress`` is called with a line of text before each backend. Raises `BackendError` if a backend cannot be used.
+
+    >>> run(["cpu"]).ok
+    True
     """
     names = names or [status.name for status in available_backends() if status.usable]
     backends = {name: get_backend(name) for name in dict.fromkeys(names)}
@@ -88,7 +96,7 @@ def _described(backend: Backend) -> dict[str, str]:
 
 
 def _cell(v: Verdict) -> str:
-    """Such as ``0.42 pass``."""
+    """A cell of the table, such as ``0.42 pass``."""
     return f"{v.error:.2f} {'pass' if v.ok else 'FAIL'}"
 
 

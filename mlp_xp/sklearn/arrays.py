@@ -12,7 +12,7 @@ from sklearn.utils import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight
 
 from mlp_xp._checks import shown
-from mlp_xp_backends.host import as_host
+from mlp_xp_backends.memory import as_host
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import Array, HostArray
 

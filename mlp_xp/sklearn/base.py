@@ -26,6 +26,7 @@ from mlp_xp.sklearn.network import Setting, Weights, build_network, layer_states
 from mlp_xp.sklearn.parameters import Parameters
 from mlp_xp.sklearn.stochastic import Held, fit_stochastic
 from mlp_xp.sklearn.tasks import CallbackSupportMixin, Tasks
+from mlp_xp.training.group_ranks import ranks_of
 from mlp_xp.training.ranks import Ranks
 from mlp_xp_backends.trees import tree_map
 from mlp_xp_backends.typing import Array, HostArray
@@ -83,8 +84,8 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
                 raise ValueError("partial_fit does not support early_stopping=True without validation_data")
             if getattr(self, "stopped_", False):
                 return self
-        ranks = Ranks(self.group)
-        with ranks.messages.together():
+        ranks = ranks_of(self.group)
+        with ranks.together():
             has = {"dropout": self.dropout, "validation_data": validation_data is not None, "group": ranks.size > 1}
             if self.solver == "lbfgs" and (refused := [name for name in has if has[name]]):
                 raise ValueError(f"{refused[0]} needs a solver that trains in epochs, such as 'adam', not 'lbfgs'")

@@ -18,7 +18,7 @@ from mlp_xp.nn.layers import Affine, Dense, Dropout
 from mlp_xp.sklearn.losses import PORTABLE
 from mlp_xp.sklearn.network import NAMES, Weights, build_network, layer_states, tree
 from mlp_xp_backends import Backend
-from mlp_xp_backends.transfer import to_device, to_host
+from mlp_xp_backends.memory import to_device, to_host
 from mlp_xp_backends.trees import ABSENT
 
 

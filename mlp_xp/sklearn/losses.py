@@ -9,19 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlp_xp.nn import losses
-from mlp_xp.nn.losses import Loss
+from mlp_xp.nn.losses import Loss, sum_of_outputs
 from mlp_xp_backends.typing import Array, Namespace
 
 
-def log_cost(xp: Namespace, p: Array) -> Array:
-    """``-sum_k log p_k`` of each row, with ``p`` at least the epsilon of its dtype away from 0 and 1, as scikit-learn.
+def clipped_log(xp: Namespace, p: Array) -> Array:
+    """``log p`` of the rounded ``p``, at least the epsilon of its dtype away from 0 and 1, as in scikit-learn.
 
-    It is the logarithm of the rounded ``p``: a row that is all but certain costs whole multiples of the epsilon.
+    A row that is all but certain costs whole multiples of the epsilon.
     """
     eps = float(xp.finfo(p.dtype).eps)
-    logs = xp.log(xp.clip(p, min=eps, max=1.0 - eps))
-    total = logs if p.shape[-1] == 1 else xp.sum(logs, axis=-1, keepdims=True)
-    return -xp.squeeze(total, axis=-1)
+    return xp.log(xp.clip(p, min=eps, max=1.0 - eps))
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class LogLoss(losses.SoftmaxCrossEntropy):
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
         """Return the cost and the cache ``(p, y)``."""
         p, y = self.output(xp, z), xp.astype(y, z.dtype, copy=False)
-        return log_cost(xp, xp.sum(y * p, axis=-1, keepdims=True)), (p, y)
+        return -clipped_log(xp, sum_of_outputs(xp, y * p)), (p, y)
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class BinaryLogLoss(losses.BinaryCrossEntropy):
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
         """Return the cost and the cache ``(p, y)``."""
         p, y = self.output(xp, z), xp.astype(y, z.dtype, copy=False)
-        return log_cost(xp, xp.where(y > 0.0, p, 1.0 - p)), (p, y)
+        return -sum_of_outputs(xp, clipped_log(xp, xp.where(y > 0.0, p, 1.0 - p))), (p, y)
 
     def output(self, xp: Namespace, z: Array) -> Array:
         """``sigmoid(z)``, with a relative error of the order of rounding even where it is tiny."""
@@ -58,7 +56,7 @@ class HalfSquaredError(losses.SquaredError):
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
         """Return the cost and the cache ``z - y``."""
         d = z - xp.astype(y, z.dtype, copy=False)
-        return (0.5 / z.shape[-1]) * xp.sum(d * d, axis=-1), d
+        return (0.5 / z.shape[-1]) * sum_of_outputs(xp, d * d), d
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class PoissonDeviance(losses.Poisson):
         """Return the cost and the cache ``(rate, y)``."""
         y = xp.astype(y, z.dtype, copy=False)
         cost, cache = super().rows(xp, z, y)
-        return cost + xp.sum(y * xp.log(xp.where(y > 0.0, y, 1.0)) - y, axis=-1), cache
+        return cost + sum_of_outputs(xp, y * xp.log(xp.where(y > 0.0, y, 1.0)) - y), cache
 
 
 REGRESSION: dict[str, Loss] = {

@@ -26,7 +26,7 @@ from mlp_xp.sweep.driver import SHRINK
 from mlp_xp.sweep.stack import EpochPlan, Stack, models_together
 from mlp_xp.sweep.tasks import processes, run_tasks
 from mlp_xp.training.epoch import batch_weights, mean_loss
-from mlp_xp.training.ranks import Ranks
+from mlp_xp.training.group_ranks import ranks_of
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray, Tree
 
@@ -109,7 +109,7 @@ class Fit:
         e._validate_params()
         given = to_host(job.x)
         weight = job.fit_params.get("sample_weight")
-        setting, data = e._prepare(job.x, given, to_host(job.y), weight, False, Ranks(e.group))
+        setting, data = e._prepare(job.x, given, to_host(job.y), weight, False, ranks_of(e.group))
         data, held = e._split(given, data, None)
         if isinstance(data.x, SparseRows):
             raise ValueError("sparse rows that do not fit in memory as dense ones cannot train in a stack")

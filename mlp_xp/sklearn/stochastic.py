@@ -17,11 +17,11 @@ from mlp_xp.sklearn.arrays import SparseRows, scaled
 from mlp_xp.sklearn.network import Setting, Weights, layer_states, lists, tree
 from mlp_xp.sklearn.solver import Course, is_over, make_solver, note, warn_of_the_end
 from mlp_xp.sklearn.tasks import Tasks
-from mlp_xp.training._interrupts import Interrupt
+from mlp_xp.training.callbacks import Interrupt
 from mlp_xp.training.epoch import batch_weights, epoch_loop, losses_on_host, mean_loss, run_epoch
-from mlp_xp.training.ranks import Division, Ranks
+from mlp_xp.training.ranks import Ranks
 from mlp_xp_backends import get_backend
-from mlp_xp_backends.transfer import to_device, to_host
+from mlp_xp_backends.memory import to_device, to_host
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray, Tree
 
@@ -89,7 +89,7 @@ class Epochs(Course):
         step = TrainStep(network, loss, e._optimizer.optimizer)
         self.loop = epoch_loop(ranks.bound(self.backend), step)
         self.state = to_device(self.backend, first_state(e, setting, step))
-        self.ranks, self.cut = ranks, Division.of(ranks, self.rows, sharded=False).cut
+        self.ranks, self.cut = ranks, ranks.division(self.rows, sharded=False).cut
         resident = False if isinstance(data.x, SparseRows) else None
         self.feed = ranks.feed(self.backend, network, data._replace(w=scaled(data.w)), dtype, resident)
 
@@ -97,7 +97,7 @@ class Epochs(Course):
         """Train on all rows in that order; return the mean loss of a row, or ``None`` after Ctrl-C."""
         losses, l2 = [], self.penalties(order)
         chunks = run_epoch(self.loop, self.feed, self.state, order, self.batch_size, self.rates(), l2=l2, cut=self.cut)
-        for chunk in self.ranks.messages.steps(chunks):
+        for chunk in self.ranks.steps(chunks):
             self.state = chunk.state
             losses.append(chunk.losses)
             if self.ranks.any(interrupt.requested):

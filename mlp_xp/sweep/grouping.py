@@ -19,7 +19,7 @@ from mlp_xp.sweep.halving import Halving
 from mlp_xp.sweep.run import Candidate
 from mlp_xp.sweep.stack import models_together
 from mlp_xp.training.early_stopping import EarlyStopping
-from mlp_xp.training.options import FitOptions
+from mlp_xp.training.inputs import FitOptions
 from mlp_xp_backends import Backend
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import Array, HostArray

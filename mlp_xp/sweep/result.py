@@ -17,7 +17,7 @@ from mlp_xp.training.early_stopping import EarlyStopping
 from mlp_xp.training.history import History
 from mlp_xp.training.trainer import Trainer
 from mlp_xp_backends import Backend
-from mlp_xp_backends.transfer import to_device
+from mlp_xp_backends.memory import to_device
 from mlp_xp_backends.typing import Array, HostArray
 
 BESIDE = ("epoch", "seconds", "lr")

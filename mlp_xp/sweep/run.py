@@ -16,7 +16,7 @@ from mlp_xp.sweep.stack import EpochPlan
 from mlp_xp.training import epoch as epochs
 from mlp_xp.training.early_stopping import EarlyStopping
 from mlp_xp.training.history import Record, monitored
-from mlp_xp.training.options import generator, generator_in
+from mlp_xp.training.run import first_snapshot, generator, generator_in
 from mlp_xp_backends.trees import ABSENT, leaves
 from mlp_xp_backends.typing import HostArray
 
@@ -64,7 +64,7 @@ class Run:
             one = self.candidate
             rng, network = generator(one.seed), one.step.network
             drawn = network.init(rng), network.init_state(rng)
-            self._snapshot = Snapshot.first(one.step, self._dtype, *drawn, rng, one.class_weight)
+            self._snapshot = first_snapshot(one.step, self._dtype, *drawn, rng, one.class_weight)
         return self._snapshot
 
     @cached_property

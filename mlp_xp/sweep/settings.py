@@ -15,9 +15,9 @@ from mlp_xp.data.class_weights import check_class_weight
 from mlp_xp.nn.layers import Chain, Dropout
 from mlp_xp.nn.losses import Loss
 from mlp_xp.nn.optimizers import Optimizer
-from mlp_xp.nn.step import TrainStep
+from mlp_xp.nn.step import TrainStep, check_network
 from mlp_xp.sweep.run import Candidate
-from mlp_xp.training.options import check_network, generator
+from mlp_xp.training.run import generator
 
 Setting = dict[str, Any]
 

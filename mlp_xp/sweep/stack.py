@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  orders, rates and losses are host arrays
 
-from mlp_xp.data.batches import Whole
-from mlp_xp.data.feed import Batch, Feed, gather
+from mlp_xp.data.feed import Batch, Feed, Whole, gather
 from mlp_xp.forward import BATCH, OfBatch, OfOutput, logits, padded_rows
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.optimizers import Rates
@@ -18,8 +17,8 @@ from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.sweep.binding import Path, bound, columns
 from mlp_xp.training.epoch import Item, losses_on_host, run_epoch, stacked_rates
 from mlp_xp_backends import Backend
+from mlp_xp_backends.memory import to_host
 from mlp_xp_backends.protocol import Loop
-from mlp_xp_backends.transfer import to_host
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlp_xp.files import atomic
+from mlp_xp.files import disk
 from mlp_xp.files.checkpoints import read_snapshot, write_snapshot
 from mlp_xp.files.config import custom_types
 from mlp_xp.files.snapshot import Snapshot
@@ -29,7 +29,7 @@ class Storage:
         self.folder.mkdir(parents=True, exist_ok=True)
         marker = self.folder / "sweep.txt"
         if not marker.exists():
-            atomic.write(marker, lambda file: file.write_text(identity + "\n", encoding="utf-8"))
+            disk.write(marker, lambda file: file.write_text(identity + "\n", encoding="utf-8"))
         elif marker.read_text(encoding="utf-8").strip() != identity:
             raise ValueError(
                 f"{self.folder} holds the models of another sweep: continue that one with its settings, data and "

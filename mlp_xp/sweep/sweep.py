@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np  # noqa: TID251  data enter on the host
 
-from mlp_xp._checks import check_count
+from mlp_xp._checks import DTYPE, check_count
 from mlp_xp.model import as_backend
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss, SoftmaxCrossEntropy
@@ -24,7 +24,6 @@ from mlp_xp.sweep.settings import STEP, Base, from_distributions, from_grid, fro
 from mlp_xp.sweep.storage import Storage
 from mlp_xp.sweep.tasks import processes, run_tasks
 from mlp_xp.training.early_stopping import EarlyStopping
-from mlp_xp.training.options import check_dtype
 from mlp_xp_backends import Backend
 from mlp_xp_backends.typing import Array
 
@@ -99,7 +98,7 @@ class Sweep:
             self.settings = from_distributions(distributions, n, seed)
         step = dict(zip(STEP, (l2, clip_norm, max_norm), strict=True))
         self.base = Base(network, loss, optimizer, step, class_weight, seed)
-        self.device, self.dtype = device, check_dtype(dtype)
+        self.device, self.dtype = device, DTYPE("dtype", dtype)
         for setting in self.settings:
             self.base.candidate(setting, 1, 1, None)
 

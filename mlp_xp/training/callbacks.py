@@ -1,22 +1,22 @@
-"""Callbacks: what happens beside the training. None of them makes the device wait inside an epoch."""
+"""What happens beside the training and may end it: callbacks and Ctrl-C. None makes the device wait inside an epoch."""
 
 from __future__ import annotations
 
-import csv
 import math
-import sys
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO, runtime_checkable
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import numpy as np  # noqa: TID251  snapshots are host arrays
 
 from mlp_xp._checks import instead, shown
-from mlp_xp.files.atomic import remove_stale
 from mlp_xp.files.checkpoints import check_savable, write_snapshot
-from mlp_xp.files.paths import as_path, check_folder
+from mlp_xp.files.disk import as_path, check_folder, remove_stale
 from mlp_xp.training.history import Record
 from mlp_xp_backends.trees import leaves
 
@@ -84,119 +84,32 @@ def ends_training(answers: list[Any]) -> bool:
     return any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
 
 
-SILENCE = 10.0
-"""Seconds after which `Progress` prints a line within an epoch."""
+class Interrupt:
+    """Ctrl-C that lets the step under way finish.
 
-
-class Progress(Callback):
-    """A tqdm bar on stderr if that is a terminal and tqdm is installed; otherwise a line after each epoch.
-
-    Without a bar, a line also reports the step whenever ten seconds have passed since the last line.
-
-    >>> import sys
-    >>> trainer, data = Trainer(mlp(2, 2), device="cpu"), (np.zeros((4, 2)), np.zeros(4, int))
-    >>> history = trainer.fit(*data, max_epochs=1, callbacks=[Progress(sys.stdout)])
-    epoch 1/1  loss 0.6931  lr 0.001  seconds ...
+    While entered, the first SIGINT only sets ``requested``; the second interrupts at once, as ever. Outside the main
+    thread, where Python allows no handlers, it does nothing.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self.stream = sys.stderr if stream is None else stream
-        self.bar: Any = None
-        self.printed = 0.0  # when the last line was
+    def __init__(self) -> None:
+        self.requested = False
+        self._main = threading.current_thread() is threading.main_thread()
 
-    def start(self, trainer: Trainer) -> None:
-        """Open the bar."""
-        self.bar = _bar(self.stream)
-        self.printed = time.monotonic()
+    def __enter__(self) -> Self:
+        if self._main:
+            self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
 
-    def chunk(self, trainer: Trainer) -> None:
-        """Move the bar; without one, report the step every ten seconds."""
-        at = trainer.progress
-        if self.bar is None:
-            if time.monotonic() - self.printed > SILENCE:
-                self._print(f"epoch {at.epoch}/{at.max_epochs}  step {at.step}/{at.steps}")
-            return
-        self.bar.total = at.steps
-        self.bar.n = at.step
-        self.bar.set_description(f"epoch {at.epoch}/{at.max_epochs}", refresh=False)
-        self.bar.refresh()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._main:
+            signal.signal(signal.SIGINT, self._before)
 
-    def epoch(self, trainer: Trainer, record: Record) -> None:
-        """Print the epoch's line."""
-        line = f"epoch {trainer.epoch}/{trainer.progress.max_epochs}  " + "  ".join(
-            f"{key} {value:.4g}" for key, value in record.items() if key != "epoch"
-        )
-        if self.bar is not None:
-            self.bar.write(line, file=self.stream)
-        else:
-            self._print(line)
-
-    def _print(self, line: str) -> None:
-        print(line, file=self.stream, flush=True)
-        self.printed = time.monotonic()
-
-    def end(self, trainer: Trainer) -> None:
-        """Close the bar; report an interruption."""
-        if self.bar is not None:
-            self.bar.close()
-        if trainer.interrupted:
-            at = trainer.progress
-            where = (
-                f"in epoch {at.epoch} after {at.step} of {at.steps} steps" if at.step else f"after epoch {at.epoch - 1}"
-            )
-            print(f"interrupted {where}; the parameters keep what was learned so far", file=self.stream, flush=True)
-
-
-def _bar(stream: TextIO) -> Any:
-    """A tqdm bar, or None where a bar cannot be drawn."""
-    if not stream.isatty():
-        return None
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return None
-    return tqdm(file=stream, unit="step", leave=False, dynamic_ncols=True)
-
-
-class CSVLog(Callback):
-    """A file of comma-separated values with a header and one row per epoch; a resumed run continues it.
-
-    When an epoch brings new columns, the file is written anew, with empty fields in the earlier rows.
-
-    >>> trainer, data = Trainer(mlp(2, 2), device="cpu"), (np.zeros((4, 2)), np.zeros(4, int))
-    >>> history = trainer.fit(*data, max_epochs=3, callbacks=[CSVLog("log.csv")])
-    >>> from pathlib import Path
-    >>> Path("log.csv").read_text().splitlines()[0]
-    'epoch,loss,lr,seconds'
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = as_path(path)
-        self.columns: tuple[str, ...] = ()
-
-    def start(self, trainer: Trainer) -> None:
-        """Write the epochs so far, which a resumed run has in its checkpoint."""
-        check_folder(self.path)
-        self.path.unlink(missing_ok=True)
-        self._rewrite(trainer)
-
-    def epoch(self, trainer: Trainer, record: Record) -> None:
-        """Append the record."""
-        if set(record) <= set(self.columns):
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self.columns, restval="").writerow(record)
-        else:
-            self._rewrite(trainer)
-
-    def _rewrite(self, trainer: Trainer) -> None:
-        """Write the whole history."""
-        self.columns = trainer.history.columns
-        if not self.columns:
-            return
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns, restval="")
-            writer.writeheader()
-            writer.writerows(trainer.history)
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
 
 
 class Checkpoint(Callback):

@@ -75,25 +75,22 @@ class EarlyStopping:
         return gain > self.min_delta
 
 
-class BestEpoch:
-    """The best epoch of a run so far and the network after it, and whether early stopping ended the run."""
+def same_rule(rule: EarlyStopping, best: Best) -> bool:
+    """Whether ``best`` is the best epoch by the value that ``rule`` monitors."""
+    return (best.monitor, best.mode) == (rule.monitor, rule.mode)
 
-    def __init__(self, best: Best | None, stopped: bool) -> None:
-        self.best, self.stopped = best, stopped
 
-    def begin(self, rule: EarlyStopping | None, continues: bool) -> None:
-        """Keep the best epoch if a call of `fit` continues the run before it and monitors the same value."""
-        other = rule and self.best and (self.best.monitor, self.best.mode) != (rule.monitor, rule.mode)
-        if other or not continues:
-            self.best, self.stopped = None, False
+def best_epoch(rule: EarlyStopping, best: Best | None, record: Record, copied: Callable[[], tuple[Tree, Tree]]) -> Best:
+    """``best``, or the epoch of ``record`` if it is better.
 
-    def observe(self, rule: EarlyStopping, record: Record, copied: Callable[[], tuple[Tree, Tree]]) -> None:
-        """Take an epoch into account; ``copied`` returns copies of the parameters and the layers' state after it."""
-        epoch, score = int(record["epoch"]), record[rule.monitor]
-        if self.best is None or rule.improves(score, self.best):
-            self.best = Best(epoch, score, rule.monitor, rule.mode, *copied())
-        self.stopped = epoch - self.best.epoch >= rule.patience
+    ``copied`` returns copies of the parameters and the layers' state after that epoch.
+    """
+    epoch, score = int(record["epoch"]), record[rule.monitor]
+    if best is None or rule.improves(score, best):
+        return Best(epoch, score, rule.monitor, rule.mode, *copied())
+    return best
 
-    def ends(self, rule: EarlyStopping | None, epoch: int) -> bool:
-        """Whether a run of that many epochs was stopped and ``rule``, maybe with a longer patience, agrees."""
-        return bool(rule and self.best and self.stopped and epoch - self.best.epoch >= rule.patience)
+
+def is_over(rule: EarlyStopping, best: Best, epoch: int) -> bool:
+    """Whether a run of that many epochs has had no improvement for as many as the patience."""
+    return epoch - best.epoch >= rule.patience

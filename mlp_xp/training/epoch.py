@@ -14,11 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  orders, rates and losses are host arrays
 
-from mlp_xp.data.batches import Cut, Place, Whole
-from mlp_xp.data.feed import Batch, Feed, gather
+from mlp_xp.data.feed import Batch, Cut, Feed, Place, Whole, gather
 from mlp_xp.data.stream import Stream
 from mlp_xp.files.snapshot import Plan
-from mlp_xp.forward import over_steps
 from mlp_xp.nn.optimizers import Optimizer, Rates
 from mlp_xp.nn.parts import Part
 from mlp_xp.nn.schedules import Moment, Schedule
@@ -185,10 +183,9 @@ def mean_loss(losses: HostArray, weights: HostArray, reduction: str = "mean") ->
 
     A loss is the mean over the rows of its batch, or with ``reduction="sum"`` their sum.
     """
-    losses = losses.astype(np.float64)
-    weights = weights.reshape(*weights.shape, *(1,) * (losses.ndim - weights.ndim))
-    total = over_steps(losses * weights if reduction == "mean" else losses) / over_steps(weights)
-    return float(total) if total.ndim == 0 else total
+    losses, weights = (np.ascontiguousarray(np.moveaxis(a, 0, -1), np.float64) for a in (losses, weights))
+    total = np.sum(losses * weights if reduction == "mean" else losses, axis=-1) / np.sum(weights, axis=-1)
+    return float(total) if total.ndim == 0 else total  # no sum depends on how many models there are
 
 
 def losses_on_host(backend: Backend, parts: list[Array]) -> HostArray:

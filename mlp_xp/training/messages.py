@@ -27,7 +27,7 @@ class RankError(RuntimeError):
 
 
 class Messages:
-    """Sums and broadcasts of host arrays over a group; a group of one process sends none.
+    """Sums and broadcasts of host arrays over a group of two processes or more.
 
     Before each of them the ranks add up how many of them have failed, so that a rank that raises an error inside
     `together` is met by the next message of the others, which then raise a `RankError`.
@@ -39,8 +39,6 @@ class Messages:
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set on any rank. Raises `RankError` if another rank has failed."""
-        if self.size == 1:
-            return bool(flag)
         flags, failures = self.group.sum(np.asarray([flag, 0], np.int32)).tolist()
         if failures:
             raise RankError(self._failure(None))
@@ -50,14 +48,14 @@ class Messages:
         """The sum of ``x`` over the ranks."""
         self.any(False)
         with self._sending():
-            total: HostArray = x if self.size == 1 else self.group.sum(x)
+            total: HostArray = self.group.sum(x)
         return total
 
     def broadcast(self, x: HostArray) -> HostArray:
         """The ``x`` of rank 0."""
         self.any(False)
         with self._sending():
-            first: HostArray = x if self.size == 1 else self.group.broadcast(x)
+            first: HostArray = self.group.broadcast(x)
         return first
 
     @contextmanager
@@ -73,7 +71,7 @@ class Messages:
         except RankError:
             raise
         except Exception as error:
-            if self.size > 1 and error is not self._announced:
+            if error is not self._announced:
                 self._announced = error
                 self.group.sum(np.asarray([0, 1], np.int32))  # meets the flag of the others
                 self._failure(f"{type(error).__name__}: {error}")
@@ -101,9 +99,8 @@ class Messages:
             raise
 
     def _end(self, error: BaseException) -> None:
-        if self.size > 1:
-            traceback.print_exception(error)
-            self.group.abort(f"ended by {type(error).__name__}: {error}")
+        traceback.print_exception(error)
+        self.group.abort(f"ended by {type(error).__name__}: {error}")
 
     def _failure(self, own: str | None) -> str:
         """The error of the first rank that has one; ``own`` is that of this rank."""

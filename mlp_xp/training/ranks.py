@@ -1,176 +1,106 @@
-"""Training on several processes: which rows a rank trains on, and on what the ranks have to agree."""
+"""The processes of a run, its ranks: what they ask each other, and how they divide the rows of an epoch.
+
+`Ranks` is a run in one process, which asks nobody; those of a group are in `group_ranks`.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from typing import Any, Self, cast
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-import numpy as np  # noqa: TID251  messages between ranks are host arrays
+import numpy as np  # noqa: TID251  sums over ranks are host arrays
 
-from mlp_xp._checks import check_kind
-from mlp_xp.data.batches import Cut, Shards, Slices, Whole, share
-from mlp_xp.data.feed import Batch, Feed, fits, is_mapped, make_feed, shares_memory
+from mlp_xp.data.feed import Batch, Cut, Feed, Whole, make_feed
 from mlp_xp.files.snapshot import Plan
 from mlp_xp.model import as_backend
 from mlp_xp.nn.layers import Chain
-from mlp_xp.training.epoch import batch_weights, row_order, step_count
-from mlp_xp.training.messages import Messages
+from mlp_xp.training.epoch import batch_weights, row_order
 from mlp_xp_backends import Backend
-from mlp_xp_backends.groups import Group, get_group, with_group
-from mlp_xp_backends.groups.base import gpu_of
-from mlp_xp_backends.probe import probe
-from mlp_xp_backends.trees import ABSENT, leaves
+from mlp_xp_backends.groups import Group, get_group
 from mlp_xp_backends.typing import HostArray
 
-ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-"""In the ``repr`` of functions: it differs between processes."""
-
-
-class Ranks:
-    """The processes of a run, of which this is number ``rank``."""
-
-    def __init__(self, group: str | Group | None) -> None:
-        if group is None or isinstance(group, str):
-            self.group: Group = get_group(group)
-        else:
-            check_kind("group", group, ("sum", "broadcast", "barrier", "abort"), "'mpi' or get_group('mpi')")
-            self.group = group
-        self.rank, self.size = self.group.rank, self.group.size
-        self.messages = Messages(self.group)
-
-    def backend(self, device: str | Backend | None) -> Backend:
-        """The backend of that name, on a GPU of its own for each rank of a machine unless ``device`` numbers it.
-
-        Raises `BackendError` for a library that cannot run with a group.
-        """
-        backend = as_backend(device)
-        self.bound(backend)
-        unnumbered = device is None or (isinstance(device, str) and not device.endswith(":0"))
-        if self.size > 1 and backend.device == "cuda:0" and unnumbered and self.group.local_rank:
-            library = "" if backend.name == "cupy" else f"{backend.name}:"
-            visible = len(probe(f"{library}cuda" if library else "cupy").devices)
-            backend = as_backend(f"{library}cuda:{gpu_of(self.group.local_rank, visible)}")
-        return backend
-
-    def bound(self, backend: Backend) -> Backend:
-        """The backend for loops over steps: with ``all_sum`` in its namespace if there are several ranks."""
-        return _bound(backend, cast(Hashable, self.group)) if self.size > 1 else backend
-
-    def own(self, rows: int) -> slice:
-        """The rows of a data set that this rank measures."""
-        return slice(*share(rows, self.rank, self.size))
-
-    def feed(self, backend: Backend, network: Chain, data: Batch, dtype: str, resident: bool | None) -> Feed:
-        """The data on their way to the device, in the same way on all ranks; mapped data as `Trainer.fit` says."""
-        if resident is None and self.size > 1:
-            whole = shares_memory(backend, network, data, dtype) or not any(map(is_mapped, leaves(data)))
-            resident = not self.any(not (whole and fits(backend, network, data, dtype)))
-        feed = make_feed(backend, network, data, dtype, resident)
-        return replace(feed, bytes_per_row=max(self.gather(feed.bytes_per_row)))
-
-    def random_state(self, drawn: Any) -> Any:
-        """A `numpy.random.RandomState` in the state that it has on rank 0."""
-        if self.size > 1:
-            name, key, *numbers = drawn.get_state()
-            position, *gauss = self.messages.broadcast(np.asarray(numbers, np.float64)).tolist()
-            drawn.set_state((name, self.messages.broadcast(key.astype(np.int64)), int(position), *map(float, gauss)))
-        return drawn
-
-    def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is set on any rank."""
-        return self.messages.any(flag)
-
-    def total(self, numbers: Any) -> HostArray:
-        """The sum over the ranks of float64 numbers."""
-        return self.messages.sum(np.asarray(numbers, np.float64))
-
-    def gather(self, number: int) -> list[int]:
-        """The number of each rank."""
-        own = np.zeros(self.size, np.int64)
-        own[self.rank] = number
-        return list(map(int, self.messages.sum(own)))
-
-    def first(self, number: float) -> float:
-        """The number of rank 0."""
-        return float(self.messages.broadcast(np.asarray([number], np.float64))[0])
-
-    def check_equal(self, **things: Any) -> None:
-        """Raise `ValueError` on all ranks unless each of the things, of which ``repr`` shows all, is equal on them."""
-        own = np.asarray([_digest(thing) for thing in things.values()])
-        differs = self.messages.sum((own != self.messages.broadcast(own)).astype(np.int64)) > 0
-        if differs.any():
-            names = ", ".join(name for name, different in zip(things, differs, strict=True) if different)
-            raise ValueError(f"the ranks must run the same program, but they differ in: {names}")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Division:
-    """How the rows of an epoch are divided among the ranks."""
+    """How the rows of an epoch are divided among the ranks, which all have the same data."""
 
-    ranks: Ranks
-    counts: tuple[int, ...]
-    """The rows that each rank has; all of them have the same unless ``sharded``."""
-    sharded: bool
-
-    @classmethod
-    def of(cls, ranks: Ranks, rows: int, sharded: bool) -> Self:
-        """The division of data of which this rank has ``rows`` rows."""
-        return cls(ranks, tuple(ranks.gather(rows)), sharded)
-
-    @property
-    def rows(self) -> int:
-        """Rows of an epoch."""
-        return sum(self.counts) if self.sharded else self.counts[self.ranks.rank]
-
-    @property
-    def cut(self) -> Cut:
-        """From an order of rows to this rank's part of the batches."""
-        rank, size = self.ranks.rank, self.ranks.size
-        if self.sharded:
-            return partial(Shards, rank=rank, counts=self.counts)
-        return Whole if size == 1 else partial(Slices, rank=rank, size=size)
+    rows: int
+    """Rows of an epoch."""
+    cut: Cut
+    """From an order of rows to this rank's part of the batches."""
 
     def order(self, rng: np.random.Generator, plan: Plan) -> HostArray:
-        """The order of the rows in an epoch, with shards that of this rank's own; advances ``rng`` alike on all."""
-        if not self.sharded:
-            return row_order(rng, plan)
-        own = np.random.default_rng([int(rng.integers(2**63)), self.ranks.rank])
-        return row_order(own, plan._replace(rows=self.counts[self.ranks.rank]))
+        """The order of the rows in an epoch; advances ``rng`` alike on all ranks."""
+        return row_order(rng, plan)
 
     def weights(self, order: HostArray, batch_size: int, w: Any) -> HostArray:
         """The sum of the sample weights in each batch, over all ranks, (steps,) float64."""
-        if not self.sharded:
-            return batch_weights(order, batch_size, w)
-        batches = self.cut(order, batch_size)
-        steps = range(step_count(self.rows, batch_size))
-        parts = (batches.rows(step, step + 1) for step in steps)
-        return self.ranks.total([part.size if w is ABSENT else np.sum(w[part], dtype=np.float64) for part in parts])
+        return batch_weights(order, batch_size, w)
 
 
-@lru_cache(maxsize=8)
-def _bound(backend: Backend, group: Hashable) -> Backend:
-    return with_group(backend, cast(Group, group))
+class Ranks:
+    """The processes of a run, of which this is number ``rank``: here the only one."""
+
+    rank, size = 0, 1
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    def together(self) -> AbstractContextManager[None]:
+        """A context whose body ends with an error on all ranks or on none."""
+        return nullcontext()
+
+    def steps(self, chunks: Iterable[T]) -> Iterable[T]:
+        """``chunks``, computed by loops that sum over the ranks."""
+        return chunks
+
+    def backend(self, device: str | Backend | None) -> Backend:
+        """The backend of that name; with a group, on a GPU of its own for each rank of a machine."""
+        return as_backend(device)
+
+    def bound(self, backend: Backend) -> Backend:
+        """The backend for loops over steps: with ``all_sum`` in its namespace if there are several ranks."""
+        return backend
+
+    def division(self, rows: int, sharded: bool) -> Division:
+        """The division of data of which this rank has ``rows`` rows: its own if ``sharded``, otherwise those of all."""
+        return Division(rows, Whole)
+
+    def own(self, rows: int) -> slice:
+        """The rows of a data set that this rank measures."""
+        return slice(0, rows)
+
+    def feed(self, backend: Backend, network: Chain, data: Batch, dtype: str, resident: bool | None) -> Feed:
+        """The data on their way to the device, in the same way on all ranks; mapped data as `Trainer.fit` says."""
+        return make_feed(backend, network, data, dtype, resident)
+
+    def random_state(self, drawn: Any) -> Any:
+        """A `numpy.random.RandomState` in the state that it has on rank 0."""
+        return drawn
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set on any rank."""
+        return bool(flag)
+
+    def total(self, numbers: Any) -> HostArray:
+        """The sum over the ranks of float64 numbers."""
+        return np.asarray(numbers, np.float64)
+
+    def gather(self, number: int) -> list[int]:
+        """The number of each rank."""
+        return [number]
+
+    def first(self, number: float) -> float:
+        """The number of rank 0."""
+        return float(number)
+
+    def check_equal(self, **things: Any) -> None:
+        """Raise `ValueError` on all ranks unless each of the things, of which ``repr`` shows all, is equal on them."""
 
 
-def _digest(thing: Any) -> int:
-    """63 bits that depend on all of a tree of arrays, or on the ``repr`` of anything else."""
-    found = hashlib.sha256()
-    _absorb(found, thing)
-    return int.from_bytes(found.digest()[:8], "big") >> 1
-
-
-def _absorb(found: Any, thing: Any) -> None:
-    if isinstance(thing, np.ndarray):
-        found.update(f"{thing.dtype} {thing.shape}".encode())
-        found.update(np.ascontiguousarray(thing).tobytes())
-    elif isinstance(thing, Mapping):
-        _absorb(found, tuple(thing.items()))
-    elif isinstance(thing, tuple):
-        for part in thing:
-            _absorb(found, part)
-    else:
-        found.update(ADDRESS.sub("", repr(thing)).encode())
+ALONE = Ranks(get_group(None))
+"""The ranks of a run without a group."""

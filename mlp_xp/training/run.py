@@ -7,37 +7,28 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np  # noqa: TID251  snapshots hold host arrays
 
-from mlp_xp.data.checks import first_not_finite
+from mlp_xp._checks import shown
 from mlp_xp.data.feed import Batch, Feed
 from mlp_xp.data.stream import Stream
+from mlp_xp.files.generators import KINDS
 from mlp_xp.files.snapshot import Plan, Snapshot
-from mlp_xp.nn.schedules import Moment, as_schedule
-from mlp_xp.nn.step import TrainState
+from mlp_xp.nn.schedules import Losses, Moment, as_schedule
+from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.training import epoch as epochs
-from mlp_xp.training.early_stopping import BestEpoch, EarlyStopping
+from mlp_xp.training.divergence import diverged, place_of_nan
+from mlp_xp.training.early_stopping import EarlyStopping, best_epoch, is_over, same_rule
 from mlp_xp.training.history import Record, monitored
-from mlp_xp.training.options import generator_in
 from mlp_xp.training.ranks import Division, Ranks
 from mlp_xp_backends import Backend
-from mlp_xp_backends.errors import memory_guard
+from mlp_xp_backends.memory import memory_guard, to_device, to_host
 from mlp_xp_backends.protocol import Loop
-from mlp_xp_backends.transfer import to_device, to_host
 from mlp_xp_backends.trees import leaves, tree_map
 from mlp_xp_backends.typing import Array, Tree
-
-
-class TrainingDivergedError(ArithmeticError):
-    """The loss or the parameters became infinite or NaN; the message says where and what to try.
-
-    >>> trainer = Trainer(mlp(1, 1), SquaredError(), SGD(1e9), device="cpu")
-    >>> trainer.fit(np.ones((4, 1)), np.zeros((4, 1)), max_epochs=10)
-    Traceback (most recent call last):
-    mlp_xp.training.run.TrainingDivergedError: ...
-    """
 
 
 class EpochProgress(NamedTuple):
@@ -54,25 +45,63 @@ class EpochProgress(NamedTuple):
     """The losses of the steps done, a device array for each chunk of steps."""
 
 
+def generator(seed: Any) -> np.random.Generator:
+    """The generator of that seed, or ``seed`` itself if it is one."""
+    try:
+        rng = np.random.default_rng(seed)
+    except (TypeError, ValueError):
+        raise ValueError(f"seed must be an integer from 0 or a NumPy generator, not {shown(seed)}") from None
+    if type(rng.bit_generator).__name__ not in KINDS:
+        raise ValueError(f"seed must be a NumPy generator over {', '.join(KINDS)}, not {shown(seed)}")
+    return rng
+
+
+def generator_in(state: dict[str, Any]) -> np.random.Generator:
+    """A new generator in that state of one of NumPy's bit generators."""
+    bits = KINDS[state["bit_generator"]]()
+    bits.state = state
+    return np.random.Generator(bits)
+
+
+def first_snapshot(
+    step: TrainStep, dtype: str, params: Tree, layers: Tree, rng: np.random.Generator, class_weight: Any
+) -> Snapshot:
+    """A run of ``step`` before its first step, from parameters and states of layers on the host."""
+    params, layers = tree_map(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a, (params, layers))
+    return Snapshot(
+        step=step,
+        dtype=dtype,
+        state=step.init(np, params, layers),
+        history=[],
+        generator=dict(rng.bit_generator.state),
+        plan=None,
+        position=0,
+        losses=np.empty(0, dtype),
+        updates=0,
+        samples=0,
+        best=None,
+        stopped=False,
+        class_weight=class_weight,
+    )
+
+
 class Run:
     """A run on a device, between two steps. `Trainer` is its public face."""
 
-    def __init__(self, snapshot: Snapshot, device: str | Backend | None, ranks: Ranks) -> None:
-        self.ranks, self.backend = ranks, ranks.backend(device)
-        self.step, self.dtype, backend = snapshot.step, snapshot.dtype, self.backend
+    def __init__(self, snapshot: Snapshot, backend: Backend, ranks: Ranks) -> None:
+        self.step, self.dtype, self.backend, self.ranks = snapshot.step, snapshot.dtype, backend, ranks
         with memory_guard(backend.device, backend.memory):
             self.state: TrainState = to_device(backend, snapshot.state)
             best = snapshot.best
             if best is not None:
                 params, layers = to_device(backend, (best.params, best.layers))
                 best = best._replace(params=params, layers=layers)
-        self.best = BestEpoch(best, snapshot.stopped)
+        self.best, self.stopped = best, snapshot.stopped
         self.interrupted = False
         """Whether Ctrl-C or a callback ended the last `fit` early."""
         self.class_weight = snapshot.class_weight
         self.rng = generator_in(snapshot.generator)
         self.records = [dict(record) for record in snapshot.history]
-        self.monitor, self.monitored = monitored(self.records)
         self.plan, self.position = snapshot.plan, snapshot.position
         self.losses: list[Array] = [backend.asarray(np.array(snapshot.losses))] if snapshot.position else []
         self.updates, self.samples = snapshot.updates, snapshot.samples
@@ -84,10 +113,15 @@ class Run:
         """Epochs done."""
         return len(self.records)
 
+    @cached_property
+    def monitored(self) -> tuple[str, Losses]:
+        """The loss that schedules monitor, by name, and its value in each epoch."""
+        return monitored(self.records)
+
     def snapshot(self) -> Snapshot:
         """See `Trainer.snapshot`."""
         self.check_whole()
-        best = self.best.best
+        best = self.best
         kept = () if best is None else (best.params, best.layers)
         state, kept, losses = to_host(self.backend, (self.state, kept, tuple(self.losses)))
         return Snapshot(
@@ -102,7 +136,7 @@ class Run:
             updates=self.updates,
             samples=self.samples,
             best=None if best is None else best._replace(params=kept[0], layers=kept[1]),
-            stopped=self.best.stopped,
+            stopped=self.stopped,
             class_weight=self.class_weight,
         )
 
@@ -137,7 +171,8 @@ class Run:
 
     def begin(self, plan: Plan, rule: EarlyStopping | None) -> None:
         """Set what belongs to a call of `fit`."""
-        self.best.begin(rule, self.continues)
+        if not self.continues or (rule and self.best and not same_rule(rule, self.best)):
+            self.best, self.stopped = None, False
         self.plan, self.continues, self.interrupted = plan, True, False
         if self.is_done(rule):
             if self.epoch >= plan.max_epochs:
@@ -150,7 +185,8 @@ class Run:
     def is_done(self, rule: EarlyStopping | None) -> bool:
         """Whether nothing is left to train."""
         assert self.plan is not None
-        return self.epoch >= self.plan.max_epochs or self.best.ends(rule, self.epoch)
+        stopped = rule and self.best and self.stopped and is_over(rule, self.best, self.epoch)
+        return self.epoch >= self.plan.max_epochs or bool(stopped)  # a longer patience continues a run
 
     def run_epoch(
         self, feed: Feed | Stream, data: Batch, division: Division, stops: Callable[[], bool]
@@ -168,7 +204,7 @@ class Run:
         chunks = epochs.run_epoch(
             loop, feed, self.state, order, plan.batch_size, rates, start=self.position, cut=division.cut
         )
-        for chunk in self.ranks.messages.steps(chunks):
+        for chunk in self.ranks.steps(chunks):
             self.state = chunk.state
             self.losses.append(chunk.losses)
             self.updates += chunk.end - chunk.start
@@ -181,7 +217,7 @@ class Run:
         loss = epochs.mean_loss(losses, weights, self.step.loss.reduction)
         if not math.isfinite(loss):
             what = f"the loss of epoch {self.epoch + 1} is {loss} at rate {lrs[-1]:g}"
-            raise diverged(what, self.place_of_nan(feed, data))
+            raise diverged(what, place_of_nan(self.backend, feed, data, self.ranks))
         return {
             "epoch": self.epoch + 1,
             "loss": loss,
@@ -204,41 +240,32 @@ class Run:
         before = self.updates - self.position
         steps = epochs.step_count(self.plan.rows, self.plan.batch_size)
         total = before + steps * (self.plan.max_epochs - self.epoch)
-        return Moment(before, total, self.epoch, self.samples, self.monitored)
+        return Moment(before, total, self.epoch, self.samples, self.monitored[1])
 
     def finish_epoch(self, record: Record, rule: EarlyStopping | None, rows: int) -> None:
         """Add the epoch to the history and prepare the next one."""
         assert self.plan is not None
+        monitor, losses = self.monitored
         self.records.append(record)
-        if self.monitor in record:
-            self.monitored.append(record[self.monitor])
+        if monitor in record:
+            losses.append(record[monitor])
         else:
-            self.monitor, self.monitored = monitored(self.records)
+            self.monitored = monitored(self.records)
         self.rng = self.drawn
         self.position, self.losses = 0, []
         self.samples += rows
         if rule is not None:
-            self.best.observe(rule, record, lambda: self.copy((self.state.params, self.state.layers)))
+            self.best = best_epoch(rule, self.best, record, lambda: self.copy((self.state.params, self.state.layers)))
+            self.stopped = is_over(rule, self.best, self.epoch)
 
     def end(self, rule: EarlyStopping | None, interrupted: bool) -> None:
         """Restore the best network if the run is over."""
         self.interrupted = interrupted
         self.continues = interrupted and not self.is_done(rule)
-        best = self.best.best
+        best = self.best
         if rule is not None and best is not None and not self.continues:
             params, layers = self.copy((best.params, best.layers))
             self.state = self.state._replace(params=params, layers=layers)
-
-    def place_of_nan(self, feed: Feed | Stream, data: Batch) -> str:
-        """Where the data hold NaN or infinity, on this rank or another; empty if nowhere."""
-        if isinstance(feed, Stream):
-            return feed.place_of_nan()
-        row = first_not_finite(self.backend, data.x)
-        rows = self.ranks.gather(-1 if row is None else row)
-        if row is not None:
-            return f"x holds NaN or infinity, the first in row {row}"
-        rank = next((rank for rank, found in enumerate(rows) if found >= 0), None)
-        return "" if rank is None else f"x of rank {rank} holds NaN or infinity, the first in its row {rows[rank]}"
 
     def check_finite(self) -> None:
         """Raise `TrainingDivergedError` if a parameter is infinite or NaN."""
@@ -249,13 +276,3 @@ class Run:
         """Copies of arrays on the device."""
         with memory_guard(self.backend.device, self.backend.memory):
             return tree_map(lambda a: self.backend.xp.asarray(a, copy=True), tree)
-
-
-def diverged(what: str, place_of_nan: str = "") -> TrainingDivergedError:
-    """The error, with advice."""
-    advice = (
-        f"{place_of_nan}: drop these rows or fill them in"
-        if place_of_nan
-        else "try a rate ten times smaller, clip_norm=1.0, or look for very large numbers in x"
-    )
-    return TrainingDivergedError(f"{what}: {advice}")

@@ -9,29 +9,28 @@ from typing import Any, Self
 
 import numpy as np  # noqa: TID251  initial weights and batch orders are drawn on the host
 
-from mlp_xp._checks import check_count
+from mlp_xp._checks import DTYPE, check_count, shown
+from mlp_xp.data.checks import is_source
 from mlp_xp.data.class_weights import check_class_weight
-from mlp_xp.data.sources import is_source
 from mlp_xp.files.checkpoints import read_snapshot, write_snapshot
 from mlp_xp.files.snapshot import Snapshot
-from mlp_xp.model import Model
+from mlp_xp.model import Model, as_backend
 from mlp_xp.nn.layers import Chain, Layer, StatefulLayer
 from mlp_xp.nn.losses import Loss, SoftmaxCrossEntropy
 from mlp_xp.nn.optimizers import Adam, Optimizer
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.training import inputs
-from mlp_xp.training._interrupts import Interrupt
-from mlp_xp.training.callbacks import Callback, as_callbacks, ends_training
+from mlp_xp.training.callbacks import Callback, Interrupt, as_callbacks, ends_training
 from mlp_xp.training.early_stopping import EarlyStopping
+from mlp_xp.training.group_ranks import ranks_of
 from mlp_xp.training.history import History, Record
 from mlp_xp.training.lr_finder import RateSearch, rate_ramp, search
-from mlp_xp.training.options import FitOptions, check_dtype, check_fine_tuning, check_network, generator
-from mlp_xp.training.ranks import Ranks
+from mlp_xp.training.ranks import ALONE, Ranks
 from mlp_xp.training.run import EpochProgress as EpochProgress
-from mlp_xp.training.run import Run
+from mlp_xp.training.run import Run, first_snapshot, generator
 from mlp_xp_backends import Backend
 from mlp_xp_backends.groups import Group
-from mlp_xp_backends.transfer import to_host
+from mlp_xp_backends.memory import to_host
 from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
@@ -87,11 +86,10 @@ class Trainer:
         max_norm: float | None = None,
         class_weight: str | Mapping[int, float] | Sequence[float] | None = None,
     ) -> None:
-        check_network(network, loss, optimizer)
         step = TrainStep(network, loss, optimizer, l2=l2, clip_norm=clip_norm, max_norm=max_norm)
-        rng = generator(seed)
-        drawn, class_weight = (network.init(rng), network.init_state(rng)), check_class_weight(class_weight)
-        self._run = Run(Snapshot.first(step, check_dtype(dtype), *drawn, rng, class_weight), device, Ranks(group))
+        rng, dtype, class_weight = generator(seed), DTYPE("dtype", dtype), _class_weight(class_weight)
+        drawn = network.init(rng), network.init_state(rng)
+        self._run = Run(first_snapshot(step, dtype, *drawn, rng, class_weight), *_placed(device, group))
 
     @classmethod
     def from_model(
@@ -130,18 +128,17 @@ class Trainer:
         >>> model = Trainer(mlp(4, 8, 3), device="cpu").model
         >>> trainer = Trainer.from_model(model, head=Dense(8, 2), freeze=[0])
         """
-        frozen = check_fine_tuning(model, freeze)
+        frozen = _check_fine_tuning(model, freeze)
         network = model.network if head is None else Chain(*model.network.layers[:-1], head)
         loss = model.loss if loss is None else loss
-        check_network(network, loss, optimizer)
         step = TrainStep(network, loss, optimizer, l2=l2, clip_norm=clip_norm, max_norm=max_norm, frozen=frozen)
         rng = generator(seed)
         params, layers = to_host(model.backend, (model.params, model.state))
         if head is not None:
             params = (*params[:-1], network.init(rng)[-1])
             layers = (*layers[:-1], network.init_state(rng)[-1])
-        dtype, class_weight = check_dtype(dtype or model.dtype), check_class_weight(class_weight)
-        first = Snapshot.first(step, dtype, params, layers, rng, class_weight)
+        dtype, class_weight = DTYPE("dtype", dtype or model.dtype), _class_weight(class_weight)
+        first = first_snapshot(step, dtype, params, layers, rng, class_weight)
         return cls.from_snapshot(first, model.backend if device is None else device, group)
 
     @classmethod
@@ -150,7 +147,7 @@ class Trainer:
     ) -> Self:
         """The trainer that `snapshot` was taken of, on any device and any number of processes."""
         trainer = cls.__new__(cls)
-        trainer._run = Run(snapshot, device, Ranks(group))
+        trainer._run = Run(snapshot, *_placed(device, group))
         return trainer
 
     @classmethod
@@ -314,8 +311,8 @@ class Trainer:
             If an exception inside a step, such as a second Ctrl-C or an exhausted memory, ended an earlier call.
         """
         run, ranks = self._run, self._run.ranks
-        with ranks.messages.together():
-            options = FitOptions.checked(
+        with ranks.together():
+            options = inputs.FitOptions.checked(
                 max_epochs, batch_size, validation_data, shuffle, early_stopping, resident, sharded, self.step.loss
             )
             hooks = as_callbacks(callbacks)
@@ -389,3 +386,25 @@ class Trainer:
     def _model(self, params: Tree, layers: Tree) -> Model:
         self._run.check_whole()
         return Model(self.step.network, self.step.loss, params, layers, self.backend)
+
+
+def _placed(device: str | Backend | None, group: str | Group | None) -> tuple[Backend, Ranks]:
+    """The backend and the ranks of a run."""
+    if group is None:
+        return as_backend(device), ALONE
+    ranks = ranks_of(group)
+    return ranks.backend(device), ranks
+
+
+def _class_weight(class_weight: Any) -> Any:
+    return None if class_weight is None else check_class_weight(class_weight)
+
+
+def _check_fine_tuning(model: Any, freeze: Any) -> tuple[int, ...]:
+    """``freeze`` as a tuple, whose positions `TrainStep` checks; `TypeError` unless ``model`` is a model."""
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be a Model, such as trainer.model or load('net.safetensors'), not {shown(model)}")
+    try:
+        return tuple(freeze)
+    except TypeError:
+        raise TypeError(f"freeze must be positions of layers, such as [0, 1], not {shown(freeze)}") from None

@@ -6,13 +6,11 @@ import warnings
 from collections.abc import Callable, Hashable
 from typing import Protocol
 
-from mlp_xp_backends.compiler.compare import alike
 from mlp_xp_backends.compiler.program import Program, Unrecordable
-from mlp_xp_backends.compiler.recorder import AllSum, record
+from mlp_xp_backends.compiler.recorder import AllSum, Unrepeatable, record
 from mlp_xp_backends.compiler.tape import layout_of
-from mlp_xp_backends.loop import length
 from mlp_xp_backends.protocol import Body, Loop
-from mlp_xp_backends.trees import tree_map
+from mlp_xp_backends.trees import length, tree_map
 from mlp_xp_backends.typing import Tree
 
 REMEMBERED = 8
@@ -68,14 +66,14 @@ class CompiledLoop:
 
     def _compile(self, carry: Tree, consts: Tree, items: Tree) -> Compiled | None:
         try:
-            program, again = (record(self.body, carry, consts, items, self.all_sum) for _ in range(2))
+            program = record(self.body, carry, consts, items, self.all_sum)
+        except Unrepeatable:
+            warnings.warn(
+                "the loop runs step by step: its body computes something else at every call, for instance from random "
+                "numbers of the host or a counter; pass such values as items or in the carry",
+                stacklevel=4,
+            )
+            return None
         except (Unrecordable, Exception):  # the plain loop raises the error, if there is one
             return None
-        if alike(program, again):
-            return self.target(program)
-        warnings.warn(
-            "the loop runs step by step: its body computes something else at every call, for instance from random "
-            "numbers of the host or a counter; pass such values as items or in the carry",
-            stacklevel=4,
-        )
-        return None
+        return self.target(program)

@@ -1,21 +1,22 @@
 """The program of a body: a flat list of operations in single-assignment form, independent of the machine.
 
 Every operation makes one new `Value`; an augmented assignment is an operation like any other. The
-memory planner of a target decides later which values share memory. `RULES` defines each kind of operation.
+memory planner of a target decides later which values share memory. `forms` defines each kind of operation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum, auto
-from functools import cached_property
+from enum import Enum
+from functools import cached_property, lru_cache
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from mlp_xp_backends.compiler import forms
 from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
@@ -26,77 +27,45 @@ class Unrecordable(BaseException):
     """
 
 
-class Kind(Enum):
-    """The kinds of operations; `RULES` defines each."""
-
-    ELEMENTWISE = auto()
-    CAST = auto()
-    COPY = auto()
-    WHERE = auto()
-    MATMUL = auto()
-    REDUCE = auto()
-    ARG = auto()
-    TAKE = auto()
-    CONCAT = auto()
-    VIEW = auto()
-    ONE_HOT = auto()
-    SEGMENT_SUM = auto()
-    CALL = auto()
-    ALL_SUM = auto()
-    # created only by passes
-    PACK = auto()
-    GEMM = auto()
-    AXPBY = auto()
-    LESSEN = auto()
-
-
-class Rule(NamedTuple):
-    """The meaning of a kind of operation."""
-
-    operands: tuple[str, ...]
-    """Names of the operands in order; ``*`` marks any number of them."""
-    options: tuple[str, ...]
-    """Names of further arguments; `Op` is indexed by them."""
-    over: slice
-    """The operands that the result may overwrite: each element is read before it is written."""
-    meaning: str
-
-
 NONE, ALL = slice(0), slice(None)
 
-RULES: dict[Kind, Rule] = {
-    Kind.ELEMENTWISE: Rule(("*x",), ("loop",), ALL, "NumPy's ufunc `name` of broadcast x, each first cast to its loop"),
-    Kind.CAST: Rule(("x",), (), NONE, "x in the dtype of the result, as C casts"),
-    Kind.COPY: Rule(("x",), (), NONE, "x in new contiguous memory"),
-    Kind.WHERE: Rule(("condition", "x", "y"), (), slice(2, 3), "x where the condition holds, else y; all broadcast"),
-    Kind.MATMUL: Rule(("a", "b"), (), NONE, "a b for (stacks of) matrices of one real floating-point dtype"),
-    Kind.REDUCE: Rule(("x",), ("axes", "keepdims"), NONE, "`name` (sum, prod, max, min, any, all) over sorted axes"),
-    Kind.ARG: Rule(("x",), ("axis", "keepdims"), NONE, "`name` (argmax, argmin): first position; axis None: flat"),
-    Kind.TAKE: Rule(("x", "indices"), ("axis",), NONE, "slices of x along axis; indices may count from the end"),
-    Kind.CONCAT: Rule(("*x",), ("axis",), NONE, "x joined along an axis"),
-    Kind.VIEW: Rule(("x",), ("args",), NONE, "`name` of x, without copying: the memory of x in another layout"),
-    Kind.ONE_HOT: Rule(("ids",), ("n",), NONE, "1 at [..., id], else 0; ids are 0, ..., n - 1"),
-    Kind.SEGMENT_SUM: Rule(("values", "ids"), ("n",), NONE, "[..., i, :] is the sum of the rows with id i, in order"),
-    Kind.CALL: Rule(("*x",), ("f", "args", "keywords"), NONE, "NumPy's function f of args, where None is the next x"),
-    Kind.ALL_SUM: Rule(("x",), ("f", "number"), NONE, "the sum of x over all ranks, f(x, out): never removed or moved"),
-    Kind.PACK: Rule(("*x",), (), NONE, "the elements of all x in one 1-D array"),
-    Kind.GEMM: Rule(
-        ("a", "b", "alpha", "beta", "c"),
-        (),
-        slice(4, 5),
-        "alpha a b + beta c, or alpha a b; numbers of all matrices or of each",
-    ),
-    Kind.AXPBY: Rule(("x", "alpha", "beta", "y"), (), slice(3, 4), "alpha x + beta y; numbers as of a gemm"),
-    Kind.LESSEN: Rule(("x", "places"), (), slice(0, 1), "x minus 1 at these positions of its flat elements"),
-}
+
+class Kind(Enum):
+    """The kinds of operations: the function in `forms` that defines each, and the operands that it may overwrite.
+
+    A result may overwrite an operand if each element is read before it is written.
+    """
+
+    ELEMENTWISE = forms.elementwise, ALL
+    COPY = forms.copy, NONE
+    WHERE = forms.where, slice(2, 3)
+    MATMUL = forms.matmul, NONE
+    REDUCE = forms.reduce, NONE
+    ARG = forms.arg, NONE
+    TAKE = forms.take, NONE
+    CONCAT = forms.concat, NONE
+    VIEW = forms.view, NONE
+    ONE_HOT = forms.one_hot, NONE
+    SEGMENT_SUM = forms.segment_sum, NONE
+    CALL = forms.call, NONE
+    ALL_SUM = forms.all_sum, NONE
+    # created only by passes
+    PACK = forms.pack, NONE
+    GEMM = forms.gemm, slice(4, 5)
+    AXPBY = forms.axpby, slice(3, 4)
+    LESSEN = forms.lessen, slice(0, 1)
+
+    def __init__(self, form: Callable[..., forms.Form], over: slice) -> None:
+        self.form, self.over = form, over
 
 
+@lru_cache(4096)
 def contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     """Bytes from one element to the next along each axis, in row-major order without gaps."""
     return tuple(itemsize * prod(shape[k + 1 :]) for k in range(len(shape)))
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Value:
     """An array of a program. Compared and hashed by identity."""
 
@@ -132,13 +101,8 @@ class Value:
     def is_contiguous(self) -> bool:
         """Whether the elements are stored in row-major order without gaps."""
         expected = contiguous(self.shape, self.dtype.itemsize)
-        pairs = zip(self.shape, self.strides, expected, strict=True)
-        return self.size == 0 or all(n == 1 or s == e for n, s, e in pairs)
-
-    @property
-    def like(self) -> HostArray:
-        """An array of this layout, to let NumPy compute views of it. Its elements must not be accessed."""
-        return as_strided(np.empty(1, self.dtype), self.shape, self.strides)
+        steps = zip(self.shape, self.strides, expected, strict=True)
+        return self.strides == expected or self.size == 0 or all(n == 1 or s == e for n, s, e in steps)
 
 
 def new_value(shape: tuple[int, ...], dtype: Any, source: tuple[str, int] | None = None) -> Value:
@@ -147,17 +111,17 @@ def new_value(shape: tuple[int, ...], dtype: Any, source: tuple[str, int] | None
     return Value(tuple(shape), dtype, contiguous(tuple(shape), dtype.itemsize), source=source)
 
 
-def view_value(x: Value, f: Callable[..., HostArray], *args: Any) -> Value:
-    """``f(x, *args)`` seen in the memory of ``x``; ValueError if that would need a copy."""
-    like = x.like
-    seen = f(like, *args)
+def view_value(x: Value, f: Callable[..., HostArray], *args: Any, **keywords: Any) -> Value:
+    """``f(x, *args, **keywords)`` as a view of ``x``; ValueError if that needs a copy."""
+    like = as_strided(np.empty(1, x.dtype), x.shape, x.strides)  # whose elements must not be accessed
+    seen = f(like, *args, **keywords)
     offset = seen.ctypes.data - like.ctypes.data if seen.size else 0
     return Value(seen.shape, x.dtype, seen.strides, x.root, x.offset + offset)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Op:
-    """An operation that computes ``out`` from ``inputs``; see `RULES`."""
+    """An operation that computes ``out`` from ``inputs``; see `Kind`."""
 
     kind: Kind
     name: str
@@ -169,21 +133,15 @@ class Op:
     def __getitem__(self, option: str) -> Any:
         return self.options[option]
 
-    @property
-    def rule(self) -> Rule:
-        """The rule of its kind."""
-        return RULES[self.kind]
-
     def overwritable(self) -> list[Value]:
         """The operands that the result may overwrite, provided that no later operation reads them."""
-        found = []
-        for x in self.inputs[self.rule.over]:
-            others = [y for y in self.inputs if y is not x]
+
+        def fits(x: Value) -> bool:
             same = (x.shape, x.dtype, x.strides) == (self.out.shape, self.out.dtype, self.out.strides)
-            once = self.rule.over == ALL or self.inputs.count(x) == 1
-            if x.base is None and same and once and all(y.root is not x for y in others):
-                found.append(x)
-        return found
+            shared = [y for y in self.inputs if y.root is x]
+            return same and x in shared and all(y is x for y in shared) and (self.kind.over == ALL or len(shared) == 1)
+
+        return list(filter(fits, self.inputs[self.kind.over]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +192,7 @@ class Program:
     def leaf_of(self, ids: Value) -> tuple[str, int] | None:
         """The item or constant that contains all these integers, if there is one: its range can be checked once."""
         root, maker = ids.root, self.makers.get(ids.root)
-        while maker is not None and maker.kind in (Kind.TAKE, Kind.CAST) and maker.inputs[0].dtype.kind in "iu":
+        while maker is not None and maker.kind in (Kind.TAKE, Kind.COPY) and maker.inputs[0].dtype.kind in "iu":
             root = maker.inputs[0].root
             maker = self.makers.get(root)
         return root.source if root.source is not None and root.source[0] in ("item", "const") else None
@@ -256,11 +214,11 @@ class Program:
         moved: dict[Value, Value] = dict(new)
 
         def now(v: Value) -> Value:
-            if v.base is not None and v.base in new and v not in moved:
-                there = new[v.base]
+            there = None if v.base is None or v in moved else new.get(v.base)
+            if there is not None:
                 moved[v] = replace(v, base=there.root, offset=there.offset + v.offset)
             return moved.get(v, v)
 
-        ops = (replace(op, inputs=tuple(map(now, op.inputs)), out=now(op.out)) for op in self.ops)
+        ops = (Op(op.kind, op.name, tuple(map(now, op.inputs)), now(op.out), op.options) for op in self.ops)
         carry_out, outs = (tuple(map(now, values)) for values in (self.carry_out, self.outs))
         return replace(self, ops=tuple(ops), carry_out=carry_out, outs=outs)

@@ -23,11 +23,11 @@ NAMES = ("mpi", "nccl", "torch")
 
 @cache
 def get_group(name: str | None = None) -> Group:
-    """Return the group of processes that this process belongs to; the same name returns the same object.
+    """Return the group of processes to which this process belongs; the same name always returns the same object.
 
     ``mpi`` communicates host arrays by MPI (``mpiexec -n 4 python -m mpi4py program.py``), ``nccl`` CuPy arrays between
-    GPUs, ``torch`` the tensors of torch by torch.distributed (``torchrun``). ``None`` is the group of this process
-    alone. Raises `BackendError` if the name is unknown or a library is missing; the message says what to install.
+    GPUs, and ``torch`` torch tensors by torch.distributed (``torchrun``). ``None`` is the group of this process alone.
+    Raises `BackendError` if the name is unknown or a library is missing; the message says what to install.
     """
     if name is None:
         return Solo()

@@ -1,4 +1,4 @@
-"""The interface of a group of processes, and the group of one."""
+"""The interface of a group of processes, and the group of a single process."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from mlp_xp_backends.typing import Array
 class Group(Protocol):
     """The processes that run one job together. Every rank must make the same calls in the same order.
 
-    Arrays may have any shape and any real numeric dtype, but the same ones on every rank. A group takes NumPy arrays
-    and the arrays of the libraries in `native`.
+    Arrays may have any shape and any real numeric dtype, which must be the same on every rank. A group accepts NumPy
+    arrays and the arrays of the libraries in `native`.
+
+    >>> group = get_group(None)
+    >>> group.rank, group.size
+    (0, 1)
     """
 
     rank: int
@@ -31,7 +35,7 @@ class Group(Protocol):
     def sum(self, x: Array, out: Array | None = None) -> Array:
         """Return the sum of ``x`` over all ranks, with the same bits on every rank: a new array, or ``out`` if given.
 
-        ``out`` is a contiguous array of the shape and dtype of ``x`` in other memory.
+        ``out`` is a contiguous array with the shape and dtype of ``x`` that does not overlap ``x``.
         """
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
@@ -45,7 +49,7 @@ class Group(Protocol):
 
 
 class Solo:
-    """The group of one process.
+    """The group of a single process.
 
     >>> group = Solo()
     >>> group.rank, group.size
@@ -56,11 +60,11 @@ class Solo:
     native = frozenset({"numpy", "cupy", "torch", "array_api_strict"})
 
     def sum(self, x: Array, out: Array | None = None) -> Array:
-        """``x`` itself, or ``out`` with the numbers of ``x``."""
+        """Return ``x`` itself, or ``out`` with the values of ``x``."""
         return stored(x, out)
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
-        """``x`` itself."""
+        """Return ``x`` itself."""
         return x
 
     def barrier(self) -> None:
@@ -72,7 +76,7 @@ class Solo:
 
 
 class Place(NamedTuple):
-    """The place of this process in its job, as the launcher put it into the environment."""
+    """The position of this process in its job, which the launcher has put into the environment."""
 
     rank: int
     size: int
@@ -85,11 +89,11 @@ LAUNCHERS = (
     ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),  # MPICH, and srun --mpi=pmi2, which sets SLURM_LOCALID only
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # srun, but not the batch script around it
 )
-"""The variables of each launcher; those of the innermost one come first."""
+"""The environment variables of each launcher; those of the innermost launcher come first."""
 
 
 def place(environment: Mapping[str, str] = os.environ) -> Place:
-    """The place of this process; rank 0 of 1 without a launcher.
+    """Return the position of this process: rank 0 of 1 if no launcher started it.
 
     >>> place({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"})
     Place(rank=3, size=8, local_rank=1)
@@ -103,10 +107,10 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
 
 
 def gpu_of(local_rank: int, visible: int) -> int:
-    """The number of a rank's GPU, of those that are visible to its process.
+    """Return the number of a rank's GPU among the GPUs that are visible to its process.
 
-    That is ``local_rank``, or 0 if only one is visible, as where a launcher binds each rank to a GPU of its own. Raises
-    `BackendError` if there are fewer GPUs than ranks.
+    It is ``local_rank``, or 0 if only one GPU is visible because the launcher binds each rank to a GPU of its own.
+    Raises `BackendError` if there are fewer GPUs than ranks.
 
     >>> gpu_of(2, visible=4), gpu_of(2, visible=1)
     (2, 0)
@@ -122,7 +126,7 @@ def gpu_of(local_rank: int, visible: int) -> int:
 
 
 def end_all_with(abort: Callable[[str], NoReturn]) -> None:
-    """Call ``abort`` after an uncaught exception: at its exit a rank could wait for the others, which wait for it."""
+    """Call ``abort`` after an uncaught exception. Otherwise, the rank and the others could wait for each other."""
 
     def ended(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sys.__excepthook__(kind, error, trace)
@@ -132,7 +136,7 @@ def end_all_with(abort: Callable[[str], NoReturn]) -> None:
 
 
 def stored(x: Array, out: Array | None) -> Array:
-    """``x``, or ``out`` with the numbers of ``x`` if there is one."""
+    """Return ``x``, or ``out`` with the values of ``x`` if ``out`` is given."""
     if out is None:
         return x
     out[...] = x

@@ -15,9 +15,9 @@ def with_group(backend: Backend, group: Group) -> Backend:
     """Return ``backend`` with ``xp.all_sum(x)``, the sum of ``x`` over all ranks of ``group``, as in `Group.sum`.
 
     A body may call it in a compiled loop; each rank must then take the same number of steps. Arrays that the group
-    cannot communicate by itself are copied to the host and back. Loops of the result are compiled anew.
+    cannot communicate directly are copied to the host and back. The returned backend compiles its loops anew.
 
-    Raises `BackendError` for JAX, whose compiled loops cannot call a group.
+    Raises `BackendError` for JAX, whose compiled loops cannot communicate with other processes.
     """
     if backend.name == "jax":
         raise BackendError(

@@ -10,27 +10,27 @@ from typing import Any, NoReturn
 import numpy as np
 
 from mlp_xp_backends.groups.base import end_all_with, report
-from mlp_xp_backends.host import as_host
+from mlp_xp_backends.memory import as_host
 from mlp_xp_backends.protocol import BackendError
 from mlp_xp_backends.typing import Array
 
 INSTALL = 'pip install "mlp-xp[mpi]"'
 CUDA_AWARE = ("MPICH_GPU_SUPPORT_ENABLED", "OMPI_MCA_opal_cuda_support")
-"""Variables by which the user of MPICH and of Open MPI turns on communication of device memory."""
+"""Environment variables by which users of MPICH and Open MPI enable communication of device memory."""
 
 
 FORWARD = 0.2
-"""Seconds that the launcher has to forward what was written, before the end of the job discards the rest."""
+"""Seconds for the launcher to forward the output before the end of the job discards the rest."""
 
 
 class MpiGroup:
-    """The processes of ``mpiexec``.
+    """The processes that ``mpiexec`` started.
 
-    Host arrays are communicated from where they are stored. CuPy arrays are copied to the host, or communicated
-    directly after a synchronization of the stream if one of the variables `CUDA_AWARE` is set.
+    Host arrays are communicated without a copy. CuPy arrays are copied to the host, or communicated directly after a
+    synchronization of the stream if one of the variables in `CUDA_AWARE` is set.
 
-    An exception that ends one rank ends all ranks. Start programs as ``mpiexec -n 4 python -m mpi4py program.py``, so
-    that this includes exceptions raised before the group exists.
+    An exception that ends one rank ends all ranks. To include exceptions raised before the group exists, start programs
+    as ``mpiexec -n 4 python -m mpi4py program.py``.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class MpiGroup:
 
 
 def is_cuda_aware(environment: Mapping[str, str]) -> bool:
-    """Whether the user says that MPI communicates device memory.
+    """Whether the environment declares that MPI can communicate device memory.
 
     >>> is_cuda_aware({"MPICH_GPU_SUPPORT_ENABLED": "1"}), is_cuda_aware({})
     (True, False)
@@ -80,7 +80,7 @@ def is_cuda_aware(environment: Mapping[str, str]) -> bool:
 
 
 def _buffers(x: Array, out: Array | None = None) -> tuple[Array, Array]:
-    """``x``, contiguous, and ``out`` or an array like ``x``, in memory that MPI may read from and write to now."""
+    """Return ``x``, contiguous, and ``out`` or an array like ``x``, ready for MPI to read from and write to."""
     if type(x).__module__.partition(".")[0] == "cupy":
         import cupy
 
@@ -94,7 +94,7 @@ def _buffers(x: Array, out: Array | None = None) -> tuple[Array, Array]:
 
 
 def _synchronize(x: Array) -> None:
-    """Wait for the work that a CuPy array depends on: MPI is unaware of streams (pylops-mpi, issue 182)."""
+    """Wait for the kernels that a CuPy array depends on: MPI does not know CUDA streams (pylops-mpi, issue 182)."""
     if not isinstance(x, np.ndarray):
         import cupy
 

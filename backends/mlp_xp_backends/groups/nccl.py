@@ -1,4 +1,4 @@
-"""A group of processes, one for each GPU, that communicate by NCCL, through CuPy."""
+"""A group of processes, one per GPU, that communicate by NCCL through CuPy."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ INSTALL = "pip install nvidia-nccl-cu13"
 
 
 class NcclGroup:
-    """Processes that ``torchrun``, ``mpiexec`` or ``srun`` started, one for each GPU.
+    """Processes that ``torchrun``, ``mpiexec`` or ``srun`` started, one per GPU.
 
-    Each rank has a GPU of its own, which it makes the current device: see `gpu_of`. The ranks find each other at
-    ``MASTER_ADDR`` and the port after ``MASTER_PORT``, by default on this machine. A sum is queued in the current
-    stream of that GPU, between what computes its argument and what reads its result. NCCL's own communicator is used
-    rather than that of ``cupyx.distributed``, whose server process outlives a rank that ends by an error.
+    Each rank has a GPU of its own, which it makes the current device: see `gpu_of`. The ranks meet at ``MASTER_ADDR``
+    and the port after ``MASTER_PORT``, by default on this machine. A sum is queued in the current stream of that GPU,
+    after the kernels that compute its argument and before those that read its result. The group uses NCCL's own
+    communicator, because the server process of ``cupyx.distributed`` outlives a rank that ends with an error.
     """
 
     native = frozenset({"cupy"})
@@ -67,7 +67,7 @@ class NcclGroup:
             return self._like(x, out)
 
     def barrier(self) -> None:
-        """Wait until all ranks have reached this call, and their GPUs the end of the work before it."""
+        """Wait until all ranks have reached this call and their GPUs have finished the work queued before it."""
         self.sum(np.zeros(1, np.int32))
 
     def abort(self, message: str) -> NoReturn:
@@ -77,7 +77,7 @@ class NcclGroup:
         os._exit(1)
 
     def _here(self, x: Array) -> Array:
-        """``x`` on the GPU of this rank, contiguous."""
+        """Return ``x``, contiguous, on the GPU of this rank."""
         x = self._cupy.asarray(x, order="C")  # ascontiguousarray would give a 0-d array an axis
         if x.device.id != self._device.id:
             raise BackendError(

@@ -1,4 +1,4 @@
-"""The first contact between the ranks of a job: rank 0 sends the same bytes to all others over TCP."""
+"""The rendezvous of the ranks of a job: rank 0 sends the same bytes to all others over TCP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GREETING = b"I am rank %10d\n"
 
 
 def address(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """Where rank 0 listens: on ``MASTER_ADDR``, at the port after ``MASTER_PORT``, which torchrun itself uses.
+    """The host and port of rank 0: ``MASTER_ADDR`` and the port after ``MASTER_PORT``, which torchrun itself uses.
 
     >>> address({"MASTER_ADDR": "node1", "MASTER_PORT": "29500"})
     ('node1', 29501)
@@ -24,7 +24,7 @@ def address(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
 
 
 def from_first(message: bytes, rank: int, size: int, at: tuple[str, int], patience: float = PATIENCE) -> bytes:
-    """The ``message`` of rank 0. Raises `BackendError` if a rank is not there after ``patience`` seconds."""
+    """Return the ``message`` of rank 0. Raises `BackendError` if a rank does not appear within ``patience`` seconds."""
     host, port = at
     try:
         if rank:
@@ -39,13 +39,13 @@ def from_first(message: bytes, rank: int, size: int, at: tuple[str, int], patien
 
 
 def _send(message: bytes, host: str, port: int, missing: set[int], until: float) -> None:
-    """Send ``message`` to the ranks ``missing``, whatever else connects to the port."""
+    """Send ``message`` to the ranks ``missing``; ignore anything else that connects to the port."""
     here = host if host in ("127.0.0.1", "localhost") else ""
     with socket.create_server((here, port), backlog=128) as server:
         while missing:
             left = until - time.monotonic()
             if left <= 0.0:
-                raise TimeoutError(f"no sign of rank {min(missing)}")
+                raise TimeoutError(f"rank {min(missing)} has not connected")
             server.settimeout(left)
             connection, _ = server.accept()
             with connection:
@@ -54,7 +54,7 @@ def _send(message: bytes, host: str, port: int, missing: set[int], until: float)
 
 
 def _greeted(connection: socket.socket, message: bytes, missing: set[int]) -> int:
-    """The rank that ``message`` was sent to, -1 if it is not one of those ``missing``."""
+    """The rank to which ``message`` was sent, or -1 if it is not one of those ``missing``."""
     try:
         greeting = connection.recv(len(GREETING % 0), socket.MSG_WAITALL)
         rank = next((rank for rank in missing if greeting == GREETING % rank), -1)
@@ -66,7 +66,7 @@ def _greeted(connection: socket.socket, message: bytes, missing: set[int]) -> in
 
 
 def _received(host: str, port: int, rank: int, until: float) -> bytes:
-    """What rank 0 sends, after as many attempts as it takes."""
+    """Receive what rank 0 sends; retry until the time is up."""
     while True:
         try:
             with socket.create_connection((host, port), timeout=5.0) as connection:
@@ -74,7 +74,7 @@ def _received(host: str, port: int, rank: int, until: float) -> bytes:
                 with connection.makefile("rb") as file:
                     if message := file.read():
                         return message
-                raise ConnectionError("rank 0 has hung up")
+                raise ConnectionError("rank 0 closed the connection")
         except OSError:
             if time.monotonic() > until:
                 raise

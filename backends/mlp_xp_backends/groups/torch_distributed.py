@@ -15,7 +15,7 @@ from mlp_xp_backends.typing import Array
 
 
 class TorchGroup:
-    """The processes of ``torchrun``, whose variables ``MASTER_ADDR`` and ``MASTER_PORT`` have to be set."""
+    """The processes that ``torchrun`` started; ``MASTER_ADDR`` and ``MASTER_PORT`` must be set."""
 
     native = frozenset({"torch", "numpy"})
 
@@ -49,7 +49,7 @@ class TorchGroup:
 
     def barrier(self) -> None:
         """Wait until all ranks have reached this call."""
-        self.sum(np.zeros(1, np.int32))  # by gloo: with NCCL, torch's barrier guesses a GPU (pytorch, pull 134617)
+        self.sum(np.zeros(1, np.int32))  # with NCCL, torch's barrier guesses a GPU (pytorch, pull 134617)
 
     def abort(self, message: str) -> NoReturn:
         """Print ``message`` to standard error and end this process; torchrun ends the others."""
@@ -58,7 +58,7 @@ class TorchGroup:
         os._exit(1)
 
     def _tensor(self, x: Array) -> Any:
-        """A contiguous copy of ``x``."""
+        """Return a contiguous copy of ``x`` as a tensor."""
         if isinstance(x, np.ndarray):
             return self._torch.from_numpy(np.array(x, order="C"))
         return x.detach().clone(memory_format=self._torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Layers: frozen formulas with their derivatives beside them."""
+"""Layers: each is a frozen formula with its derivative beside it."""
 
 from mlp_xp.nn.layers.activations import GELU, Identity, LeakyReLU, ReLU, Sigmoid, Softplus, Tanh
 from mlp_xp.nn.layers.base import Affine, Layer, StatefulLayer

@@ -30,14 +30,14 @@ class Identity(Layer):
 
 @dataclass(frozen=True)
 class ReLU(Layer):
-    """``y = max(x, 0)`` (Nair and Hinton 2010); its derivative at 0 is taken to be 0.
+    """``y = max(x, 0)`` (Nair and Hinton 2010); the derivative at 0 is taken to be 0.
 
     >>> ReLU().forward(xp, ABSENT, np.asarray([-1.0, 2.0]))[0]
     array([0., 2.])
     """
 
     def forward(self, xp: Namespace, params: Tree, x: Array) -> tuple[Array, Array]:
-        """``max(x, 0)``, which keeps NaN, so that divergence shows in the loss."""
+        """``max(x, 0)``, which propagates NaN, so that divergence is visible in the loss."""
         y = xp.maximum(x, 0.0)
         return y, y
 
@@ -60,7 +60,7 @@ class LeakyReLU(Layer):
         conform(self, slope=SHARE)
 
     def forward(self, xp: Namespace, params: Tree, x: Array) -> tuple[Array, Array]:
-        """``max(x, slope x)``, the same for a slope below 1."""
+        """``max(x, slope x)``, the same function for a slope below 1."""
         return xp.maximum(x, self.slope * x), x
 
     def backward(self, xp: Namespace, params: Tree, x: Array, dy: Array) -> tuple[Array, Tree]:
@@ -77,7 +77,7 @@ class Sigmoid(Layer):
     """
 
     def forward(self, xp: Namespace, params: Tree, x: Array) -> tuple[Array, Array]:
-        """``(1 + tanh(x / 2)) / 2``: the same function, and nothing in it overflows."""
+        """``(1 + tanh(x / 2)) / 2``, the same function without overflow."""
         y = 0.5 + 0.5 * xp.tanh(0.5 * x)
         return y, y
 

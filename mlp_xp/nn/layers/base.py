@@ -9,7 +9,7 @@ from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import Array, Namespace, Tree
 
 Generator = Any
-"""A `numpy.random.Generator`, or a `numpy.random.RandomState` for layers that only draw weights."""
+"""A `numpy.random.Generator`, or a `numpy.random.RandomState` for layers that draw nothing but weights."""
 
 Input = Literal["floats", "ids", "numbers"]
 """What a first layer reads: floats of the network's dtype, integer ids, or numbers of any dtype."""
@@ -65,7 +65,10 @@ class Layer(Protocol):
     takes: ClassVar[Input] = "floats"
 
     def width(self, n_in: int | None) -> int | None:
-        """Number of output features for ``n_in`` input features, ``None`` for any; `ValueError` for a wrong number."""
+        """Return the number of output features for ``n_in`` input features; ``None`` means any number.
+
+        Raises `ValueError` if the layer does not accept ``n_in`` features.
+        """
         return n_in
 
     def specs(self) -> Tree:
@@ -77,26 +80,27 @@ class Layer(Protocol):
         return ABSENT
 
     def forward(self, xp: Namespace, params: Tree, x: Array) -> tuple[Array, Tree]:
-        """The output for ``x``, (..., rows, n_in), and what `backward` needs: ``(y, cache)``."""
+        """Return ``(y, cache)``: the output for ``x``, (..., rows, n_in), and everything that `backward` reads."""
         ...
 
     def backward(self, xp: Namespace, params: Tree, cache: Tree, dy: Array) -> tuple[Array, Tree]:
-        """From the gradient with respect to ``y``, those with respect to ``x`` and the parameters: ``(dx, grads)``."""
+        """Return ``(dx, grads)``: from ``dy``, the gradients with respect to ``x`` and to the parameters."""
         ...
 
     def gradient(self, xp: Namespace, params: Tree, cache: Tree, dy: Array) -> Tree:
-        """The ``grads`` of `backward` alone, for the first layer of a network, whose ``dx`` has no use."""
+        """Return only the ``grads`` of `backward`, for the first layer of a network, whose ``dx`` is not needed."""
         return self.backward(xp, params, cache, dy)[1]
 
     def input_gradient(self, xp: Namespace, params: Tree, cache: Tree, dy: Array) -> Array:
-        """The ``dx`` of `backward` alone, for a layer whose parameters are frozen."""
+        """Return only the ``dx`` of `backward`, for a layer whose parameters are frozen."""
         return self.backward(xp, params, cache, dy)[0]
 
 
 class StatefulLayer(Protocol):
     """A layer with arrays that change from step to step but are not trained, such as running means.
 
-    It may compute different formulas in training and in prediction. Inherit from this class as from `Layer`.
+    It may compute different formulas in training and in prediction. To write a stateful layer of your own, inherit from
+    this class instead of `Layer`.
 
     >>> BatchNorm(8).stateful, Dense(8, 8).stateful
     (True, False)
@@ -122,11 +126,11 @@ class StatefulLayer(Protocol):
         return ABSENT
 
     def init_state(self, rng: Generator) -> Tree:
-        """The state before the first step, on the host; floats are cast to the dtype of the network, integers stay."""
+        """The state before the first step, on the host. The trainer casts floats to the network's dtype."""
         ...
 
     def forward(self, xp: Namespace, params: Tree, state: Tree, x: Array, train: bool) -> tuple[Array, Tree, Tree]:
-        """``(y, cache, state)``; `backward` accepts the cache of a forward pass in training only."""
+        """Return ``(y, cache, state)``; `backward` accepts only a cache from a forward pass with ``train=True``."""
         ...
 
     def backward(self, xp: Namespace, params: Tree, cache: Tree, dy: Array) -> tuple[Array, Tree]:

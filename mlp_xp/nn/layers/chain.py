@@ -1,4 +1,4 @@
-"""Layers one after the other."""
+"""A network: layers applied one after the other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlp_xp_backends.typing import Array, Namespace, Tree
 
 @dataclass(frozen=True)
 class Chain(StatefulLayer):
-    """``y = f_n(... f_2(f_1(x)))``, itself a layer: chains nest.
+    """``y = f_n(... f_2(f_1(x)))``. A chain is itself a layer, so chains can be nested.
 
     Parameters, state and cache are tuples with one entry per layer. Printing a chain shows its layers as a table.
 
@@ -58,7 +58,7 @@ class Chain(StatefulLayer):
         return Chain(*self.layers[:-1], *head)
 
     def width(self, n_in: int | None) -> int | None:
-        """Number of output features; `ValueError` where two neighbouring layers do not fit."""
+        """Number of output features. Raises `ValueError` if two adjacent layers do not fit each other."""
         for layer in self.layers:
             n_in = layer.width(n_in)
         return n_in
@@ -122,7 +122,7 @@ class Chain(StatefulLayer):
         return tuple(grads)
 
     def first_trainable(self, frozen: Collection[int] = ()) -> int:
-        """Position of the first layer that has parameters and is not ``frozen``; the number of layers if none is."""
+        """Position of the first layer that has parameters and is not ``frozen``, or the number of layers if none is."""
         trainable = (i for i, specs in enumerate(self.specs()) if leaves(specs) and i not in frozen)
         return next(trainable, len(self.layers))
 

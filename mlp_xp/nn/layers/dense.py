@@ -15,7 +15,7 @@ from mlp_xp_backends.typing import Array, Namespace
 class Dense(Layer):
     """``y = x W + b``, with x of shape (..., rows, n_in) and y of shape (..., rows, n_out).
 
-    ``init_W`` and ``init_b`` are initializers; with ``bias=False`` there is no ``b``.
+    ``init_W`` and ``init_b`` are initializers. With ``bias=False``, ``b`` is omitted.
 
     >>> import numpy as np
     >>> Dense(3, 2).init(np.random.default_rng(0)).W.shape
@@ -42,7 +42,7 @@ class Dense(Layer):
         return Affine(Spec(self.n_in, self.n_out), Spec(1, self.n_out) if self.bias else ABSENT)
 
     def init(self, rng: Generator) -> Affine:
-        """``W`` first, then ``b``: the order of draws in other libraries."""
+        """Draw ``W`` first, then ``b``, as other libraries do."""
         fans = (self.n_in, self.n_out)
         W = self.init_W(rng, (self.n_in, self.n_out), fans)
         return Affine(W, self.init_b(rng, (1, self.n_out), fans) if self.bias else ABSENT)

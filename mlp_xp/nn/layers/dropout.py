@@ -23,8 +23,8 @@ class Counter(NamedTuple):
 def hash32(x: Array) -> Array:
     """A bijection of 32-bit integers under which every input bit flips every output bit about half of the time.
 
-    Two rounds of multiply and xor-shift, with the constants of C. Wellons' ``lowbias32`` (2018). Written for int32,
-    the one integer type of that width that all libraries multiply and shift; products wrap around modulo 2^32.
+    Two rounds of multiply and xor-shift, with the constants of C. Wellons' ``lowbias32`` (2018). The arithmetic is that
+    of int32, the only 32-bit integer type that all libraries can multiply and shift; products wrap around modulo 2^32.
     """
     x = x ^ ((x >> 16) & 0xFFFF)
     x = x * 0x7FEB352D
@@ -37,8 +37,8 @@ def hash32(x: Array) -> Array:
 class Dropout(StatefulLayer):
     """``y = x m / (1 - rate)`` with ``m`` 0 or 1, P(m = 0) = rate, in training; ``y = x`` in prediction.
 
-    Inverted dropout (Srivastava et al. 2014, sec. 10). The mask of an entry is a hash of the layer's key, the
-    step and the position in the batch, so the same seed drops the same units on every device and any number of ranks.
+    Inverted dropout (Srivastava et al. 2014, sec. 10). The mask of an entry is a hash of the layer's key, the step and
+    the position in the batch, so the same seed drops the same units on every device and for any number of ranks.
 
     >>> layer = Dropout(0.5)
     >>> state = layer.init_state(np.random.default_rng(0))
@@ -59,7 +59,7 @@ class Dropout(StatefulLayer):
 
     @cached_property
     def threshold(self) -> int:
-        """The int32 below which a share ``rate`` of all lies."""
+        """The threshold below which an int32 is with probability ``rate``."""
         return int(self.rate * 2.0**32) - 2**31
 
     def state_specs(self) -> Counter:
@@ -84,7 +84,7 @@ class Dropout(StatefulLayer):
         return (dy if self.rate == 0.0 else dy * m), ABSENT
 
     def keep(self, xp: Namespace, state: Counter, shape: tuple[int, int]) -> Array:
-        """The entries that are kept: bool (..., rows, features)."""
+        """The mask of the entries that are kept: bool (..., rows, features)."""
         rows, features = shape
         row = xp.reshape(row_numbers(xp, rows), (rows, 1))
         column = xp.arange(features, dtype=xp.int32)

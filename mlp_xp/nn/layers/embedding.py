@@ -1,4 +1,4 @@
-"""A learned vector for each of a finite set of ids."""
+"""The embedding: a learned vector for each of a finite set of ids."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Table(NamedTuple):
 class Embedding(Layer):
     """``y = [E[i1], E[i2], ...]`` or ``y = E[i1] + E[i2] + ...`` for the ids of a row.
 
-    The input is integers of shape (rows, ids_per_row), the same for all models, or (models, rows, ids_per_row); the
-    output is (..., rows, width) with a width of ``ids_per_row * dim`` when concatenated and ``dim`` when summed (Bengio
-    et al. 2003, eq. 1).
+    The input contains integers from 0 to ``n_ids - 1``, with shape (rows, ids_per_row) for all models together or
+    (models, rows, ids_per_row). The output is (..., rows, width), where the width is ``ids_per_row * dim`` if the
+    vectors are concatenated (Bengio et al. 2003, eq. 1) and ``dim`` if they are summed.
 
     >>> layer = Embedding(1000, 16, ids_per_row=3)  # three words as 48 features
     >>> params = layer.init(np.random.default_rng(0))
@@ -46,7 +46,7 @@ class Embedding(Layer):
         )
 
     def width(self, n_in: int | None) -> int:
-        """Features of a row."""
+        """``ids_per_row * dim``, or ``dim`` if the vectors are summed."""
         check_width(self, self.ids_per_row, n_in)
         return self.dim * (self.ids_per_row if self.combine == "concat" else 1)
 
@@ -59,8 +59,8 @@ class Embedding(Layer):
         return Table(self.init_E(rng, (self.n_ids, self.dim), (self.n_ids, self.dim)))
 
     def forward(self, xp: Namespace, params: Table, ids: Array) -> tuple[Array, Array]:
-        """Rows of ``E``, side by side or summed; the cache is ``ids``."""
-        y = self._vectors(xp, params.E, _of_models(xp, ids))  # (..., rows * ids, dim)
+        """Rows of ``E``, concatenated or summed; the cache is ``ids``."""
+        y = self._vectors(xp, params.E, _flat_ids(xp, ids))  # (..., rows * ids, dim)
         models = y.shape[:-2]
         if self.combine == "concat":
             return xp.reshape(y, (*models, -1, self.ids_per_row * self.dim)), ids
@@ -71,7 +71,7 @@ class Embedding(Layer):
         if len(ids.shape) == 1:
             return xp.take(E, ids, axis=-2)
         ids = xp.astype(ids, xp.int64, copy=False)
-        first = self.n_ids * xp.arange(ids.shape[0], dtype=ids.dtype)  # of each model in all tables below each other
+        first = self.n_ids * xp.arange(ids.shape[0], dtype=ids.dtype)  # first row of each model's table
         places = xp.reshape(ids + xp.expand_dims(first, axis=-1), (-1,))
         return xp.reshape(xp.take(xp.reshape(E, (-1, self.dim)), places, axis=0), (*ids.shape, self.dim))
 
@@ -80,15 +80,15 @@ class Embedding(Layer):
         return None, self.gradient(xp, params, ids, dy)
 
     def gradient(self, xp: Namespace, params: Table, ids: Array, dy: Array) -> Table:
-        """``dE[i] =`` the sum of ``dy`` over the places with the id i, added in a fixed order on every device."""
+        """``dE[i]`` is the sum of ``dy`` over the positions with the id i, added in a fixed order on every device."""
         if self.combine == "sum":
             dy = xp.broadcast_to(xp.expand_dims(dy, axis=-2), (*dy.shape[:-1], self.ids_per_row, self.dim))
             dy = xp.reshape(dy, (*dy.shape[:-3], -1, self.dim))
         else:
             dy = xp.reshape(dy, (*dy.shape[:-2], -1, self.dim))
-        return Table(xp.segment_sum(dy, _of_models(xp, ids), self.n_ids))  # dy: (..., rows * ids, dim)
+        return Table(xp.segment_sum(dy, _flat_ids(xp, ids), self.n_ids))  # dy: (..., rows * ids, dim)
 
 
-def _of_models(xp: Namespace, ids: Array) -> Array:
-    """The ids of all rows, with the axis of models if there is one."""
+def _flat_ids(xp: Namespace, ids: Array) -> Array:
+    """The ids of all rows as one axis, behind the axis of models if there is one."""
     return xp.reshape(ids, (*ids.shape[:-2], -1))

@@ -1,4 +1,4 @@
-"""Layers that center and scale their input: over a row, over a batch, or by fixed numbers."""
+"""Layers that center and scale their input: over each row, over the batch, or by fixed numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Moments(NamedTuple):
 
 
 class Units(NamedTuple):
-    """The fixed numbers of `Rescale`."""
+    """The fixed shift and scale of `Rescale`."""
 
     shift: Array  # (..., 1, 1)
     scale: Array  # (..., 1, 1)
@@ -45,7 +45,7 @@ def _normalize(xp: Namespace, x: Array, mean: Array, var: Array, eps: float) -> 
 
 
 def _normalize_backward(z: Array, r: Array, dz: Array, mean_dz: Array, mean_dz_z: Array) -> Array:
-    """``dx = r (dz - mean(dz) - z mean(dz z))`` (Ioffe and Szegedy 2015, sec. 3, collected)."""
+    """``dx = r (dz - mean(dz) - z mean(dz z))`` (Ioffe and Szegedy 2015, sec. 3, terms collected)."""
     return r * (dz - mean_dz - z * mean_dz_z)
 
 
@@ -110,9 +110,9 @@ class LayerNorm(Layer):
 class BatchNorm(StatefulLayer):
     """``y = gamma z + beta`` with ``z = (x - mean) / sqrt(var + eps)`` (Ioffe and Szegedy 2015, algorithm 1).
 
-    In training the moments are those of the whole batch, whichever processes have its rows, and ``running += momentum
-    (batch - running)``, where the running variance is the unbiased one, as in PyTorch; in prediction they are the
-    running ones.
+    In training, mean and variance are those of the whole batch, even if its rows are divided among ranks, and the
+    running moments are updated: ``running += momentum (batch - running)``, with the unbiased variance, as in PyTorch.
+    In prediction, the running moments are used.
 
     >>> rng, layer = np.random.default_rng(0), BatchNorm(8)
     >>> x = rng.normal(5.0, 3.0, (100, 8))
@@ -188,7 +188,7 @@ class BatchNorm(StatefulLayer):
 class Rescale(StatefulLayer):
     """``y = (x - shift) scale`` with fixed numbers, for instance ``Rescale(scale=1 / 255)`` for pixels in bytes.
 
-    Use it as the first layer of a network on integer data: the data stay small and become floats batch by batch.
+    Use it as the first layer for integer data: the data stay in their small dtype and become floats batch by batch.
 
     >>> layer = Rescale(scale=1 / 255)
     >>> pixels, state = np.asarray([[0, 51, 255]], dtype=np.uint8), layer.init_state(np.random.default_rng(0))
@@ -205,18 +205,18 @@ class Rescale(StatefulLayer):
         conform(self, shift=FINITE, scale=FINITE)
 
     def state_specs(self) -> Units:
-        """Two numbers."""
+        """The shift and the scale."""
         return Units(Spec(1, 1), Spec(1, 1))
 
     def init_state(self, rng: Generator) -> Units:
-        """The numbers of the configuration, in the dtype of the network."""
+        """The shift and the scale of the configuration; the trainer casts them to the network's dtype."""
         return Units(
             Constant(self.shift)(rng, (1, 1), (1, 1)),
             Constant(self.scale)(rng, (1, 1), (1, 1)),
         )
 
     def forward(self, xp: Namespace, params: Tree, state: Units, x: Array, train: bool) -> tuple[Array, Array, Units]:
-        """The output, in the dtype of ``scale``, which is also the cache."""
+        """The output, in the dtype of ``scale``; the cache is ``scale``."""
         x = xp.astype(x, state.scale.dtype, copy=False)
         return (x if self.shift == 0.0 else x - state.shift) * state.scale, state.scale, state
 

@@ -8,7 +8,7 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -19,8 +19,6 @@ SMALL, LARGER = 16_384, 65_536
 """Elements up to which an array is packed; the second number is for updates of more than `MANY` operations."""
 MANY = 4
 """Operations of a short update: BLAS adds the product of the gradient to the array, which packing prevents."""
-IsNumber = Callable[[Value, tuple[int, ...]], bool]
-"""Whether an operand is one number for all elements of an array of that shape."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,16 +29,13 @@ class Chain:
     ops: tuple[Op, ...]
     outside: tuple[Value, ...]
     """The operands from outside the chain, other than carried arrays and numbers."""
+    numbers: tuple[Value, ...]
+    """The operands with a number for each matrix of a stack."""
     words: tuple[Any, ...]
     """The form of the chain: equal for two chains of the same operations on different arrays."""
 
 
-def is_single(v: Value, shape: tuple[int, ...]) -> bool:
-    """Whether ``v`` is 0-d."""
-    return v.shape == ()
-
-
-def is_number_of_model(v: Value, shape: tuple[int, ...]) -> bool:
+def is_number(v: Value, shape: tuple[int, ...]) -> bool:
     """Whether ``v`` is 0-d, or an argument of the loop with a number for each matrix of a stack of this shape."""
     source = v.root.source
     given = source is not None and source[0] in ("item", "const")
@@ -60,7 +55,7 @@ def packable(program: Program) -> frozenset[Op]:
 
     Decided as for one matrix of each stack, because a product that includes its update is rounded differently.
     """
-    found = (c for c in chains(program, is_number_of_model) if pays(c, prod(program.carry[c.slots[0]].shape[-2:])))
+    found = (c for c in chains(program) if pays(c, prod(program.carry[c.slots[0]].shape[-2:])))
     return frozenset(op for part in groups(found) for chain in part for op in chain.ops)
 
 
@@ -69,7 +64,7 @@ def pays(chain: Chain, size: int) -> bool:
     return size <= SMALL or (size <= LARGER and len(chain.ops) > MANY)
 
 
-def chains(program: Program, is_number: IsNumber) -> Iterator[Chain]:
+def chains(program: Program) -> Iterator[Chain]:
     """The chains of all updates; no two share an array or an operation."""
     order = {op: k for k, op in enumerate(program.ops)}
     slot_of = {v: k for k, v in enumerate(program.carry)}
@@ -77,20 +72,20 @@ def chains(program: Program, is_number: IsNumber) -> Iterator[Chain]:
     for k, (before, after) in enumerate(zip(program.carry, program.carry_out, strict=True)):
         if before is after or before.size == 0:
             continue
-        slots, ops = _reached(program, k, slot_of, order, is_number)
+        slots, ops = _reached(program, k, slot_of, order)
         for other in [f for f in found if f[0] & slots or f[1] & ops]:
             found.remove(other)
             slots, ops = slots | other[0], ops | other[1]
         if ops:
             found.append((slots, ops))
     for slots, ops in found:
-        chain = _checked(program, sorted(slots), sorted(ops, key=order.__getitem__), is_number)
+        chain = _checked(program, sorted(slots), sorted(ops, key=order.__getitem__))
         if chain is not None:
             yield chain
 
 
 def _reached(
-    program: Program, slot: int, slot_of: Mapping[Value, int], order: Mapping[Op, int], is_number: IsNumber
+    program: Program, slot: int, slot_of: Mapping[Value, int], order: Mapping[Op, int]
 ) -> tuple[set[int], set[Op]]:
     """The elementwise operations that lead to the new value in ``slot``, and the carried arrays they start from."""
     after = program.carry_out[slot]
@@ -100,26 +95,20 @@ def _reached(
         op = program.makers.get(v)
         if v in slot_of:
             slots.add(slot_of[v])
-        elif (
-            op is not None
-            and op in order
-            and v.shape == after.shape
-            and _is_elementwise(op, is_number)
-            and op not in ops
-        ):
+        elif op is not None and op in order and v.shape == after.shape and _is_elementwise(op) and op not in ops:
             ops.add(op)
             todo.extend(x for x in op.inputs if not is_number(x, after.shape))
     return slots, ops
 
 
-def _is_elementwise(op: Op, is_number: IsNumber) -> bool:
+def _is_elementwise(op: Op) -> bool:
     """Whether element k of the result depends only on element k of the operands and on numbers."""
     shape = op.out.shape
     whole = all(is_number(v, shape) or (v.shape == shape and v.is_contiguous) for v in op.inputs)
     return op.kind is Kind.ELEMENTWISE and op.out.shape != () and whole
 
 
-def _checked(program: Program, slots: Sequence[int], ops: Sequence[Op], is_number: IsNumber) -> Chain | None:
+def _checked(program: Program, slots: Sequence[int], ops: Sequence[Op]) -> Chain | None:
     """The chain, if no operation outside reads its intermediate results."""
     results = {op.out for op in ops}
     ends = [program.carry_out[k] for k in slots]
@@ -141,4 +130,5 @@ def _checked(program: Program, slots: Sequence[int], ops: Sequence[Op], is_numbe
                 outside.extend([] if number else [v])
         words.append((op.name, op["loop"], op.out.dtype, tuple((names[v], v.dtype) for v in op.inputs)))
         names[op.out] = ("result", len(words))
-    return Chain(tuple(slots), tuple(ops), tuple(outside), (*words, tuple(names[end] for end in ends)))
+    numbers = tuple(v for v, name in names.items() if name[0] == "number" and v.shape != ())
+    return Chain(tuple(slots), tuple(ops), tuple(outside), numbers, (*words, tuple(names[end] for end in ends)))

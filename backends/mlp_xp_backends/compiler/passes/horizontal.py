@@ -1,7 +1,7 @@
 """Horizontal fusion: the same update of many small arrays becomes one update of one long array.
 
 Carried arrays whose `chains` have the same form are stored in one 1-D array, and so are the other operands of the
-chains (their gradients).
+chains: gradients, and numbers that differ between the models of a stack, repeated for each element.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from mlp_xp_backends.compiler.passes.chains import Chain, chains, groups, is_single, pays
+import numpy as np
+
+from mlp_xp_backends.compiler.passes.chains import SMALL, Chain, chains, groups, pays
 from mlp_xp_backends.compiler.program import Kind, Op, Program, Value, new_value
+from mlp_xp_backends.compiler.tape import Tape
 
 
 def horizontal_fusion(program: Program) -> Program:
     """Pack the small arrays whose chains have the same form; all results keep their bits."""
-    packed = groups(c for c in chains(program, is_single) if pays(c, program.carry[c.slots[0]].size))
+    packed = groups(c for c in chains(program) if _pays(c, program.carry[c.slots[0]].size))
     parts: dict[Value, Value] = {}
     for alike in packed:
         program = _merged(program, alike, parts)
@@ -28,6 +31,11 @@ def horizontal_fusion(program: Program) -> Program:
         carry_out=tuple(program.carry_out[k] for k in kept),
         members=tuple(program.members[k] for k in kept),
     ).substituted(parts)
+
+
+def _pays(chain: Chain, size: int) -> bool:
+    """Whether packing is faster; numbers of models are memory to read, too."""
+    return pays(chain, size) and (size <= SMALL or not chain.numbers)
 
 
 def _merged(program: Program, alike: Sequence[Chain], parts: dict[Value, Value]) -> Program:
@@ -44,7 +52,7 @@ def _merged(program: Program, alike: Sequence[Chain], parts: dict[Value, Value])
             part = replace(new_value(shape, whole.dtype), base=whole, offset=start * whole.dtype.itemsize)
             parts[program.carry[chain.slots[position]]] = part
             views.append(Op(Kind.VIEW, "part", (whole,), part, {"args": (start,)}))
-    inserted = list(_packed_ops(alike, packed, bounds[-1]))
+    inserted = list(_packed_ops(alike, shapes, packed, bounds[-1]))
     gone = {op for chain in alike for op in chain.ops}
     last = max(k for k, op in enumerate(program.ops) if op in gone)
     ops = [*views, *program.ops[:last], *inserted, *program.ops[last + 1 :]]
@@ -57,11 +65,17 @@ def _merged(program: Program, alike: Sequence[Chain], parts: dict[Value, Value])
     )
 
 
-def _packed_ops(alike: Sequence[Chain], packed: dict[Value, Value], size: int) -> Iterable[Op]:
+def _packed_ops(
+    alike: Sequence[Chain], shapes: Sequence[tuple[int, ...]], packed: dict[Value, Value], size: int
+) -> Iterable[Op]:
     """The packs of the operands, and the operations of the first chain on the packs; adds to ``packed``."""
+    tape = Tape()
     for inputs in zip(*(chain.outside for chain in alike), strict=True):
-        out = packed[inputs[0]] = new_value((size,), inputs[0].dtype)
-        yield Op(Kind.PACK, "", inputs, out)
+        packed[inputs[0]] = tape.emit(Kind.PACK, "", inputs)
+    for v in alike[0].numbers:
+        repeated = [tape.view("broadcast_to", np.broadcast_to, v, shape) for shape in shapes]
+        packed[v] = tape.emit(Kind.PACK, "", repeated)
+    yield from tape.ops
     for op in alike[0].ops:
         out = packed[op.out] = new_value((size,), op.out.dtype)
         yield replace(op, inputs=tuple(packed.get(v, v) for v in op.inputs), out=out)

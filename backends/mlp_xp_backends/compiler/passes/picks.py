@@ -40,7 +40,7 @@ def _without(program: Program, hot: Op) -> Program:
         last = (len(op.out.shape) - 1,)
         if op.name != "multiply" or total is None or total.name != "sum" or total.kind is not Kind.REDUCE:
             return program
-        if total["axes"] != last or total["keepdims"] or total.out.dtype != op.out.dtype:
+        if total["axes"] != last or total.out.dtype != op.out.dtype:
             return program
         new[total] = (Kind.TAKE, others[0])
     if hot.out in program.kept or source is None or ids.dtype == np.uint64 or not new:
@@ -55,6 +55,7 @@ def _without(program: Program, hot: Op) -> Program:
         places = _places(tape, ids, z.shape[:-1], n)
         if kind is Kind.TAKE:
             z = tape.view("reshape", np.reshape, z, (z.size,))
+            places = tape.view("reshape", np.reshape, places, op.out.shape)
         options = {"axis": 0} if kind is Kind.TAKE else {}
         ops += [*tape.ops, Op(kind, "", (z, places), op.out, options)]
     bounds = program.bounds | {(*source, n)}
@@ -70,4 +71,4 @@ def _places(tape: Tape, ids: Value, shape: tuple[int, ...], n: int) -> Value:
     """Positions of the columns ``ids`` among the flat elements of rows of length ``n``."""
     starts = tape.constant(np.arange(prod(shape)).reshape(shape) * n)
     loop = (np.dtype(np.intp), np.dtype(np.intp))
-    return tape.emit(Kind.ELEMENTWISE, "add", (starts, ids), shape, np.intp, loop=loop)
+    return tape.emit(Kind.ELEMENTWISE, "add", (starts, ids), loop[0], loop=loop)

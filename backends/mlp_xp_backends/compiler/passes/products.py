@@ -49,7 +49,7 @@ class Fusion:
         op = self.made.get(v)
         if op is not None and op.name == "multiply" and _uniform(op) and self.program.only_reader(v) is not None:
             for y, s in (op.inputs, op.inputs[::-1]):
-                if is_number(s, v) and y.shape == v.shape:
+                if is_factor(s, v) and y.shape == v.shape:
                     return s, y
         return None, v
 
@@ -78,7 +78,7 @@ class _Products(Fusion):
             if product is None or p.shape != op.out.shape:
                 continue
             if op.name == "multiply":
-                if is_number(c, op.out) and product.kind is Kind.MATMUL:
+                if is_factor(c, op.out) and product.kind is Kind.MATMUL:
                     return Op(Kind.GEMM, "", (*product.inputs, c), op.out)
                 continue
             alpha = product.inputs[2] if product.kind is Kind.GEMM else self.number(1, op.out)
@@ -96,7 +96,7 @@ class _Products(Fusion):
         return op if len(op.inputs) <= 3 and all(min(x.shape[-2:]) > 1 for x in op.inputs[:2]) else None
 
 
-def is_number(s: Value, of: Value) -> bool:
+def is_factor(s: Value, of: Value) -> bool:
     """Whether ``s`` is 0-d or has a number for each matrix of a stack such as ``of``."""
     return s.shape == () or (s.shape[-2:] == (1, 1) and s.shape[:-2] in ((), of.shape[:-2]))
 

@@ -6,44 +6,72 @@ from dataclasses import replace
 
 import numpy as np
 
-from mlp_xp_backends.compiler.program import Kind, Op, Program, Value, new_value
+from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
 from mlp_xp_backends.compiler.tape import Tape
 
 DTYPES = (np.float32, np.float64)
 SHORT = 64
 """Columns up to which rows are summed by products; NumPy is as fast on longer ones."""
+BLOCK = 10_000
+"""Elements of one product of two vectors: OpenBLAS divides longer ones between its threads, which changes the bits."""
 
 
 def sums_as_products(program: Program) -> Program:
-    """Rewrite ``sum(x, axis=-2)`` as ``1' x``, and ``sum(x, axis=-1, keepdims=True)`` of short rows as ``x 1``.
+    """Rewrite sums over rows, over short rows and of squares as products.
 
-    Equal up to rounding. A matrix of a stack is summed like a matrix alone, so that both give the same bits. Sums of
-    vectors are not rewritten, because a stack of vectors looks like a matrix.
+    ``sum(x, axis=-2)`` becomes ``1' x``, ``sum(x, axis=-1, keepdims=True)`` of short rows ``x 1``, and
+    ``sum(x * y, axis=(-2, -1))`` a product of vectors. Equal up to rounding. A matrix of a stack is summed like a
+    matrix alone, so that both give the same bits; sums of vectors are not rewritten, because a stack of vectors looks
+    like a matrix.
     """
     tape, ops, seen = Tape(), [], {}
     for op in program.ops:
-        if not _fits(op):
-            ops.append(op)
-            continue
-        (x,), (rows, columns) = op.inputs, op.inputs[0].shape[-2:]
-        over_rows = op["axes"] == (len(x.shape) - 2,)
-        ones = tape.constant(np.ones((1, rows) if over_rows else (columns, 1), x.dtype))
-        shape = (*x.shape[:-2], 1, columns) if over_rows else (*x.shape[:-1], 1)
-        product = new_value(shape, x.dtype)
-        ops.append(Op(Kind.MATMUL, "matmul", (ones, x) if over_rows else (x, ones), product))
-        if op["keepdims"]:
-            seen[op.out] = product
-        else:
-            seen[op.out] = Value(op.out.shape, x.dtype, op.out.strides, product)
-            ops.append(Op(Kind.VIEW, "squeeze", (product,), seen[op.out], {"args": (-2,)}))
-    return replace(program, ops=tuple(ops)).substituted(seen)
+        known, product = len(tape.ops), _product(program, tape, op)
+        if product is not None:
+            same = product.shape == op.out.shape
+            seen[op.out] = product if same else tape.view("reshape", np.reshape, product, op.out.shape)
+        ops += [op] if product is None else tape.ops[known:]
+    summed = replace(program, ops=tuple(ops)).substituted(seen)
+    return summed.with_ops(summed.ops)  # without the squares
 
 
-def _fits(op: Op) -> bool:
+def _product(program: Program, tape: Tape, op: Op) -> Value | None:
+    """The product that equals this sum, if there is one."""
     if op.kind is not Kind.REDUCE or op.name != "sum" or op.out.dtype not in DTYPES:
-        return False
-    (x,) = op.inputs
-    n = len(x.shape)
+        return None
+    (x,), n = op.inputs, len(op.inputs[0].shape)
     if n < 2 or x.size == 0 or x.dtype != op.out.dtype:
-        return False
-    return op["axes"] == (n - 2,) or (op["axes"] == (n - 1,) and op["keepdims"] and x.shape[-1] <= SHORT)
+        return None
+    *stack, rows, columns = x.shape
+    if op["axes"] == (n - 2,):
+        return _over_rows(tape, x)
+    if op["axes"] == (n - 1,) and op["keepdims"] and columns <= SHORT:
+        return _matmul(tape, x, tape.constant(np.ones((columns, 1), x.dtype)))
+    factors = _factors(program, x)
+    if op["axes"] != (n - 2, n - 1) or not factors or columns > BLOCK:
+        return None
+    blocks = next(k for k in range(1, rows + 1) if rows % k == 0 and rows // k * columns <= BLOCK)
+    size = rows // blocks * columns
+    row, column = (
+        tape.view("reshape", np.reshape, v, (*stack, blocks, *shape))
+        for v, shape in zip(factors, ((1, size), (size, 1)), strict=True)
+    )
+    sums = tape.view("reshape", np.reshape, _matmul(tape, row, column), (*stack, blocks, 1))
+    return sums if blocks == 1 else _over_rows(tape, sums)
+
+
+def _matmul(tape: Tape, a: Value, b: Value) -> Value:
+    return tape.emit(Kind.MATMUL, "matmul", (a, b))
+
+
+def _over_rows(tape: Tape, x: Value) -> Value:
+    return _matmul(tape, tape.constant(np.ones((1, x.shape[-2]), x.dtype)), x)
+
+
+def _factors(program: Program, x: Value) -> tuple[Value, ...]:
+    """The factors of which ``x`` is the elementwise product and nothing else, both contiguous; none otherwise."""
+    maker = program.makers.get(x)
+    if maker is None or maker.name != "multiply" or program.only_reader(x) is None:
+        return ()
+    alike = all(v.shape == x.shape and v.dtype == x.dtype and v.is_contiguous for v in maker.inputs)
+    return maker.inputs if alike else ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -19,13 +19,16 @@ from typing import Any
 
 import numpy as np
 
+from mlp_xp_backends.compiler.targets.cpu.parts import EXACT, MOST, Product, multiplications, parts
 from mlp_xp_backends.typing import HostArray
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 """A function and the arguments of every call."""
 
 SPLIT = 8_000_000
-"""Multiplications of a product from which several cores are faster than one."""
+"""Multiplications of the largest product of a program from which several cores are faster than one."""
+COLUMN_MAJOR, NORMAL, TRANSPOSED = 102, 111, 112
+"""Numbers of cblas.h."""
 LETTER: dict[np.dtype[Any], str] = {np.dtype(np.float32): "s", np.dtype(np.float64): "d"}
 
 
@@ -38,12 +41,7 @@ class Blas:
 
     def __init__(self, library: Any, pattern: str, integer: Any) -> None:
         self._integer = integer
-        self._gemm = {dtype: library[pattern.format(letter + "gemm")] for dtype, letter in LETTER.items()}
-        self._axpby = {
-            dtype: getattr(library, pattern.format(letter + "axpby"), None) for dtype, letter in LETTER.items()
-        }
-        for f in (*self._gemm.values(), *filter(None, self._axpby.values())):
-            f.restype = None
+        self._gemm, self._axpby = (_routines(library, pattern, name) for name in ("gemm", "axpby"))
 
     @property
     def threads(self) -> int:
@@ -51,11 +49,11 @@ class Blas:
         return 0
 
     def on_one_core(self) -> AbstractContextManager[None]:
-        """Run each product inside on one thread."""
+        """Run each product inside on one thread, except those of `divided`."""
         return nullcontext()
 
     def gemm(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
-        """``c <- alpha a b + beta c`` for matrices; ``None`` if BLAS does not support one of the layouts.
+        """``c <- alpha a b + beta c`` for matrices; `None` if BLAS does not support one of the layouts.
 
         ``alpha`` and ``beta`` are arrays of one element, read at every call. The caller keeps all arrays alive.
         """
@@ -67,13 +65,21 @@ class Blas:
         sizes = (i(c.shape[1]), i(c.shape[0]), i(a.shape[1]))  # row-major c = a b is column-major c' = b' a'
         return f, (_char(tb), _char(ta), *sizes, p(alpha), p(b), i(ldb), p(a), i(lda), p(beta), p(c), i(ldc))
 
+    def divided(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
+        """See `gemm`; on the threads of the library, also inside `on_one_core`."""
+        return self.gemm(c, a, b, alpha, beta)
+
     def axpby(self, y: HostArray, x: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
-        """``y <- alpha x + beta y`` for contiguous arrays; ``None`` if the library has no such function."""
+        """``y <- alpha x + beta y`` for contiguous arrays; `None` if the library has no such function."""
         f = self._axpby.get(y.dtype)
         if f is None:
             return None
         i, p = self._int, _pointer
         return f, (i(y.size), p(alpha), p(x), i(1), p(beta), p(y), i(1))
+
+    def prefers_rows(self, a: HostArray, b: HostArray) -> bool:
+        """Whether NumPy computes ``a b`` faster with a copy of ``b``, a transposed matrix, in row-major order."""
+        return False
 
     def _int(self, n: int) -> Any:
         return ctypes.byref(self._integer(n))
@@ -83,12 +89,22 @@ class OpenBlas(Blas):
     """OpenBLAS, whose number of threads is a setting of the whole process."""
 
     name = "OpenBLAS"
+    QUARTERS = 16_000_000
+    """Multiplications of a product from which a batch has `MOST` parts, where their number is fixed, otherwise two."""
+    SMALL = 1_000_000
+    """Multiplications below which OpenBLAS has code of its own for small matrices on some processors.
+
+    Such a product in a batch ends the process (OpenBLAS #5980).
+    """
 
     def __init__(self, library: Any, pattern: str, integer: Any, in_parts: bool = False) -> None:
         super().__init__(library, pattern, integer)
         self.in_parts = in_parts
-        names = (pattern.format(f"openblas_{verb}_num_threads") for verb in ("get", "set"))
-        self._threads: list[Any] = [getattr(library, name, None) for name in names]
+        self._gemm_batch = _routines(library, pattern.replace("{}_", "cblas_{}"), "gemm_batch")
+        core = library[pattern.replace("{}_", "{}").format("openblas_get_corename")]
+        core.restype = ctypes.c_char_p
+        self._core = core().decode()
+        self._get, self._put = (library[pattern.format(f"openblas_{verb}_num_threads")] for verb in ("get", "set"))
         self._lock, self._inside, self._before = Lock(), 0, 0
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
@@ -96,36 +112,82 @@ class OpenBlas(Blas):
     @property
     def threads(self) -> int:
         """OpenBLAS's own number: ``OPENBLAS_NUM_THREADS``, or by default the number of cores."""
-        get, put = self._threads
-        if get is None or put is None:
-            return 0
-        return self._before if self._inside else int(get())
+        return self._before if self._inside else int(self._get())
 
     @contextmanager
     def on_one_core(self) -> Iterator[None]:
         """See `Blas.on_one_core`. Products that other threads of the process call meanwhile use one core, too."""
-        get, put = self._threads
-        if get is None or put is None:
-            yield
-            return
         with self._lock:
-            self._before = self._before if self._inside else get()
+            self._before = self._before if self._inside else self._get()
             self._inside += 1
-            put(ctypes.byref(ctypes.c_int(1)))
+            self._set(1)
         try:
             yield
         finally:
             with self._lock:
                 self._inside -= 1
                 if not self._inside:
-                    put(ctypes.byref(ctypes.c_int(self._before)))
+                    self._set(self._before)
+
+    def divided(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
+        """See `Blas.divided`; in `parts` on up to `MOST` threads, and on more if the kernels are `EXACT`."""
+        whole, exact = self.gemm(c, a, b, alpha, beta), LETTER[c.dtype] in EXACT.get(self._core, "")
+        pieces = parts(c, a, b, self.threads if exact else MOST if multiplications(c, a) >= self.QUARTERS else 2)
+        if whole is None or len(pieces) == 1 or min(multiplications(z, x) for z, x, _ in pieces) <= self.SMALL:
+            return whole
+        scales = np.empty((2, len(pieces), 1), c.dtype)
+        return self._run_divided, (whole, self._batch(pieces, scales), scales, alpha, beta, exact)
+
+    def _batch(self, products: Sequence[Product], scales: HostArray) -> Call:
+        """One call for all products, scaled by alphas and betas; each is computed by one thread."""
+        (_, c, ldc), (ta, a, lda), (tb, b, ldb) = map(self._columns, zip(*products, strict=True))
+        sizes = zip(*((*c.shape, a.shape[1]) for c, a, _ in products), strict=True)
+        rows, columns, terms = map(self._ints, sizes)
+        alphas, betas = (scale.ctypes.data_as(ctypes.c_void_p) for scale in scales)
+        count, ones, order = self._integer(len(products)), self._ints([1] * len(products)), ctypes.c_int(COLUMN_MAJOR)
+        args = (order, tb, ta, columns, rows, terms, alphas, b, ldb, a, lda, betas, c, ldc, count, ones)
+        return self._gemm_batch[scales.dtype], args
+
+    def _columns(self, arrays: Sequence[HostArray]) -> tuple[Any, Any, Any]:
+        """How BLAS reads each of these arrays, their addresses and their leading dimensions."""
+        ways, n = [way for way in map(_way, arrays) if way is not None], len(arrays)
+        flags = (ctypes.c_int * n)(*(NORMAL if letter == b"N" else TRANSPOSED for letter, _ in ways))
+        return flags, (ctypes.c_void_p * n)(*(x.ctypes.data for x in arrays)), self._ints([ld for _, ld in ways])
+
+    def _ints(self, numbers: Sequence[int]) -> Any:
+        return (self._integer * len(numbers))(*numbers)
+
+    def _run_divided(
+        self, whole: Call, batch: Call, scales: HostArray, alpha: HostArray, beta: HostArray, exact: bool
+    ) -> None:
+        f, args = batch if exact or self.threads <= MOST else whole
+        scales[0], scales[1] = alpha, beta
+        with self._lock:  # no other run begins as long as there are several threads
+            alone = self._inside == 1
+            if alone:
+                self._set(self._before)
+                try:
+                    f(*args)
+                finally:
+                    self._set(1)
+        if not alone:
+            f(*args)
+
+    def _set(self, threads: int) -> None:
+        self._put(ctypes.byref(ctypes.c_int(threads)))
+
+    def prefers_rows(self, a: HostArray, b: HostArray) -> bool:
+        """See `Blas.prefers_rows`: so it is in OpenBLAS's code for small matrices, which it has for AVX-512."""
+        small = a.shape[-2] * a.shape[-1] * b.shape[-1] < self.SMALL and b.dtype in LETTER
+        avx512 = self._core in ("SkylakeX", "Cooperlake", "SapphireRapids")
+        return avx512 and small and b.strides[-2] == b.itemsize < b.strides[-1]
 
     def _after_fork(self) -> None:
         """Reset the state: no run is in progress in a forked process."""
         self._lock = Lock()
         if self._inside:
             self._inside = 0
-            self._threads[1](ctypes.byref(ctypes.c_int(self._before)))
+            self._set(self._before)
 
 
 class Mkl(Blas):
@@ -198,6 +260,14 @@ def mkl() -> Blas | None:
         except (OSError, AttributeError):
             continue
     return None
+
+
+def _routines(library: Any, pattern: str, name: str) -> dict[np.dtype[Any], Any]:
+    """The routine of each precision."""
+    found = {dtype: library[pattern.format(letter + name)] for dtype, letter in LETTER.items()}
+    for f in found.values():
+        f.restype = None
+    return found
 
 
 def _naming(library: ctypes.CDLL) -> tuple[str, Any]:

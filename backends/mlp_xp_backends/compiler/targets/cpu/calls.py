@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlp_xp_backends.compiler.passes.sums import SHORT
 from mlp_xp_backends.compiler.program import Kind, Op, Value
-from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, SPLIT, Blas, Call
+from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.ids import OneHot, SumById
-from mlp_xp_backends.compiler.targets.cpu.team import TEAM, parts
+from mlp_xp_backends.compiler.targets.cpu.parts import LEAST, MOST, multiplications, parts
+from mlp_xp_backends.compiler.targets.cpu.team import TEAM
 from mlp_xp_backends.typing import HostArray
 
+QUARTERS = 64_000_000
+"""Multiplications of a product from which a team computes it in `MOST` parts, otherwise in two."""
 ONE_BY_ONE = 32_768
 """Elements of one-hot rows from which moving the ones is faster than comparing with every number."""
 
+SMALL, INNER = 262_144, 128
+"""Multiplications and columns of ``a`` up to which the products of a stack are one call."""
 ONE = {dtype: np.ones((), dtype) for dtype in LETTER}
 ZERO = {dtype: np.zeros((), dtype) for dtype in LETTER}
 
@@ -29,7 +35,9 @@ class Machine(NamedTuple):
     """The array of each value."""
     blas: Blas | None
     threads: int
-    """The threads to divide work between; 0 if the BLAS runs its products on threads of its own."""
+    """The threads of the `Team` to divide work between; 0 if they are those of the BLAS."""
+    small: bool
+    """Whether all work is done on one core."""
     checked: frozenset[int]
     """The items whose row numbers were checked before the loop."""
 
@@ -76,18 +84,37 @@ def _where(op: Op, m: Machine) -> list[Call]:
 
 def _matmul(op: Op, m: Machine) -> list[Call]:
     a, b, out = *map(m.at, op.inputs), m.at(op.out)
-    large = out.dtype in LETTER and out.shape[-1] * out.shape[-2] * a.shape[-1] >= SPLIT
+    large = out.dtype in LETTER and prod(out.shape[-2:]) * a.shape[-1] >= 2 * LEAST and not m.small
     found = _products(m, out, a, b, ONE[out.dtype], ZERO[out.dtype]) if large else None
-    return [(np.matmul, (a, b, out))] if found is None else found
+    if found is not None:
+        return found
+    if m.blas is None or not m.blas.prefers_rows(a, b):
+        return [(np.matmul, (a, b, out))]
+    rows = np.empty(b.shape, b.dtype)
+    return [copied(rows, b), (np.matmul, (a, rows, out))]
 
 
 def _gemm(op: Op, m: Machine) -> list[Call]:
     a, b, alpha, *rest = op.inputs
     out, x, y, scale = m.at(op.out), m.at(a), m.at(b), m.at(alpha)
+    if len(rest) == 2 and _is_sum_of_small(op, m):
+        return [(np.matmul, (x, y, out)), (np.add, (out, m.at(rest[1]), out))]
     beta = m.at(rest[0]) if rest else ZERO[op.out.dtype]
     first = _begun(op, rest[1], m) if rest else []
     found = _products(m, out, x, y, scale, beta)
     return first + (found or [(partial(_gemm_of_numpy, out, x, y), (scale, beta if rest else None))])
+
+
+def _is_sum_of_small(op: Op, m: Machine) -> bool:
+    """Whether this is ``a b + c`` for a stack of small matrices, of which NumPy multiplies all in one call.
+
+    The bits are those of a gemm for each matrix: BLAS adds the finished sum over so few columns of ``a`` to ``c``.
+    """
+    a, _, alpha, beta, c = op.inputs
+    rows, columns, inner = *op.out.shape[-2:], a.shape[-1]
+    small = prod(op.out.shape[:-2]) > 1 and inner <= INNER and rows * columns * inner <= SMALL
+    ones = all(s.constant is not None and s.constant == 1 for s in (alpha, beta))
+    return small and ones and not np.may_share_memory(m.at(c), m.at(op.out))
 
 
 def _products(
@@ -100,12 +127,12 @@ def _products(
     a, b = (np.broadcast_to(x, (*stack, *x.shape[-2:])) for x in (a, b))
     alpha, beta = (np.broadcast_to(s, (*stack, 1, 1)) for s in (alpha, beta))
     for k in np.ndindex(stack):
-        pieces = parts(c[k], a[k], b[k]) if m.threads else [(c[k], a[k], b[k])]
-        calls = [m.blas.gemm(z, x, y, alpha[k], beta[k]) for z, x, y in pieces]
-        ready = [call for call in calls if call is not None]
-        if len(ready) < len(calls):
+        of_part = m.blas.gemm if m.small or m.threads else m.blas.divided
+        pieces = parts(c[k], a[k], b[k], (MOST if multiplications(c[k], a) >= QUARTERS else 2) if m.threads else 1)
+        calls = [call for x, y, z in pieces if (call := of_part(x, y, z, alpha[k], beta[k])) is not None]
+        if len(calls) < len(pieces):
             return None
-        found += ready if len(ready) == 1 or m.threads == 1 else [TEAM.call([[call] for call in ready])]
+        found += calls if len(calls) == 1 or m.threads == 1 else [TEAM.call([[call] for call in calls])]
     return found
 
 
@@ -222,7 +249,6 @@ REDUCTIONS: dict[str, np.ufunc] = {
 }
 CALLS: dict[Kind, Callable[[Op, Machine], list[Call]]] = {
     Kind.ELEMENTWISE: _elementwise,
-    Kind.CAST: _copy,
     Kind.COPY: _copy,
     Kind.WHERE: _where,
     Kind.MATMUL: _matmul,

@@ -9,14 +9,15 @@ import ctypes
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
+Environment = ctypes.c_uint32 * 8
+"""The ``fenv_t`` of x86-64 Linux: seven words of the x87 unit, and MXCSR."""
+MXCSR = 7
 FLUSH = 0x8040
 """The bits of MXCSR that flush denormal results and operands to zero (Intel SDM, vol. 1, sec. 10.2.3)."""
-MXCSR = slice(28, 32)
-"""The bytes of MXCSR in the ``fenv_t`` of x86-64 Linux, after seven words of the x87 unit."""
 
 
 @contextmanager
@@ -26,11 +27,10 @@ def flushed() -> Iterator[None]:
     if library is None:
         yield
         return
-    before, inside = (ctypes.c_ubyte * 32)(), (ctypes.c_ubyte * 32)()
+    before, inside = Environment(), Environment()
     library.fegetenv(before)
-    ctypes.memmove(inside, before, 32)
-    word = int.from_bytes(before[MXCSR], "little") | FLUSH
-    inside[MXCSR] = list(word.to_bytes(4, "little"))
+    library.fegetenv(inside)
+    inside[MXCSR] |= FLUSH
     library.fesetenv(inside)
     try:
         yield
@@ -40,10 +40,7 @@ def flushed() -> Iterator[None]:
 
 @cache
 def _library() -> Any:
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        return None
-    try:
-        library = ctypes.CDLL("libm.so.6")  # of glibc: musl's layout of ``fenv_t`` may be another one
-    except OSError:
-        return None
-    return library if hasattr(library, "fegetenv") and hasattr(library, "fesetenv") else None
+    if sys.platform == "linux" and platform.machine() == "x86_64":
+        with suppress(OSError):
+            return ctypes.CDLL("libm.so.6")  # of glibc: musl's layout of ``fenv_t`` may be another one
+    return None

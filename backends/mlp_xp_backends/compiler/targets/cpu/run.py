@@ -25,8 +25,9 @@ from mlp_xp_backends.compiler.targets.cpu.blas import SPLIT, Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.calls import Machine, copied
 from mlp_xp_backends.compiler.targets.cpu.denormals import flushed
 from mlp_xp_backends.compiler.targets.cpu.memory import plan_memory, separate
+from mlp_xp_backends.compiler.targets.cpu.parts import MOST
 from mlp_xp_backends.compiler.targets.cpu.shares import largest_product, pays, shared_calls
-from mlp_xp_backends.compiler.targets.cpu.team import MOST, TEAM
+from mlp_xp_backends.compiler.targets.cpu.team import TEAM
 from mlp_xp_backends.trees import leaves, unflatten
 from mlp_xp_backends.typing import HostArray, Tree
 
@@ -102,9 +103,7 @@ class Runner:
                 self.threads = threads
                 carried = self._bind(carried, given)
             outs = [np.empty((n, *v.shape), v.dtype) for v in self.program.outs]
-            # only OpenBLAS on its own threads keeps their number
-            own = self.blas is not None and not self.is_small and threads == 0 and self.blas.threads > 0
-            one_core = nullcontext() if self.blas is None or own else self.blas.on_one_core()
+            one_core = nullcontext() if self.blas is None else self.blas.on_one_core()
             with flushed(), one_core, TEAM.led(threads), np.errstate(all="ignore"):
                 self._run(n, stacks, outs)
         return unflatten(trees[0], iter(carried)), unflatten(trees[1], iter(outs))
@@ -151,7 +150,7 @@ class Runner:
                 known[v] = _lent(address(v.root) + v.offset, v)
             return known[v]
 
-        machine, program = Machine(at, self.blas, self.threads, self.checked), self.program
+        machine, program = Machine(at, self.blas, self.threads, self.is_small, self.checked), self.program
         self.each: list[Call] = shared_calls(program.ops, machine)
         self.last = [copied(at(program.carry[k]), at(program.carry_out[k])) for k in self.plan.copies]
         self.outs = [at(v) for v in program.outs]

@@ -13,7 +13,7 @@ from mlp_xp_backends.compiler.targets.cpu.calls import Machine, calls
 from mlp_xp_backends.compiler.targets.cpu.team import TEAM
 from mlp_xp_backends.typing import HostArray
 
-ROWWISE = (Kind.ELEMENTWISE, Kind.AXPBY, Kind.CAST, Kind.COPY, Kind.WHERE)
+ROWWISE = (Kind.ELEMENTWISE, Kind.AXPBY, Kind.COPY, Kind.WHERE)
 LARGE = 200_000
 """Elements of a result from which threads that compute parts of it rarely wait for the interpreter lock."""
 ENOUGH = 1_000_000

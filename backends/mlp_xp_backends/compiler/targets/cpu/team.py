@@ -2,7 +2,7 @@
 
 The threads of a BLAS wait for one another by spinning, which on a busy machine costs far more than the share of the
 other process. Here each part is a single-threaded call, idle threads sleep, and a thread that is late leaves parts to
-the others. The parts of a product depend only on its shape, so that the bits do not depend on the number of threads.
+the others.
 """
 
 from __future__ import annotations
@@ -18,29 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp_backends.compiler.targets.cpu.blas import SPLIT, Call
+from mlp_xp_backends.compiler.targets.cpu.blas import Call
 from mlp_xp_backends.compiler.targets.cpu.denormals import flushed
-from mlp_xp_backends.typing import HostArray
-
-MOST = 4
-"""The largest number of parts of a product."""
-TILE = 8
-"""The rows or columns of all parts but the last are multiples of this."""
 
 Share = Sequence[Call]
 """Calls that one thread runs in order."""
-Product = tuple[HostArray, HostArray, HostArray]
-"""The arrays of ``c = a b``."""
-
-
-def parts(c: HostArray, a: HostArray, b: HostArray) -> list[Product]:
-    """Split ``c = a b`` into products of blocks along the longer side of ``c``."""
-    (rows, columns), work, n = c.shape, c.size * a.shape[1], 1
-    while n < MOST and work >= SPLIT * n**3:
-        n *= 2
-    by_row, tiles = rows >= columns, -(-max(rows, columns) // TILE)
-    cuts = [slice(k * tiles // n * TILE, (k + 1) * tiles // n * TILE) for k in range(n)]
-    return [(c[cut], a[cut], b) if by_row else (c[:, cut], a, b[:, cut]) for cut in cuts]
 
 
 class Worker:

@@ -1,7 +1,8 @@
-"""Recorded programs on a CUDA device, as few generated kernels between the products of cuBLAS.
+"""Recorded programs on a CUDA device: a few generated kernels between the matrix products of cuBLAS.
 
-`lower` leaves out views and adds the copies that store results, `fuse` gathers operations into nests of loops (with
-`access`: who reads what at which indices), `schedule` puts nests that do not wait for each other into one launch, and
-`emit` has `kernels` and `elements` write the source of each (with the `prelude` and the `functions` of NumPy). All that
-needs no device. `launch` runs it, with `products` by cuBLAS or by `lt`, and `graph` records it as a CUDA graph.
+`lower` removes views and adds the copies that store results. `fuse` gathers operations into nests of loops; `access`
+determines which operation reads what at which indices. `schedule` puts independent nests into one launch. `emit` calls
+`kernels` and `elements` to write the source of each kernel, with the common `prelude` and NumPy's `functions`. None of
+these needs a device. `launch` runs the result, with `products` by cuBLAS or by cuBLASLt (`lt`), and `graph` records it
+as a CUDA graph.
 """

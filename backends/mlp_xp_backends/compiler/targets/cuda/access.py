@@ -1,8 +1,8 @@
-"""Along which axes an operation reads and writes: what decides whether two can share a loop.
+"""The axes along which an operation reads and writes, which determine whether two operations can share a loop.
 
-The space of an operation has one axis for each index of its loops: the axes of the result, or, for a reduction, those
-of the operand. A read is pointwise if each point of the space needs one element, the one at the point's own indices;
-everything else, such as a transpose or the rows that a gather picks, is looked up in memory.
+The space of an operation has one axis for each index of its loops: the axes of the result or, for a reduction, those
+of the operand. A read is pointwise if each point of the space needs one element, the one at the point's own indices.
+All other operands, such as a transpose or the table of a gather, are looked up in memory.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from math import prod
 from mlp_xp_backends.compiler.program import Kind, Op, Value
 
 Axes = tuple[int | None, ...]
-"""For each axis of a value the axis of a space that its index runs along, None where the index is always 0."""
+"""For each axis of a value, the corresponding axis of a space, or None if the index is always 0."""
 
-POINTWISE = {Kind.ELEMENTWISE, Kind.CAST, Kind.COPY, Kind.WHERE, Kind.TAKE, Kind.ONE_HOT, Kind.SEGMENT_SUM}
+POINTWISE = {Kind.ELEMENTWISE, Kind.COPY, Kind.WHERE, Kind.TAKE, Kind.ONE_HOT, Kind.SEGMENT_SUM}
 """Kinds whose space is that of the result."""
 FOLDING = {Kind.REDUCE, Kind.ARG}
 ORDER = Kind.CALL
-"""Made of the ids of a sum by segments: (..., 2, rows), the ids in rising order and the rows that they are of."""
+"""Sorts the ids of a segment sum: (..., 2, rows), the ids in ascending order and the rows from which they come."""
 
 
 def space(op: Op) -> tuple[int, ...]:
@@ -36,12 +36,12 @@ def gone(op: Op) -> tuple[int, ...]:
 
 
 def folded(op: Op) -> tuple[int, ...]:
-    """Those that are longer than 1: without any, a reduction is nothing but a cast."""
+    """The axes longer than 1 over which ``op`` reduces; a reduction without any is only a cast."""
     return tuple(a for a in gone(op) if space(op)[a] > 1)
 
 
 def operand_axes(op: Op, k: int) -> Axes | None:
-    """The axes of the space along which operand ``k`` is indexed; None if that takes more than indices."""
+    """The axes of the space along which operand ``k`` is indexed, or None if it is looked up in memory."""
     v, d = op.inputs[k], len(space(op))
     if op.kind in (Kind.MATMUL, Kind.SEGMENT_SUM, ORDER) or (op.kind is Kind.TAKE and k == 0):
         return None
@@ -60,9 +60,9 @@ def result_axes(op: Op) -> Axes:
 
 
 def root_axes(v: Value) -> Axes | None:
-    """For each axis of the root of ``v`` the axis of ``v`` that runs along it; None unless the order is the same.
+    """For each axis of the root of ``v``, the corresponding axis of ``v``; None if the order of elements differs.
 
-    Such a view adds and drops axes of length 1 and repeats elements, no more.
+    A view with the same order only adds or drops axes of length 1, or repeats elements.
     """
     root = v.root
     if v.base is None:
@@ -77,7 +77,7 @@ def root_axes(v: Value) -> Axes | None:
 
 
 def read_axes(op: Op, k: int) -> Axes | None:
-    """For each axis of the root of operand ``k`` the axis of the space of ``op``; None if it is looked up in memory."""
+    """For each axis of the root of operand ``k``, the axis of the space of ``op``; None if it is looked up."""
     outer, inner = operand_axes(op, k), root_axes(op.inputs[k])
     if outer is None or inner is None:
         return None

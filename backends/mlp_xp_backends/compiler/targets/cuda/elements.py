@@ -1,4 +1,4 @@
-"""The elements of arrays as expressions of CUDA C++: loads, constants, and what a nest computes of them."""
+"""Elements of arrays as expressions in CUDA C++: loads, constants, and the values that a nest computes from them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Axes = Sequence[int | None]
 
 @dataclass
 class Kernel:
-    """A kernel as text; its parameters are the table and the arrays of ``arrays``, in this order."""
+    """The source of a kernel. Its parameters are the table and the arrays in ``arrays``, in this order."""
 
     name: str
     slots: Sequence[Value]
     """Arrays whose addresses change from call to call: the items and the results, in the order of the table."""
     tickets: int
-    """The first of the counters behind the addresses in the table that is not taken."""
+    """The position in the table of the first unused counter; counters follow the addresses."""
     arrays: list[Value] = field(default_factory=list)
     scratch: list[Value] = field(default_factory=list)
-    """Those of ``arrays`` that only this kernel uses."""
+    """The arrays among ``arrays`` that only this kernel uses."""
     blocks: int = 0
     source: str = ""
 
     def pointer(self, v: Value) -> str:
-        """The address of the first element."""
+        """The address of the first element of ``v``, as an expression."""
         if v in self.slots:
             return f"((({c_type(v.dtype)}*)table[{2 + self.slots.index(v)}]) + step * {v.size}LL)"
         if v not in self.arrays:
@@ -42,18 +42,18 @@ class Kernel:
 
 
 class Elements:
-    """Names for the elements that one thread works on at one point of a nest, each computed once."""
+    """Names of the elements that one thread processes at one point of a nest, each computed once."""
 
     def __init__(self, graph: Graph, nest: Nest, kernel: Kernel) -> None:
         self.graph, self.nest, self.kernel = graph, nest, kernel
-        self.outer: dict[Value | str, str] = {}  # names of what one thread computes once
-        self.inner: dict[Value | str, str] = {}  # and in every turn of a loop
+        self.outer: dict[Value | str, str] = {}  # names of values that a thread computes once
+        self.inner: dict[Value | str, str] = {}  # names of values computed in every iteration
         self.lines: list[str] = []
         self.turn: list[str] = []
         self.count = 0
 
     def operand(self, op: Op, k: int) -> str:
-        """The element of operand ``k`` that is needed at this point."""
+        """The element of operand ``k`` that ``op`` reads at this point."""
         v, axes, at = op.inputs[k], operand_axes(op, k), self.nest.at.get(op)
         assert axes is not None
         index = [None if a is None or at is None else at[a] for a in axes]
@@ -93,7 +93,7 @@ class Elements:
         return self._named(f"{self.kernel.pointer(v)}[{self.place(v, index)}]", v, full)
 
     def value(self, v: Value, at: Axes | None) -> str:
-        """The name of a result that this nest computes."""
+        """The name of a result that this nest computes, after adding the code that computes it."""
         op = self.graph.step.maker[v]
         if v in self.outer or v in self.inner:
             return self.outer.get(v) or self.inner[v]
@@ -135,7 +135,7 @@ class Elements:
         return args[0] if same else f"({c_type(op.out.dtype)}){args[0]}"
 
     def _taken(self, op: Op, at: Axes) -> str:
-        """The element in the slice that the index names; indices run round as CuPy's do."""
+        """The element of a gather; indices out of range wrap around, as in CuPy."""
         x, axis = op.inputs[0], op["axis"]
         n, after = x.shape[axis], len(x.shape) - axis - 1
         row = self.operand(op, 1)
@@ -147,7 +147,7 @@ class Elements:
         return f"{self.kernel.pointer(root)}[{self.place(x, wide)} + {inside} * {stride}]"
 
     def _segment_sum(self, op: Op, at: Axes, full: bool) -> str:
-        """The sum over the rows with the id that the index names, in order: they are found by bisection."""
+        """The sum, in order, over the rows whose id is the index of this point; bisection finds them."""
         (values, order), n, self.count = op.inputs, len(op.out.shape), self.count + 1
         rows, name = values.shape[-2], f"v{self.count}"
         lead = [a if m > 1 else None for a, m in zip(at[: n - 2], values.shape[:-2], strict=True)]
@@ -163,7 +163,7 @@ class Elements:
         return name
 
     def order(self, op: Op, at: Axes) -> str:
-        """Put the id and the row of this point where they come in the order: behind all that are smaller."""
+        """Store the id and the row of this point at their position in ascending order: their number of predecessors."""
         (ids,), n = op.inputs, len(op.inputs[0].shape)
         rows, row = ids.shape[-1], "0" if at[-1] is None else f"i{at[-1]}"
         others = f"{self.kernel.pointer(ids.root)} + {self.place(ids, [*at[: n - 1], None])}"
@@ -178,7 +178,7 @@ class Elements:
 
 
 def _arithmetic(a: HostArray) -> tuple[int, int] | None:
-    """First element and difference of integers that have the same difference."""
+    """First element and common difference of integers that form an arithmetic sequence, otherwise None."""
     if a.dtype.kind not in "iu" or a.size < 2 or a.size != max(a.shape):
         return None
     flat = a.reshape(-1).astype(object)

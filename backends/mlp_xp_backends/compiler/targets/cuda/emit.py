@@ -1,4 +1,4 @@
-"""A recorded program as CUDA C++ and a list of launches: all that can be done without a device."""
+"""From a recorded program to CUDA C++ and a list of launches: everything that can be done without a device."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TICK = 'extern "C" __global__ void tick(long long* table) {\ntable[0] += 1;\n}\n
 
 @dataclass(frozen=True, eq=False)
 class Emitted:
-    """The launches of a step in their order and the source of their kernels.
+    """The launches of a step in their order, and the source of their kernels.
 
-    ``table`` is an array on the device: the number of the step, the number of the next one, and the addresses of the
-    items and the results of all steps, which differ from call to call; ``begin`` fills these in. Behind them are
-    counters that are 0 between launches.
+    The table is an array on the device. It contains the number of the step, the number of the next step, and the
+    addresses of the items and results of all steps, which the kernel ``begin`` sets because they differ from call to
+    call. Counters follow, which are 0 between launches.
     """
 
     program: Program
@@ -30,23 +30,23 @@ class Emitted:
     kernels: dict[int, Kernel]
     """The kernels by position in ``order``; the others are products."""
     slots: tuple[Value, ...]
-    """What the addresses in the table are of."""
+    """The arrays whose addresses are in the table."""
     ticks: bool
-    """Whether a kernel of its own counts the steps, for want of a first and a last one that could."""
+    """Whether a separate kernel counts the steps, because a step has fewer than two generated kernels."""
     offsets: dict[Value, int]
     size: int
-    """Places of what one launch leaves to another in one piece of memory, and its length, in bytes."""
+    """Offsets, in bytes, of the results that launches pass to each other in one block of memory, and its length."""
     table: int
     """The length of the table."""
 
     @property
     def products(self) -> int:
-        """Products of a step."""
+        """The number of matrix products of a step."""
         return len(self.order) - len(self.kernels)
 
     @property
     def launches(self) -> int:
-        """Launches of a step, products included."""
+        """The number of launches of a step, including products."""
         return len(self.order) + self.ticks
 
     @property
@@ -58,7 +58,7 @@ class Emitted:
 
 
 def emit(program: Program) -> Emitted:
-    """``program`` for CUDA; `Unrecordable` for what the target does not compute."""
+    """Compile ``program`` to CUDA C++. Raises `Unrecordable` for operations that the target does not support."""
     step = lower(program)
     graph = Graph(step)
     graph.fuse()

@@ -13,10 +13,10 @@ C_TYPES = {
     "uint8": "unsigned char", "uint16": "unsigned short", "uint32": "unsigned int", "uint64": "unsigned long long",
     "float32": "float", "float64": "double",
 }  # fmt: skip
-"""The types of C for the dtypes that the target computes with."""
+"""The C types of the dtypes that the target supports."""
 
 WRAPPING = {"add": "+", "subtract": "-", "multiply": "*", "left_shift": "<<"}
-"""What overflows in integers: computed without sign, where C defines the result."""
+"""Operations on integers that can overflow; they are computed on unsigned types, for which C defines the result."""
 OPERATORS = WRAPPING | {
     "divide": "/", "right_shift": ">>", "bitwise_and": "&", "bitwise_or": "|", "bitwise_xor": "^", "less": "<",
     "less_equal": "<=", "greater": ">", "greater_equal": ">=", "equal": "==", "not_equal": "!=",
@@ -31,11 +31,11 @@ FUNCTIONS = {name: name for name in SAME_NAME} | {
     "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh",
     "arctan2": "atan2", "power": "pow", "fabs": "fabs", "logaddexp": "logaddexp",
 }  # fmt: skip
-"""Functions of real numbers; C++ chooses by the type of the argument."""
+"""Functions of real numbers; C++ selects the overload by the type of the argument."""
 
 
 def c_type(dtype: Any) -> str:
-    """The type of C; `Unrecordable` for a dtype that the target does not compute with."""
+    """The C type of ``dtype``. Raises `Unrecordable` for a dtype that the target does not support."""
     name = np.dtype(dtype).name
     if name not in C_TYPES:
         raise Unrecordable(f"{name} on CUDA")
@@ -43,7 +43,7 @@ def c_type(dtype: Any) -> str:
 
 
 def literal(x: Any) -> str:
-    """The number as C writes it, to the last bit."""
+    """The number as a C literal that is exact to the last bit."""
     kind, number = np.asarray(x).dtype.kind, x.item()
     if kind == "f":
         text = number.hex() if np.isfinite(number) else {"inf": INFINITY, "-inf": f"-{INFINITY}"}.get(str(number), NAN)
@@ -61,7 +61,7 @@ NAN = f"({INFINITY} - {INFINITY})"
 
 
 def expression(name: str, loop: list[np.dtype[Any]], args: list[str]) -> str:
-    """NumPy's ufunc ``name`` of arguments that have the dtypes of ``loop``."""
+    """NumPy's ufunc ``name``, applied to arguments with the dtypes in ``loop``, as an expression."""
     dtype = loop[0]
     kind, a, b = dtype.kind, args[0], args[-1]
     if name in LOGICAL:
@@ -91,7 +91,7 @@ def expression(name: str, loop: list[np.dtype[Any]], args: list[str]) -> str:
 
 
 def start(name: str, dtype: np.dtype[Any]) -> str:
-    """What changes nothing when it is joined by the reduction ``name``."""
+    """The neutral element of the reduction ``name``."""
     if name.startswith("arg"):
         return f"Place<{c_type(dtype)}>{{0, -1}}"
     if name in ("max", "min"):

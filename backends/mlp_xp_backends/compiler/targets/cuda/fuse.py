@@ -1,8 +1,8 @@
-"""Nests: operations that share their loops, and so one pass over memory.
+"""Nests: operations that share their loops and therefore one pass over memory.
 
-A nest has a domain of axes longer than 1, some of them folded by reductions. An operation is a member at some of the
-axes: at all, at those that are kept, or at none. Two nests become one where one reads what the other writes, at the
-same indices, and no third has to run between them.
+A nest has a domain of axes longer than 1, some of which are folded, that is, reduced over. Each member of the nest is
+an operation on some of the axes: on all, on those that are kept, or on none. Two nests are merged if one reads what
+the other writes, at the same indices, and no third nest has to run between them.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from mlp_xp_backends.compiler.targets.cuda.access import Axes, folded, read_axes
 from mlp_xp_backends.compiler.targets.cuda.lower import Step
 
 NARROW, LONG = 32, 65_536
-"""A fold to fewer results than that, of more elements than that, has too few threads to store them on the way."""
+"""A fold of more than `LONG` elements to fewer than `NARROW` results has too few threads to store elements, too."""
 
 
 @dataclass(eq=False)
 class Nest:
-    """Operations at axes of one domain; a product is a nest of its own without loops."""
+    """Operations on the axes of one domain; a matrix product is a nest of its own, without loops."""
 
     domain: tuple[int, ...]
     at: dict[Op, Axes]
-    """For each member, and each axis of its space, the axis of the domain."""
+    """For each member, the axis of the domain that corresponds to each axis of its space."""
     folds: frozenset[int] = frozenset()
 
     @property
@@ -35,14 +35,14 @@ class Nest:
 
     @property
     def product(self) -> Op | None:
-        """The product, if this is one."""
+        """The matrix product, if the nest is one."""
         op = next(iter(self.at))
         return op if op.kind is Kind.MATMUL else None
 
 
 @dataclass(eq=False)
 class Read:
-    """That ``op`` reads ``root``, perhaps through numbers that it computes on its way."""
+    """A read of ``root`` by ``op``, directly or through single numbers that are computed inline."""
 
     op: Op
     root: Value
@@ -51,14 +51,14 @@ class Read:
 
 @dataclass(eq=False)
 class Graph:
-    """The nests of a step and who has to run before whom."""
+    """The nests of a step and the order in which they have to run."""
 
     step: Step
     nests: list[Nest] = field(default_factory=list)
     of: dict[Op, Nest] = field(default_factory=dict)
     reads: dict[Op, list[Read]] = field(default_factory=dict)
     before: dict[Op, set[Op]] = field(default_factory=dict)
-    """Those that have to run before each: the makers of what it reads, the readers of what it overwrites."""
+    """The predecessors of each operation: those that write what it reads, and those that read what it overwrites."""
 
     def __post_init__(self) -> None:
         ops = [op for op in self.step.ops if op.out not in self.step.inline]
@@ -86,7 +86,7 @@ class Graph:
                 yield Read(reader, v.root, read_axes(op, k))
 
     def fuse(self) -> None:
-        """Merge nests along what is written and read, in the order of the program, until nothing merges."""
+        """Merge nests that write and read the same arrays, in the order of the program, until no two can be merged."""
         found = True
         while found:
             found = False
@@ -108,7 +108,7 @@ class Graph:
         return True
 
     def _together(self, first: Nest, second: Nest, read: Read) -> Nest | None:
-        """Both in one domain, if the axes along which the result is read and written say how."""
+        """Both nests in one domain, or None if the axes of the write and the read do not correspond."""
         maker = self.step.maker[read.root]
         assert read.axes is not None
         to: dict[int, int] = {}  # from axes of the first domain to axes of the second
@@ -129,7 +129,7 @@ class Graph:
         return None
 
     def _consistent(self, nest: Nest) -> bool:
-        """Whether each member finds what others make, or overwrite, at its own indices."""
+        """Whether each member reads what other members write, or overwrite, only at its own indices."""
         carry = self.step.program.carry
         over = {carry[k]: v for v, (kind, k) in self.step.target.items() if kind == "carry"}
         for op in nest.at:
@@ -146,7 +146,7 @@ class Graph:
         return True
 
     def _starved(self, nest: Nest) -> bool:
-        """Whether few threads would have to store much."""
+        """Whether a nest would store large results with few threads."""
         if not nest.folds or prod(nest.domain) <= LONG or prod(nest.domain[a] for a in nest.kept) >= NARROW:
             return False
         return any(self.stored(op) and op.out.size > LONG for op in nest.at)
@@ -165,18 +165,18 @@ class Graph:
         return second in self.needs(first)
 
     def needs(self, nest: Nest) -> list[Nest]:
-        """The nests that have to run before."""
+        """The nests that have to run before ``nest``."""
         found = {id(n): n for op in nest.at for before in self.before[op] if (n := self.of[before]) is not nest}
         return list(found.values())
 
     def stored(self, op: Op) -> bool:
-        """Whether the result of ``op`` goes to memory: it leaves the step, or another nest reads it."""
+        """Whether the result of ``op`` is stored in memory, because it leaves the step or another nest reads it."""
         if op.out in self.step.target or op.kind is Kind.MATMUL:
             return True
         return any(r.root is op.out and self.of[r.op] is not self.of[op] for rs in self.reads.values() for r in rs)
 
 
 def _joined(whole: Nest, part: Nest, to: dict[int, int]) -> Nest:
-    """``part`` as members of ``whole``, at the axes that ``to`` names."""
+    """``whole`` with the members of ``part``, whose axes are mapped by ``to``."""
     moved = {op: tuple(None if a is None else to[a] for a in at) for op, at in part.at.items()}
     return Nest(whole.domain, whole.at | moved, whole.folds)

@@ -1,4 +1,4 @@
-"""Steps as one CUDA graph: recorded once, and from then on sent to the device as one piece."""
+"""Steps as a CUDA graph, which is captured once and then launched as a whole."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import cupy
 from mlp_xp_backends.compiler.targets.cuda.products import Call
 
 UNROLLED = 8
-"""Steps of the larger of the two graphs."""
+"""The number of steps in the larger of the two graphs."""
 WORTH = 32
-"""Steps on the same arrays from which on a recording, which costs about as much as a few steps, pays."""
+"""The number of steps on the same arrays above which a capture pays; it costs about as much as a few steps."""
 CAPTURING = Lock()
-"""One recording at a time."""
+"""Held during a capture: there is one at a time."""
 
 
 class StepGraphs:
-    """One step and `UNROLLED` steps as graphs. ``calls`` makes the calls of a step for a stream."""
+    """Two graphs, of one step and of `UNROLLED` steps. ``calls(stream)`` returns the calls of a step."""
 
     def __init__(self, calls: Callable[[int], list[Call]]) -> None:
-        stream = cupy.cuda.Stream(non_blocking=True)  # beside a blocking one the default stream could not be used
+        stream = cupy.cuda.Stream(non_blocking=True)  # a blocking stream would synchronize with the default stream
         with CAPTURING, _uncollected():
-            self.calls = calls(stream.ptr)  # whose arguments have to live as long as the graphs
+            self.calls = calls(stream.ptr)  # their arguments have to live as long as the graphs
             self.one, self.many = (_captured(stream, self.calls, n) for n in (1, UNROLLED))
 
     def launch(self, steps: int, stream: Any) -> None:
-        """Take ``steps`` steps on ``stream``."""
+        """Run ``steps`` steps on ``stream``."""
         for _ in range(steps // UNROLLED):
             self.many.launch(stream)
         for _ in range(steps % UNROLLED):
@@ -38,7 +38,7 @@ class StepGraphs:
 
 
 def _captured(stream: Any, calls: list[Call], steps: int) -> Any:
-    """What ``calls`` send to ``stream``, as a graph. Other threads may use the device meanwhile."""
+    """Capture the calls that are sent to ``stream`` as a graph. Other threads may use the device meanwhile."""
     stream.begin_capture(cupy.cuda.runtime.streamCaptureModeRelaxed)
     try:
         for _ in range(steps):
@@ -51,7 +51,7 @@ def _captured(stream: Any, calls: list[Call], steps: int) -> Any:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without the garbage collector, which might destroy what belongs to CUDA in the middle of a recording."""
+    """Disable the garbage collector, which might destroy CUDA objects in the middle of a capture."""
     enabled = gc.isenabled()
     gc.disable()
     try:

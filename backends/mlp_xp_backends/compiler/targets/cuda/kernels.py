@@ -1,4 +1,4 @@
-"""CUDA C++ for launches of nests: a block of source for each nest, and a range of thread blocks for each of them."""
+"""CUDA C++ for launches of nests: each nest gets a section of the source and a range of thread blocks."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from mlp_xp_backends.compiler.targets.cuda.fuse import Graph, Nest
 from mlp_xp_backends.compiler.targets.cuda.prelude import THREADS
 
 SHORT_ROW = 256
-"""Elements up to which a row is folded by 32 threads instead of a whole block."""
+"""A row of at most so many elements is folded by 32 threads instead of a whole block."""
 SHORT_COLUMN = 64
-"""Elements up to which a column is folded by 8 threads, of 32 columns side by side, instead of 32 of 8."""
+"""A column of at most so many elements is folded by 8 threads instead of 32, with 32 columns in a block, not 8."""
 
 
 FEW, PART = 32, 1024
-"""Blocks of threads up to which a fold is done in parts, and the elements of a part at least."""
+"""A fold that occupies at most `FEW` blocks of threads is split into parts of at least `PART` elements."""
 PARTS = 128
+"""The largest number of parts."""
 
 
 def write(k: Kernel, graph: Graph, launch: list[Nest], first: bool, last: bool) -> None:
-    """Write ``k``. The first kernel of a step counts it; the last one makes that the number of the next."""
+    """Write the source of ``k``. The first kernel of a step computes the next step's number; the last one stores it."""
     body = []
     for nest in launch:
         writer = _Writer(graph, nest, k)
@@ -39,9 +40,9 @@ def write(k: Kernel, graph: Graph, launch: list[Nest], first: bool, last: bool) 
 
 
 class _Writer(Elements):
-    """The source of one nest: a loop over the folded axes for each reduction that waits for another one.
+    """The source of one nest: one loop over the folded axes for each level of reductions that depend on each other.
 
-    A fold to few results is done in parts by several blocks of threads; the block that is done last folds the parts, in
+    A fold to few results is split among several blocks of threads; the block that finishes last folds the parts, in
     their order.
     """
 
@@ -58,7 +59,7 @@ class _Writer(Elements):
             self.lanes = 8 if self.fold <= SHORT_COLUMN else 32
         self.side = THREADS // self.lanes
         self.groups = -(-self.size // self.side)
-        self.stores: list[str] = []  # after all that is computed: they may overwrite what that reads
+        self.stores: list[str] = []  # after all computations, whose operands they may overwrite
         self.folds = [op for op in nest.at if folded(op)]
         self.depth = {op: self._depth(op) for op in nest.at}
         self.kept_stores = [op for op in nest.at if graph.stored(op) and not self._is_full(op)]
@@ -67,14 +68,14 @@ class _Writer(Elements):
         self.blocks = self.groups * self.parts
 
     def _parts(self) -> int:
-        """Into how many parts the fold is split: it must be the only one on the way to each result."""
+        """The number of parts into which the fold is split; more than 1 only if no fold depends on another."""
         plain = all(op.kind is Kind.REDUCE and self.depth[op] == 1 for op in self.folds)
         if not self.folds or not plain or self.groups > FEW or any(self.depth[op] for op in self.full_stores):
             return 1
         return min(PARTS, max(1, self.fold // (PART * self.lanes // THREADS)))
 
     def text(self) -> list[str]:
-        """The block of source."""
+        """The lines of the source."""
         thread = "threadIdx.x"
         if not self.nest.folds:
             self.lines = [f"const int o = block * {THREADS} + {thread};", f"if (o < {self.size}) {{"]
@@ -96,7 +97,7 @@ class _Writer(Elements):
         return [*self.lines, *ends, *(["}"] if self.parts > 1 else [])]
 
     def _indices(self, flat: str, axes: list[int]) -> list[str]:
-        """The index along each of ``axes``, which ``flat`` counts in row-major order."""
+        """Definitions of the index along each of ``axes`` from ``flat``, the row-major index of the point."""
         text = []
         for n, a in enumerate(axes):
             inner = prod(self.nest.domain[b] for b in axes[n + 1 :])
@@ -105,7 +106,7 @@ class _Writer(Elements):
         return text
 
     def _loops(self) -> None:
-        """One loop for each number of reductions that have to be known before."""
+        """One loop for each level of reductions: a loop can use the results of the loops before it."""
         deepest = max([self.depth[op] - 1 for op in self.folds] + [self.depth[op] for op in self.full_stores])
         for stage in range(deepest + 1):
             self.inner, self.turn, self.stores = {}, [], []
@@ -123,7 +124,7 @@ class _Writer(Elements):
                 self._join(here)
 
     def _join(self, folds: list[Op]) -> None:
-        """The block that comes last goes on, with what all of them have found."""
+        """Store the results of this part; the block that finishes last continues with the results of all parts."""
         ticket = f"table + {self.kernel.tickets} + block / {self.parts}"
         self.kernel.tickets += self.groups
         scratch = {op: new_value((self.parts, self.size), op.out.dtype) for op in folds}
@@ -140,13 +141,13 @@ class _Writer(Elements):
             self._collect(op, mine)
 
     def _accumulate(self, op: Op) -> str:
-        """The name of what each thread folds of its elements, in order."""
+        """The name of the variable in which each thread folds its elements, in order."""
         mine, x = self._started(op), self.operand(op, 0)
         self.turn.append(self._joined(op, mine, f"{{{x}, k}}" if op.kind is Kind.ARG else x))
         return mine
 
     def _type(self, op: Op) -> str:
-        """The type in which the elements are joined."""
+        """The C++ type of the fold."""
         return f"Place<{c_type(op.inputs[0].dtype)}>" if op.kind is Kind.ARG else c_type(op.out.dtype)
 
     def _started(self, op: Op) -> str:
@@ -161,20 +162,20 @@ class _Writer(Elements):
         return f"{mine} = {op.name.capitalize()}::join({mine}, {cast});"
 
     def _collect(self, op: Op, mine: str) -> None:
-        """All threads of a row or a column fold what each of them has."""
+        """Fold the results of all threads of a row or a column."""
         self.count += 1
         name = self.outer[op.out] = f"v{self.count}"
         found = f"folded<{op.name.capitalize()}>({mine}, lane, {self.lanes}, {1 if self.rows else self.side})"
         self.lines.append(f"const {c_type(op.out.dtype)} {name} = {found}{'.k' if op.kind is Kind.ARG else ''};")
 
     def _depth(self, op: Op) -> int:
-        """How many reductions one after the other ``op`` stands at the end of, itself included."""
+        """The length of the longest chain of dependent reductions that ends with ``op``."""
         makers = (self.graph.step.maker.get(r.root) for r in self.graph.reads[op])
         before = max((self._depth(m) for m in makers if m is not None and m in self.nest.at), default=0)
         return before + bool(folded(op))
 
     def _is_full(self, op: Op) -> bool:
-        """Whether the result has an element for each turn of the loops."""
+        """Whether the result has an element for each iteration of the loops over folded axes."""
         at = self.nest.at[op]
         return any(a is not None and at[a] in self.nest.folds for a in result_axes(op))
 

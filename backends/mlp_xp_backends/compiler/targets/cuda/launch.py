@@ -1,4 +1,4 @@
-"""A recorded body on the device: its memory, its kernels, and the calls that make up a step."""
+"""A compiled program on the device: its memory, its kernels, and the calls that make up a step."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from mlp_xp_backends.typing import Array, Tree
 
 
 def target(program: Program) -> Plan | None:
-    """``program`` ready to run; None if it has what the target, or the installed compiler, does not compute."""
+    """Compile ``program``; return None if the target or the installed CUDA compiler does not support it."""
     try:
         return Plan(emit(program))
     except Unrecordable:
         return None
     except CompileException as error:
-        warnings.warn(f"the loop runs one operation at a time: NVRTC refuses its kernels: {error}", stacklevel=6)
+        warnings.warn(f"the loop runs operation by operation: NVRTC cannot compile its kernels: {error}", stacklevel=6)
         return None
 
 
 class Plan:
-    """Runs a program over any number of steps. Between two calls it holds memory of its own and no array of others."""
+    """Runs a program for any number of steps. Between calls, it keeps its own memory but no reference to arguments."""
 
     def __init__(self, emitted: Emitted) -> None:
         self.emitted, self.program = emitted, emitted.program
@@ -49,7 +49,7 @@ class Plan:
         used |= {v.root for launch in emitted.order if (op := launch[0].product) for v in op.inputs}
         self.constants = {v: cupy.asarray(v.constant) for v in used if v.constant is not None}
         self.lock = Lock()
-        self.bound: list[ref[Array]] = []  # the arrays that the calls are made for
+        self.bound: list[ref[Array]] = []  # the arrays for which the calls were built
         self.calls: list[Call] = []
         self.products: Mapping[int, Product | LtProduct] = {}
         self.pointers: dict[int, list[int]] = {}
@@ -59,14 +59,14 @@ class Plan:
         self.done = cupy.cuda.Event(disable_timing=True)
 
     def fits(self, consts: Tree, items: Tree) -> bool:
-        """Always: row numbers that are none run round, as CuPy's do."""
+        """Always true: row numbers out of range wrap around, as in CuPy."""
         return True
 
     def __call__(self, carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
-        """The loop over these arrays, queued on the current stream; consumes ``carry``."""
+        """Queue the loop over these arrays on the current stream; consumes ``carry``."""
         with self.lock:
             stream = cupy.cuda.get_current_stream()
-            if self.where is not None and self.where[0] != stream.ptr:  # the memory is that of the last call
+            if self.where is not None and self.where[0] != stream.ptr:  # the last call uses the same memory
                 stream.wait_event(self.done)
             carried = self._bound(leaves(carry), leaves(consts), stream.ptr)
             stacks = [cupy.ascontiguousarray(a) for a in leaves(items)]
@@ -80,12 +80,12 @@ class Plan:
             return unflatten(trees[0], iter(carried)), unflatten(trees[1], iter(outs))
 
     def _steps(self, n: int, stream: Any) -> None:
-        """``n`` steps: the first ones call by call, and once enough are taken, the others as graphs."""
+        """Run ``n`` steps: the first ones call by call and, after enough steps on the same arrays, as graphs."""
         eager = n
         if self.graphs is not None:
             eager = 0
         elif self.capturable and self.taken + n > WORTH:
-            eager = 0 if self.taken else 1  # one step loads what CUDA loads on the first use
+            eager = 0 if self.taken else 1  # CUDA loads kernels on first use, which a capture cannot do
         for _ in range(eager):
             for f, args, _ in self.calls:
                 f(*args)
@@ -94,7 +94,7 @@ class Plan:
         self.taken += n
 
     def _replay(self, n: int, stream: Any) -> None:
-        """``n`` steps as graphs; call by call if CUDA refuses to record them, which leaves the device as it was."""
+        """Run ``n`` steps as graphs, or call by call if CUDA cannot capture them, which leaves the device unchanged."""
         try:
             self.graphs = self.graphs or StepGraphs(self._calls)
         except RuntimeError as error:
@@ -105,7 +105,7 @@ class Plan:
             self.graphs.launch(n, stream)
 
     def _bound(self, carried: list[Array], given: list[Array], stream: int) -> list[Array]:
-        """The carried arrays that are worked on; the calls are made for these arrays, unless they are already."""
+        """Return the carried arrays, copied where necessary, and build the calls for these arrays if they are new."""
         where = stream, get_ident()
         if where == self.where and all(a is b() for a, b in zip([*carried, *given], self.bound, strict=True)):
             return carried
@@ -159,7 +159,7 @@ class Plan:
 
 
 def _crowded(carried: list[Array], given: list[Array]) -> list[bool]:
-    """For each carried array whether it shares memory with another one."""
+    """For each carried array, whether it shares memory with another array."""
     spans = [cupy.byte_bounds(a) for a in (*carried, *given)]
     return [
         any(k != j and first < e and s < last for j, (s, e) in enumerate(spans))

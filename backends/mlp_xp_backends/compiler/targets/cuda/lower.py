@@ -1,4 +1,4 @@
-"""A recorded program in the form that the target compiles: every result that leaves the step is stored by a copy."""
+"""Convert a recorded program to the form that the target compiles: a copy stores every result that leaves the step."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mlp_xp_backends.compiler.targets.cuda.access import FOLDING, ORDER, POINTWI
 from mlp_xp_backends.compiler.targets.cuda.functions import c_type
 
 LARGEST = 2**31 - 2**20
-"""Elements of an array that kernels, which count with 32 bits, do not reach."""
+"""The size, in elements, from which on an array is too large for kernels, which use 32-bit indices."""
 
 
 @dataclass(eq=False)
 class Step:
-    """The operations of a step without views, and where copies at its end go."""
+    """The operations of a step without views, and the destinations of the copies at its end."""
 
     program: Program
     ops: list[Op]
@@ -28,15 +28,15 @@ class Step:
         self.maker = {op.out: op for op in self.ops}
         looked_up = {v.root for op in self.ops for k, v in enumerate(op.inputs) if read_axes(op, k) is None}
         self.inline = {op.out for op in self.ops if op.out not in looked_up and self._is_number(op)}
-        """Single numbers: computed again wherever they are needed, by every thread, instead of stored."""
+        """Single numbers, which every thread recomputes wherever they are needed; they are not stored."""
 
     def _is_number(self, op: Op) -> bool:
-        simple = op.kind in (Kind.ELEMENTWISE, Kind.CAST, Kind.COPY, Kind.WHERE)
+        simple = op.kind in (Kind.ELEMENTWISE, Kind.COPY, Kind.WHERE)
         return simple and op.out.size == 1 and op.out not in self.target
 
 
 def lower(program: Program) -> Step:
-    """The step of ``program``; `Unrecordable` for what the target does not compute."""
+    """Return the step of ``program``. Raises `Unrecordable` for operations that the target does not support."""
     ops: list[Op] = []
     target: dict[Value, tuple[str, int]] = {}
 
@@ -69,7 +69,7 @@ def lower(program: Program) -> Step:
     outs = [_dense(v, dense) for v in program.outs]
     for k, (before, after) in enumerate(zip(program.carry, program.carry_out, strict=True)):
         if after is not before:
-            whole = after.root.source is None  # one that is handed on as another would be overwritten
+            whole = after.root.source is None  # an input that is carried on as another would be overwritten
             ends.append((after if whole else copied(after), ("carry", k)))
     for v, place in [*ends, *((v, ("out", k)) for k, v in enumerate(outs))]:
         target[copied(v)] = place
@@ -77,14 +77,14 @@ def lower(program: Program) -> Step:
 
 
 def _dense(v: Value, known: dict[Value, Value]) -> Value:
-    """An array of the body's own in the layout that it has on the device: row-major."""
+    """A constant array in the layout that it has on the device, row-major; any other value as it is."""
     if v.root.constant is None or not isinstance(v.root.constant, np.ndarray):
         return v
     return known.setdefault(v, replace(new_value(v.shape, v.dtype), constant=v.constant))
 
 
 def multiplies(v: Value) -> bool:
-    """Whether cuBLAS can read ``v`` as a stack of matrices: one axis dense, the stack even or all the same."""
+    """Whether cuBLAS can read ``v`` as a stack of matrices: one axis is dense, and the stack has a constant stride."""
     rows, columns = (s // v.dtype.itemsize for s in v.strides[-2:])
     m, n = v.shape[-2:]
     by_rows = (columns == 1 or n == 1) and (rows >= n or m == 1)
@@ -93,7 +93,7 @@ def multiplies(v: Value) -> bool:
 
 
 def stack_stride(v: Value) -> int | None:
-    """Elements from one matrix of the stack to the next; 0 for one matrix or the same one again; None if uneven."""
+    """The stride of the stack in elements: 0 for a single or repeated matrix, None if it is not constant."""
     lead = [(n, s // v.dtype.itemsize) for n, s in zip(v.shape[:-2], v.strides[:-2], strict=True) if n > 1]
     if not lead:
         return 0

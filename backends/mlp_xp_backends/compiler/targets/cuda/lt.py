@@ -1,4 +1,4 @@
-"""Products by cuBLASLt, through NVIDIA's own bindings in nvmath-python: unlike CuPy's, a CUDA graph can record them."""
+"""Products by cuBLASLt through NVIDIA's bindings in nvmath-python, which a CUDA graph can capture, unlike CuPy's."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import numpy as np
 from mlp_xp_backends.compiler.targets.cuda.products import Call, Product
 
 WORKSPACE = 32 * 2**20
-"""Bytes at most that a product may have to itself; NVIDIA's advice for its largest devices."""
+"""The size of the workspace of a product, in bytes, that NVIDIA recommends for its largest devices."""
 ALIGNED = 256
-"""Bytes: the alignment that cuBLASLt asks about at most."""
+"""The largest alignment, in bytes, that cuBLASLt distinguishes."""
 
 
 def bindings() -> Any:
-    """The module of nvmath-python; not imported before it is needed."""
+    """Import the module of nvmath-python on first use."""
     return importlib.import_module("nvmath.bindings.cublasLt")
 
 
@@ -33,7 +33,7 @@ def available() -> bool:
         return False
     try:
         bindings().get_version()
-    except Exception:  # of many kinds: bindings and libraries that do not fit together
+    except Exception:  # mismatched bindings and libraries raise errors of many kinds
         return False
     return True
 
@@ -46,7 +46,7 @@ def handle(device: int) -> int:
 
 
 class LtProduct:
-    """A product with its algorithm chosen once, for the addresses that its matrices have."""
+    """A product whose algorithm is chosen once, for the addresses of its matrices."""
 
     def __init__(self, product: Product) -> None:
         lt = bindings()
@@ -94,7 +94,7 @@ class LtProduct:
 
 
 def lt_products(products: Mapping[int, Product]) -> dict[int, LtProduct]:
-    """``products``, which run one after the other, by cuBLASLt; they share one workspace."""
+    """Convert ``products`` to cuBLASLt. They run one after the other and share one workspace."""
     made = {k: LtProduct(p) for k, p in products.items()}
     space = cupy.empty(max((p.workspace for p in made.values()), default=0), np.uint8)
     for p in made.values():

@@ -1,7 +1,7 @@
-"""What all kernels share, in CUDA C++: functions that it lacks, and the folding of what the threads of a block have."""
+"""The source that all kernels share, in CUDA C++: functions that it lacks, and folds over the threads of a block."""
 
 THREADS = 256
-"""Threads of a block."""
+"""The number of threads in a block."""
 
 PRELUDE = """
 template <class T> __device__ T maximum(T a, T b) { return a > b || a != a ? a : b; }
@@ -12,7 +12,7 @@ template <class T> __device__ T logaddexp(T a, T b) {
     return a == b ? a + (T)0.69314718055994530942 : a != a || b != b ? a + b : high + log1p(exp(low - high));
 }
 
-// An element and where it is, -1 for none; the first one of equal elements counts, and the first NaN above all.
+// An element and its index, or -1 for no element. Of equal elements the first one wins; NaN wins over numbers.
 template <class T> struct Place { T x; int k; };
 template <class P> __device__ P place(P a, P b, bool a_first, bool b_first) {
     if (a.k < 0 || b.k < 0) return a.k < 0 ? b : a;
@@ -30,7 +30,7 @@ struct All { template <class T> static __device__ T join(T a, T b) { return a &&
 struct Argmax { template <class P> static __device__ P join(P a, P b) { return place(a, b, a.x > b.x, b.x > a.x); } };
 struct Argmin { template <class P> static __device__ P join(P a, P b) { return place(a, b, a.x < b.x, b.x < a.x); } };
 
-// What `lanes` threads have, folded as a tree; their numbers differ by `stride`, and all threads of a block come here.
+// The fold, as a tree, of the values of `lanes` threads whose numbers differ by `stride`; all threads must call it.
 template <class F, class T> __device__ T folded(T mine, int lane, int lanes, int stride) {
     __shared__ T shared[THREADS];
     T* here = shared + threadIdx.x;
@@ -45,7 +45,7 @@ template <class F, class T> __device__ T folded(T mine, int lane, int lanes, int
     return mine;
 }
 
-// Whether this block is the last of `blocks` to come here: then it sees what all of them have written before.
+// Whether this block is the last of `blocks` to call this function; it then sees everything that the others wrote.
 __device__ bool comes_last(long long* ticket, int blocks) {
     __shared__ bool last;
     __threadfence();

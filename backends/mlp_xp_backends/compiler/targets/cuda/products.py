@@ -1,4 +1,4 @@
-"""Products of matrices by cuBLAS, with arguments that are made once."""
+"""Matrix products by cuBLAS, with arguments that are prepared once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlp_xp_backends.compiler.program import Op, Value
 from mlp_xp_backends.compiler.targets.cuda.lower import stack_stride
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], Any]
-"""A function, its arguments, and what has to live as long as they do."""
+"""A function, its arguments, and the objects that have to live as long as the arguments."""
 Address = Callable[[Value], int]
 
 REAL = {np.dtype(np.float32): 0, np.dtype(np.float64): 1}
@@ -26,22 +26,22 @@ REAL = {np.dtype(np.float32): 0, np.dtype(np.float64): 1}
 
 @dataclass(frozen=True)
 class Matrix:
-    """A stored matrix, or a stack of them, as cuBLAS sees it: by columns."""
+    """A stored matrix, or a stack of matrices, in the column-major form of cuBLAS."""
 
     transposed: bool
-    """Whether the product takes its transpose."""
+    """Whether the product uses its transpose."""
     rows: int
     columns: int
     leading: int
-    """Elements from one column to the next."""
+    """The distance between columns, in elements."""
     stride: int
-    """Elements from one matrix of the stack to the next."""
+    """The distance between matrices of the stack, in elements."""
     address: int
 
 
 @dataclass(frozen=True)
 class Product:
-    """``a b`` with all arguments of cuBLAS; as it stores columns, ``(a b)' = b' a'`` is computed."""
+    """``a b`` with all arguments of cuBLAS, which computes ``(a b)' = b' a'`` because it is column-major."""
 
     left: Matrix
     right: Matrix
@@ -54,7 +54,7 @@ class Product:
     zero: Any
 
     def call(self, stream: int) -> Call:
-        """The call that computes it by CuPy's cuBLAS, on ``stream`` while that is the current one."""
+        """Return the call that computes the product by CuPy's cuBLAS on ``stream``, the current stream."""
         a, b, c, kind = self.left, self.right, self.out, self.kind
         sizes = (int(a.transposed), int(b.transposed), c.rows, c.columns, self.inner, ctypes.addressof(self.one))
         first, second = (a.address, kind, a.leading), (b.address, kind, b.leading)
@@ -68,7 +68,7 @@ class Product:
 
 
 def product(op: Op, address: Address) -> Product:
-    """The product ``op`` of the matrices at these addresses."""
+    """Return the product ``op`` of the matrices at these addresses."""
     a, b = op.inputs
     *lead, m, n = op.out.shape
     of = ctypes.c_double if op.out.dtype.itemsize == 8 else ctypes.c_float
@@ -90,7 +90,7 @@ def _stored(v: Value, address: Address) -> Matrix:
 
 
 def _compute(kind: int) -> int:
-    """How cuBLAS adds: in the dtype of the matrices, or as CuPy is configured (``CUPY_TF32=1``)."""
+    """The precision in which cuBLAS computes: the dtype of the matrices, or as configured in CuPy (``CUPY_TF32=1``)."""
     if kind == REAL[np.dtype(np.float64)]:
         return int(cublas.CUBLAS_COMPUTE_64F)
     tf32 = get_compute_type(np.dtype(np.float32)) == COMPUTE_TYPE_TF32

@@ -1,4 +1,4 @@
-"""The order of a step: launches of nests that do not wait for each other, and products between them."""
+"""The order of a step: launches of independent nests, and matrix products between them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from mlp_xp_backends.compiler.program import Value
 from mlp_xp_backends.compiler.targets.cuda.fuse import Graph, Nest
 
 ALIGNMENT = 256
-"""Bytes: what CUDA's own allocations start at, and cuBLAS is fastest with."""
+"""The alignment of results in bytes: that of CUDA's own allocations, with which cuBLAS is fastest."""
 
 MOST = 64
-"""Nests of a launch at most: a kernel cannot have any number of parameters."""
+"""The largest number of nests in a launch, because the number of parameters of a kernel is limited."""
 
 Launch = list[Nest]
-"""Nests that run side by side, or one product."""
+"""Nests that run concurrently, or one product."""
 
 
 def launches(graph: Graph) -> list[Launch]:
-    """Few launches: from the end on, products as soon as no operation depends on them, then all remaining nests.
+    """Group the nests into few launches.
 
-    So every nest runs as late as it can, and the updates of all parameters come together in the last launch.
+    The list is built from the end: a product as soon as no remaining operation depends on it, otherwise all nests on
+    which none depends. So every nest runs as late as possible, and one last launch updates all parameters.
     """
     followers = {id(nest): 0 for nest in graph.nests}
     for nest in graph.nests:
@@ -37,7 +38,7 @@ def launches(graph: Graph) -> list[Launch]:
 
 
 def places(graph: Graph, order: list[Launch]) -> tuple[dict[Value, int], int]:
-    """The offset of each stored result in one piece of memory, in bytes, and the length of that piece.
+    """The offset of each stored result in one block of memory, and the length of the block, in bytes.
 
     Two results overlap only if the last launch that reads one comes before the launch that makes the other.
     """

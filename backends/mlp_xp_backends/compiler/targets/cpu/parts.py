@@ -1,0 +1,36 @@
+"""Parts of a large product, each for one thread: the bits do not depend on the number of threads.
+
+They do if OpenBLAS divides a product: with several threads it cuts long sums at other places, and some of its kernels
+round differently at the edges of a block. For these kernels the parts depend on the shape of the product only.
+"""
+
+from __future__ import annotations
+
+from mlp_xp_backends.typing import HostArray
+
+Product = tuple[HostArray, HostArray, HostArray]
+"""The arrays of ``c = a b``."""
+
+LEAST = 1_900_000
+"""The fewest multiplications of a part."""
+MOST = 4
+"""The largest number of parts that do not depend on the threads."""
+TILE = 8
+"""The rows or columns of all parts but the last are multiples of this."""
+EXACT = {"SkylakeX": "s", "Haswell": "d", "Sandybridge": "sd", "Nehalem": "sd", "Katmai": "sd"}
+"""The precisions in which OpenBLAS's kernels for a processor round each element alike in all parts, tried for products
+of 3 to 40 million multiplications: not in the corners of blocks (SkylakeX, double), or not at all (Haswell, single).
+"""
+
+
+def parts(c: HostArray, a: HostArray, b: HostArray, most: int) -> list[Product]:
+    """Split ``c = a b`` into at most as many products of blocks along the longer side of ``c``."""
+    (rows, columns), n = c.shape, max(1, min(most, multiplications(c, a) // LEAST))
+    by_row, tiles = rows >= columns, -(-max(rows, columns) // TILE)
+    cuts = [slice(k * tiles // n * TILE, (k + 1) * tiles // n * TILE) for k in range(n)]
+    return [(c[cut], a[cut], b) if by_row else (c[:, cut], a, b[:, cut]) for cut in cuts if cut.start < cut.stop]
+
+
+def multiplications(c: HostArray, a: HostArray) -> int:
+    """Those of the product ``c = a b`` of two matrices."""
+    return int(c.size * a.shape[-1])
