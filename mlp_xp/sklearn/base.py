@@ -142,6 +142,10 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
     def _check(self, x: Any, y: Any, reset: bool) -> tuple[Any, HostArray]:
         """Rows and labels or values, checked by scikit-learn's own rules."""
         numeric = isinstance(self, RegressorMixin)
+        if numeric and (given := np.asarray(y)).dtype.kind in "OSU":
+            words = [v for v in given.ravel().tolist() if isinstance(v, (str, bytes))]
+            if words:
+                raise ValueError(f"y must hold numbers, but holds {words[0]!r}: use MLPClassifier for class labels")
         options = {"accept_sparse": ["csr", "csc"], "multi_output": True, "dtype": (np.float64, np.float32)}
         x, y = validate_data(self, x, y, y_numeric=numeric, reset=reset, **options)
         return x, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y

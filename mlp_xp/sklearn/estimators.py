@@ -181,13 +181,6 @@ class MLPRegressor(BaseMLP, RegressorMixin, BaseEstimator):  # type: ignore[misc
         """
         return self._fit(X, y, sample_weight, validation_data, incremental=True)  # type: ignore[no-any-return]
 
-    def _check(self, x: Any, y: Any, reset: bool) -> tuple[Any, HostArray]:
-        given = np.asarray(y)
-        words = [v for v in given.ravel().tolist() if isinstance(v, (str, bytes))] if given.dtype.kind in "OSU" else []
-        if words:
-            raise ValueError(f"y must hold numbers, but holds {words[0]!r}: use MLPClassifier for class labels")
-        return super()._check(x, y, reset)
-
     def _encode(self, y: HostArray) -> HostArray:
         """Numbers, (rows, outputs)."""
         if self._loss().target == "count" and np.any(y < 0):
