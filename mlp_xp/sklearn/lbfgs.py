@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import scipy.optimize
+from sklearn.neural_network._multilayer_perceptron import _pack
 from sklearn.utils.optimize import _check_optimize_result
 
 from mlp_xp.data.feed import WINDOW_BYTES, Batch
@@ -27,7 +28,7 @@ from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 def fit_lbfgs(e: Any, setting: Setting, data: Batch, tasks: Tasks) -> None:
     """Minimize the objective over all rows at once, starting from the estimator's weights."""
     problem = Problem(e, setting, data, tasks)
-    start, options = _packed(e.coefs_, e.intercepts_), {"maxfun": e.max_fun, "maxiter": e.max_iter, "gtol": e.tol}
+    start, options = _pack(e.coefs_, e.intercepts_), {"maxfun": e.max_fun, "maxiter": e.max_iter, "gtol": e.tol}
     ends = problem.iteration_ends
     result = scipy.optimize.minimize(problem, start, method="L-BFGS-B", jac=True, callback=ends, options=options)
     e.n_iter_ = _check_optimize_result("lbfgs", result, e.max_iter)
@@ -68,7 +69,7 @@ class Problem:
             _, sums = self.loop((), params, block)
             cost, grads = tree_map(lambda a: over_steps(self.backend.to_numpy(a)), sums)
             value += float(cost)
-            gradient += _packed(*lists(grads))
+            gradient += _pack(*lists(grads))
         W = theta[: self.penalized]
         gradient /= self.total
         gradient[: self.penalized] += self.l2 * W
@@ -84,10 +85,6 @@ class Problem:
         parts = zip(np.split(theta, self.ends[:-1]), self.shapes, strict=True)
         arrays = [np.array(part.reshape(shape), self.dtype) for part, shape in parts]
         return Weights(arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :])
-
-
-def _packed(coefs: list[HostArray], intercepts: list[HostArray]) -> HostArray:
-    return np.concatenate([a.reshape(-1) for a in (*coefs, *intercepts)])
 
 
 @lru_cache(maxsize=8)

@@ -27,12 +27,10 @@ class Solver:
 
     optimizer: Optimizer
     schedule: Schedule
-    learning_rate: float
-    """The rate at which the next epoch begins."""
+    learning_rate: float  # at which the next epoch begins
     steps: int = 0
     epochs: int = 0
-    memory: Tree | None = None
-    """Layer states, optimizer slots and schedule state, on the host."""
+    memory: Tree | None = None  # layer states, optimizer slots and schedule state, on the host
 
     @property
     def by_epoch(self) -> bool:

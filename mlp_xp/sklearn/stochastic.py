@@ -32,12 +32,9 @@ PLAIN_WORK = 10**7
 class Held(NamedTuple):
     """Rows held out from training."""
 
-    given: Any
-    """The rows as the user passed them, for scorers."""
-    data: Batch
-    """The rows, (rows, n_in), the targets as the loss takes them, (rows, n_out), and the weights."""
-    labels: HostArray
-    """Labels or values."""
+    given: Any  # as the user passed them, for scorers
+    data: Batch  # rows (rows, n_in), targets as the loss takes them (rows, n_out), weights
+    labels: HostArray  # or values
 
 
 def fit_stochastic(
