@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -157,7 +156,7 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
     def _initialize(self, weights: Weights) -> None:
         """Set the attributes that a first fit starts from."""
         self.coefs_, self.intercepts_ = weights
-        self._best_coefs, self._best_intercepts = copy.deepcopy(weights)
+        self._best_coefs, self._best_intercepts = ([a.copy() for a in arrays] for arrays in weights)
         self.n_iter_ = self.t_ = 0
         self.n_layers_, self.n_outputs_ = len(self.coefs_) + 1, self.coefs_[-1].shape[1]
         self.out_activation_ = OUT_ACTIVATIONS[self._loss().target]

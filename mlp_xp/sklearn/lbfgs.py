@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import scipy.optimize
-from sklearn.neural_network._multilayer_perceptron import _pack
 from sklearn.utils.optimize import _check_optimize_result
 
 from mlp_xp.data.feed import WINDOW_BYTES, Batch
@@ -28,8 +27,8 @@ from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 def fit_lbfgs(e: Any, setting: Setting, data: Batch, tasks: Tasks) -> None:
     """Minimize the objective over all rows at once, starting from the estimator's weights."""
     problem = Problem(e, setting, data, tasks)
-    start, options = _pack(e.coefs_, e.intercepts_), {"maxfun": e.max_fun, "maxiter": e.max_iter, "gtol": e.tol}
-    ends = problem.iteration_ends
+    start = np.concatenate([a.ravel() for a in (*e.coefs_, *e.intercepts_)])
+    ends, options = problem.iteration_ends, {"maxfun": e.max_fun, "maxiter": e.max_iter, "gtol": e.tol}
     result = scipy.optimize.minimize(problem, start, method="L-BFGS-B", jac=True, callback=ends, options=options)
     e.n_iter_ = _check_optimize_result("lbfgs", result, e.max_iter)
     e.loss_ = float(result.fun)
@@ -69,7 +68,7 @@ class Problem:
             _, sums = self.loop((), params, block)
             cost, grads = tree_map(lambda a: over_steps(self.backend.to_numpy(a)), sums)
             value += float(cost)
-            gradient += _pack(*lists(grads))
+            gradient += np.concatenate([a.ravel() for arrays in lists(grads) for a in arrays])
         W = theta[: self.penalized]
         gradient /= self.total
         gradient[: self.penalized] += self.l2 * W
@@ -77,13 +76,13 @@ class Problem:
 
     def iteration_ends(self, intermediate_result: Any) -> None:
         """Tell the callbacks; raise `StopIteration`, as SciPy expects it, if one asks to stop."""
-        if self.tasks.end(lambda: self.weights(intermediate_result.x)._asdict()):
+        if self.tasks.end(lambda: self.weights(np.array(intermediate_result.x))._asdict()):
             raise StopIteration
 
     def weights(self, theta: HostArray) -> Weights:
-        """Copies of the weights and biases in the vector, in the dtype of the network."""
+        """The weights and biases in the vector, in the dtype of the network: views if that is float64."""
         parts = zip(np.split(theta, self.ends[:-1]), self.shapes, strict=True)
-        arrays = [np.array(part.reshape(shape), self.dtype) for part, shape in parts]
+        arrays = [part.reshape(shape).astype(self.dtype, copy=False) for part, shape in parts]
         return Weights(arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :])
 
 
