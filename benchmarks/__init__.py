@@ -1,4 +1,4 @@
-"""Benchmarks: ``python -m benchmarks`` lists them. The loaders of data sets are those of the examples."""
+"""Benchmarks, which ``python -m benchmarks`` lists. They load data sets with the loaders of the examples."""
 
 import sys
 from pathlib import Path

@@ -10,12 +10,12 @@ COMMANDS = {
     "sklearn_fit": "our estimators beside scikit-learn's",
     "predict": "small predictions and updates beside scikit-learn and onnxruntime",
     "search": "searches and stacks of models beside scikit-learn",
-    "mnist_race": "cold process to a trained MNIST network, beside PyTorch",
+    "mnist_race": "from a cold process to a trained MNIST network, beside PyTorch",
     "memory": "peak memory beside PyTorch's, and a data set larger than memory",
     "launches": "kernels and products of a step on CUDA, counted without a device",
-    "passes": "what each pass of the compiler is worth on this CPU",
+    "passes": "how much each pass of the compiler saves on this CPU",
     "precision": "products in bfloat16 and float16 on the CPU, beside float32",
-    "steadiness": "what callbacks cost, and whether epochs slow down",
+    "steadiness": "the cost of callbacks, and whether epochs slow down",
     "ranks": "training on several processes beside PyTorch's DistributedDataParallel",
 }
 

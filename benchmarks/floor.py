@@ -1,4 +1,4 @@
-"""The floor: the matrix products of a step alone, into outputs that are there already."""
+"""The floor: the matrix products of a step alone, written to preallocated outputs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from benchmarks.peers import Peer, the_mkl
 
 
 class Products(Peer):
-    """``y = x W``, ``dW = x' dy`` and, where it is needed, ``dx = dy W'`` of all layers, again and again.
+    """``y = x W``, ``dW = x' dy`` and, where it is needed, ``dx = dy W'`` of all layers, repeatedly.
 
-    By NumPy's BLAS or MKL on the CPU, by PyTorch's on a GPU. Batches, losses and updates cost nothing here, and the
-    product that a one-hot embedding gradient would be is not among them.
+    NumPy's BLAS or MKL computes them on the CPU, PyTorch on a GPU. Batches, losses, updates and the gradient of an
+    embedding are omitted.
     """
 
     trains = False
@@ -45,7 +45,7 @@ class Products(Peer):
 
 
 Tools = tuple[Callable[[Any, Any, Any], Callable[[], object]], Callable[[Array], Any], Callable[[], None]]
-"""What multiplies two matrices into a third, and how to send a matrix to the device, and to wait for it."""
+"""Functions that multiply two matrices into a third, send a matrix to the device, and wait for the device."""
 
 
 def on_cpu() -> Tools:
@@ -58,7 +58,7 @@ def on_mkl() -> Tools:
     def multiply(a: Array, b: Array, c: Array) -> Callable[[], object]:
         call = library.gemm(c, a, b, one, zero)
         assert call is not None
-        hold = (a, b, c, one, zero)  # the call knows addresses alone
+        hold = (a, b, c, one, zero)  # keeps the matrices alive: the call has only their addresses
         return lambda: (call[0](*call[1]), hold)
 
     return multiply, lambda a: a, lambda: None

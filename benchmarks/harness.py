@@ -1,4 +1,4 @@
-"""The measurement: all peers of a row by turns, round after round, and whether they all computed the same."""
+"""The measurement: all peers of a row in turn, round after round, and a check that all of them computed the same."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from benchmarks.peers import Peer
 from benchmarks.roster import Entry
 
 PAUSE = 0.15
-"""Seconds of rest after each run: the threads of one library's pool go on spinning for a while."""
+"""Seconds of rest after each run, because the threads of a library's pool keep spinning for a while."""
 FIRST_TOLERANCE, LAST_TOLERANCE = 1e-4, 1e-2
-"""How far the mean loss of the first run and of the last epoch may be off, as shares of an untrained network's loss.
+"""Largest deviation of the mean loss in the first run and in the last epoch, relative to an untrained network's loss.
 
-The first bound is rounding in float32 over a run from equal weights; later, trajectories drift apart.
+The first bound allows for rounding in float32 over a run from equal weights; later, the trajectories drift apart.
 """
 
 Record = dict[str, Any]
 
 
 def measure(task: Task, entries: Mapping[str, Entry], rounds: int) -> Record:
-    """One row of the table: times of ``rounds`` rounds for every peer, after one that compiles and warms up."""
+    """Measure one row of the table: ``rounds`` rounds of every peer, after one round that compiles and warms up."""
     peers: dict[str, Peer] = {}
     missing: dict[str, str] = {}
     records: dict[str, Record] = {}
@@ -35,7 +35,7 @@ def measure(task: Task, entries: Mapping[str, Entry], rounds: int) -> Record:
         try:
             peers[name] = build(task)
             records[name] = {"step": [], "epoch": [], "first": turn(peers[name])[2], "last": None}
-        except Exception as error:  # one library's failure is a gap in the table, and is told there
+        except Exception as error:  # the failure of one library leaves a gap in the table, with the reason
             peers.pop(name, None)
             missing[name] = reason(error)
     gc.collect()
@@ -66,7 +66,7 @@ def measure(task: Task, entries: Mapping[str, Entry], rounds: int) -> Record:
 
 
 def turn(peer: Peer) -> tuple[float, float, float | None, float | None]:
-    """A run of steps and an epoch: microseconds a step, milliseconds an epoch, and the mean losses, if it trains."""
+    """Time a run of steps and an epoch: microseconds per step, milliseconds per epoch, and the mean losses, if any."""
     placed = peer.place(peer.task.order)
     began = time.perf_counter()
     losses = peer.steps(placed)
@@ -78,18 +78,18 @@ def turn(peer: Peer) -> tuple[float, float, float | None, float | None]:
 
 
 def rotated(names: list[str], i: int) -> list[str]:
-    """Another peer goes first each round, so that nobody always follows the same one."""
+    """The peers in an order that begins with another one in each round."""
     k = i % len(names) if names else 0
     return names[k:] + names[:k]
 
 
 def reason(error: Exception) -> str:
-    """The kind of an error and the first line of its message."""
+    """The type of an error and the first line of its message."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def deviations(task: Task, records: Mapping[str, Record], key: str) -> dict[str, float]:
-    """How far each peer's loss is from the median of all, as a share of an untrained network's loss."""
+    """The deviation of each peer's loss from the median of all, relative to an untrained network's loss."""
     losses = {name: record[key] for name, record in records.items() if record[key] is not None}
     middle = float(np.median(list(losses.values()))) if losses else 0.0
     return {name: abs(loss - middle) / math.log(task.net.widths[-1]) for name, loss in losses.items()}
@@ -100,7 +100,7 @@ def within(deviation: Mapping[str, float], tolerance: float) -> bool:
 
 
 def summary(record: Record) -> Record:
-    """Median, least, quartiles and all values of both times; the losses."""
+    """Median, minimum, quartiles and all values of both times, and the losses."""
     return {
         "step_us": statistics(record["step"]),
         "epoch_ms": statistics(record["epoch"]),

@@ -13,11 +13,11 @@ from benchmarks.networks import Array, Task
 from benchmarks.peers import Peer
 
 State = tuple[Any, Any, Any]
-"""Parameters, the optimizer's means of them, steps done."""
+"""Parameters, the optimizer's running means, and the number of steps taken."""
 
 
 class Jax(Peer):
-    """Plain JAX, one jitted call for each step or a scan over all; the state is donated."""
+    """Plain JAX: one jitted call for each step, or a scan over all steps; the state is donated."""
 
     def __init__(self, device: str, task: Task, scan: bool) -> None:
         weights, self.rng = task.start()
@@ -38,7 +38,7 @@ class Jax(Peer):
         return jax.device_put(order if self.scan else list(order), self.device)
 
     def steps(self, placed: Any) -> Array:
-        with jax.default_matmul_precision("highest"):  # float32 also where a GPU would round to fewer bits
+        with jax.default_matmul_precision("highest"):  # float32 even where a GPU would round to fewer bits
             if self.scan:
                 self.state, losses = self.call(self.state, self.x, self.y, placed)
             else:

@@ -84,7 +84,7 @@ def network(*hidden: Any) -> Chain:
 
 
 def steps() -> Iterator[tuple[str, TrainStep]]:
-    """Every row of the table by name."""
+    """The rows of the table, by name."""
     plain = TrainStep(network(ReLU()), SoftmaxCrossEntropy(), Adam())
     for name, hidden in LAYERS.items():
         yield f"{name}, Adam", replace(plain, network=network(*hidden))
@@ -104,7 +104,7 @@ def _after(first: Any) -> Chain:
 
 
 def recorded(step: TrainStep, weighted: bool = False, **sizes: int) -> Program:
-    """The recorded program of gathering a batch and taking ``step`` on it; ``sizes`` as `arguments` takes them."""
+    """Record the program that gathers a batch and takes ``step`` on it; ``sizes`` are the arguments of `arguments`."""
     return record(*arguments(step, weighted, **sizes))
 
 

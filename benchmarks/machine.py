@@ -1,4 +1,4 @@
-"""What the figures depend on: processor, threads, versions."""
+"""The conditions on which the figures depend: processor, threads, versions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def pin(threads: int | None) -> int:
-    """Give every library ``threads`` threads (all that are allowed for ``None``); call it before any is imported.
+    """Limit every library to ``threads`` threads (``None``: all allowed cores). Call it before any is imported.
 
-    OpenBLAS and OpenMP are told by the environment; XLA takes as many as the process may run on.
+    OpenBLAS and OpenMP read the environment; XLA uses as many threads as the process has cores.
     """
     allowed = sorted(os.sched_getaffinity(0))
     threads = threads or len(allowed)
@@ -25,18 +25,18 @@ def pin(threads: int | None) -> int:
         raise SystemExit(f"--threads {threads}: this process may run on {len(allowed)} cores")
     os.sched_setaffinity(0, allowed[:threads])
     os.environ |= dict.fromkeys(POOLS, str(threads))
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else JAX takes most of a GPU's memory
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # otherwise, JAX allocates most of a GPU's memory
     return threads
 
 
 def need_torch() -> None:
-    """Leave with one line where PyTorch, which is raced against, is not installed."""
+    """Exit with one line if PyTorch, with which this benchmark compares, is not installed."""
     if find_spec("torch") is None:
-        raise SystemExit('this benchmark runs beside PyTorch: pip install "mlp-xp[torch]"')
+        raise SystemExit('this benchmark compares with PyTorch: pip install "mlp-xp[torch]"')
 
 
 def describe(device: str, threads: int) -> dict[str, Any]:
-    """The machine as it is recorded beside the figures."""
+    """A description of the machine, which is stored beside the figures."""
     import mlp_xp
 
     return {
@@ -49,7 +49,7 @@ def describe(device: str, threads: int) -> dict[str, Any]:
 
 
 def pools() -> list[str]:
-    """The thread pools that are loaded, and how many threads each has: what `pin` came to."""
+    """The thread pools that are loaded, with their numbers of threads: the effect of `pin`."""
     from threadpoolctl import threadpool_info
 
     return sorted(
@@ -68,7 +68,7 @@ def versions() -> dict[str, str]:
 
 
 def cpu_model() -> str:
-    """The processor's name and, since makers give one name to many, its family, model and stepping."""
+    """The processor's name with its family, model and stepping, because many processors share a name."""
     lines = dict(
         line.split(":", 1)
         for line in Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
@@ -87,6 +87,6 @@ def gpu_model() -> str:
 
 
 def slug(machine: dict[str, Any]) -> str:
-    """The name of its files: ``cpu-intel-xeon-processor-6-143-8-2-threads``."""
+    """The name of the machine's files, such as ``cpu-intel-xeon-processor-6-143-8-2-threads``."""
     model = re.sub(r"[^a-z0-9]+", "-", machine["model"].lower()).strip("-")
     return f"{machine['device']}-{model}-{machine['threads']}-threads"

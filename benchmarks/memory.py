@@ -1,10 +1,10 @@
-"""Memory: the peak of training a large network beside PyTorch's, and a data set larger than memory allows.
+"""Memory: the peak while training a large network beside PyTorch's, and a data set larger than memory.
 
     python -m benchmarks.memory peak            # 784-2048-2048-10, batch 512, momentum: ours and PyTorch's
     python -m benchmarks.memory stream          # 10 GB of memory-mapped rows (a sparse file), at constant memory
 
-Every figure is that of a new process: what it holds at the end of a run above what it held before the first array.
-Pages of a memory-mapped file are the system's to drop and are not counted.
+Every figure comes from a new process, and is relative to its memory before the first array. Pages of a memory-mapped
+file are not counted, because the system can drop them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MIB = 2**20
 
 
 class Peak:
-    """The largest anonymous memory of this process while entered, in bytes above that at the start."""
+    """The largest anonymous memory of this process within the ``with`` block, in bytes above that at its start."""
 
     def __enter__(self) -> Peak:
         self.start, self.most, self.going = anonymous(), 0, True
@@ -48,7 +48,7 @@ class Peak:
 
 
 def anonymous() -> int:
-    """Bytes of resident memory that no file stands behind (Linux)."""
+    """Bytes of resident memory without a file behind them (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
@@ -101,7 +101,7 @@ def stream() -> int:
         seen: list[int] = []
 
         class Watch:
-            """Anonymous memory after each chunk of steps."""
+            """Records the anonymous memory after each chunk of steps."""
 
             def start(self, trainer: Trainer) -> None: ...
             def epoch(self, trainer: Trainer, record: dict[str, float]) -> None: ...
@@ -115,7 +115,7 @@ def stream() -> int:
 
 
 def apart(name: str) -> int:
-    """Bytes that the function of that name reports from a process of its own."""
+    """The bytes that the function with this name reports from a separate process."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'backends'}"}
     code = f"from benchmarks import memory; print(memory.{name}())"
     done = subprocess.run([sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.PIPE, text=True)

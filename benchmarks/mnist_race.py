@@ -1,8 +1,8 @@
-"""Cold process to a trained MNIST network: ``examples/mnist.py`` beside the same job in PyTorch.
+"""From a cold process to a trained MNIST network: ``examples/mnist.py`` beside the same job in PyTorch.
 
     python -m benchmarks mnist_race --data DIR [--rounds 5]
 
-Each round runs both as new processes, one after the other, imports, decompression and evaluation included.
+Each round runs both as new processes, one after the other; the times include imports, decompression and evaluation.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The same job as ``examples/mnist.py`` in PyTorch, as one would write it: read, train, evaluate, print.
+"""The same job as ``examples/mnist.py`` in idiomatic PyTorch: read, train, evaluate, print.
 
-Same network, batches, epochs and one-cycle rate, 55,000 training and 5,000 validation images; the data stay bytes
-and are scaled batch by batch. It is the rival in `benchmarks.mnist_race`.
+The network, batches, epochs and one-cycle rate are the same, and so are the 55,000 training and 5,000 validation
+images; the data stay bytes and are scaled batch by batch. `benchmarks.mnist_race` runs this script.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Steps beside busy neighbours on the same cores: our engine and PyTorch, alone, beside Python loops, beside NumPy.
+"""Steps beside busy processes on the same cores: our engine and PyTorch, alone, beside Python loops, beside NumPy.
 
-``python -m benchmarks speed --neighbours N`` runs this. Every round measures all peers in all settings; the table has
-the medians over the rounds, and how many times longer a step takes than alone.
+``python -m benchmarks speed --neighbours N`` runs this. Every round measures all peers in all settings; the table shows
+the medians over the rounds, and their ratios to the time of a step alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROGRAMS = {
     "Python loop": "print(flush=True)\nwhile True: pass",
     "NumPy": "import numpy as np\na = np.ones((1000, 1000), 'f')\nprint(flush=True)\nwhile True: a @ a",
 }
-"""What a neighbour runs; it prints a line when it begins. NumPy's products use as many threads as ours."""
+"""The programs of the busy processes, which print a line when they begin. NumPy uses as many threads as our engine."""
 PEERS = ("numpy", "PyTorch foreach", "PyTorch fused")
 
 
@@ -40,7 +40,7 @@ def beside(program: str, n: int) -> Iterator[None]:
 
 
 def measure(task: Task, n: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Microseconds a step of each peer in each setting: the medians over the rounds, after one to warm up."""
+    """Microseconds per step of each peer in each setting: medians over the rounds, after one to warm up."""
     builders = roster("cpu", compiled=False)
     peers = {name: builders[name](task) for name in PEERS}
     found: dict[str, dict[str, list[float]]] = {name: {setting: [] for setting in PROGRAMS} for name in peers}
@@ -55,9 +55,9 @@ def measure(task: Task, n: int, rounds: int) -> dict[str, dict[str, float]]:
 
 
 def step(peer: Peer) -> float:
-    """Microseconds a step over a run of steps."""
+    """Microseconds per step over a run of steps."""
     placed = peer.place(as_batches(peer.rng, peer.task))
-    time.sleep(PAUSE)  # the threads of the peer before spin on
+    time.sleep(PAUSE)  # the threads of the previous peer still spin
     began = time.perf_counter()
     peer.steps(placed)
     return 1e6 * (time.perf_counter() - began) / peer.task.steps
@@ -73,7 +73,7 @@ def table(tasks: Sequence[Task], n: int, rounds: int) -> None:
 
 
 def cells(row: Mapping[str, float]) -> Iterator[str]:
-    """Microseconds, and how many times those alone."""
+    """Microseconds, with the ratio to those alone."""
     alone = row["alone"]
     for setting, time_ in row.items():
         yield f"{time_:.0f}" + (f" ({time_ / alone:.1f}x)" if setting != "alone" else "")

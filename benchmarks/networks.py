@@ -1,4 +1,4 @@
-"""What is trained: the rows of the table, their data, initial weights and batch order, the same for every peer."""
+"""The rows of the table: networks with their data, initial weights and batch order, the same for every peer."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ SEED = 0
 OPTIMIZERS: dict[str, SGD | Adam] = {
     "sgd": SGD(0.1),
     "momentum": SGD(0.01, momentum=0.9),
-    "adam": Adam(0.001, eps=1e-11),  # so small that it makes no difference where a library adds it
+    "adam": Adam(0.001, eps=1e-11),  # so small that the place where a library adds it makes no difference
 }
 
 RUN_SECONDS = 0.05
-"""About how long a run of steps is to take."""
+"""The approximate duration of a run of steps, in seconds."""
 MACHINES = {"cpu": (1e-4, 2.5e11), "cuda": (3e-4, 1e13)}
-"""Seconds that a step costs at least and operations a second, to guess with."""
+"""The least duration of a step in seconds, and operations per second, to estimate the duration of a step."""
 
 
 class Words(NamedTuple):
-    """An embedding in front: ids, numbers for each, ids in a row."""
+    """An embedding as first layer: number of ids, size of a vector, ids per row."""
 
     ids: int
     dim: int
@@ -38,7 +38,7 @@ class Words(NamedTuple):
 
 @dataclass(frozen=True)
 class Net:
-    """A network and the rows of a batch."""
+    """A network and its batch size."""
 
     widths: tuple[int, ...]
     batch: int
@@ -70,11 +70,11 @@ class Net:
 
     @property
     def layers(self) -> list[tuple[int, int, bool]]:
-        """Inputs and outputs of each dense layer, and whether its input needs a gradient."""
+        """Numbers of inputs and outputs of each dense layer, and whether its input needs a gradient."""
         return [(n, m, i > 0 or self.words is not None) for i, (n, m) in enumerate(pairwise(self.widths))]
 
     def steps(self, device: str) -> int:
-        """Steps of a run and of an epoch."""
+        """The number of steps in a run and in an epoch."""
         least, rate = MACHINES[device]
         operations = sum(2 * self.batch * n * m * (3 if needed else 2) for n, m, needed in self.layers)
         return int(np.clip(round(RUN_SECONDS / (least + operations / rate)), 3, 300))
@@ -113,7 +113,7 @@ class Task:
 
     @cached_property
     def data(self) -> tuple[Array, Array]:
-        """Random float32 features (rows, n_in) or int32 ids, and int32 classes that follow from them, with noise."""
+        """Random float32 features (rows, n_in) or int32 ids, and int32 classes that depend on them, with noise."""
         rng = np.random.default_rng(SEED)
         n, classes = self.net.widths[0], self.net.widths[-1]
         if self.net.words:
@@ -125,7 +125,7 @@ class Task:
         return x, (scores + rng.standard_normal(scores.shape, dtype=np.float32)).argmax(axis=1).astype(np.int32)
 
     def start(self) -> tuple[list[Array], np.random.Generator]:
-        """Initial parameters as float32, and the generator that draws the order of all epochs, as `Trainer` has it."""
+        """Initial parameters as float32, and the generator that draws the order of all epochs, as in `Trainer`."""
         rng = np.random.default_rng(SEED)
         return [w.astype(np.float32) for w in leaves(self.net.chain.init(rng))], rng
 

@@ -1,9 +1,9 @@
-"""What each pass of the compiler is worth on this CPU: steps without it beside steps with all of them.
+"""The savings of each pass of the compiler on this CPU: steps without it beside steps with all passes.
 
     python -m benchmarks passes [--rows NAME ...] [--optimizers NAME ...] [--rounds N] [--threads N]
 
-Prints by how many percent a step takes longer without each pass, and without all of them but the indispensable one: the
-median over rounds of the ratio of CPU times, which neighbors disturb less than the clock.
+Prints by how many percent a step takes longer without each pass, and without all passes but the indispensable one. The
+figure is the median over rounds of the ratio of CPU times, which other processes disturb less than elapsed times.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def without() -> dict[str, Sequence[Any]]:
-    """The passes, all of them and all but one."""
+    """The lists of passes to compare: all of them, and all but one."""
     from mlp_xp_backends.compiler.targets.cpu.memory import separate
     from mlp_xp_backends.compiler.targets.cpu.run import PASSES
 
@@ -59,7 +59,7 @@ def measured(task: Any, variants: Sequence[Any], rounds: int) -> list[list[float
     from benchmarks.networks import as_batches
     from benchmarks.peers import Ours
     from mlp_xp_backends.compiler.loop import CompiledLoop
-    from mlp_xp_backends.compiler.targets.cpu.blas import blas
+    from mlp_xp_backends.compiler.targets.cpu.libraries import blas
     from mlp_xp_backends.compiler.targets.cpu.run import Runner
     from mlp_xp_backends.loop import plain_loop
     from mlp_xp_backends.numpy_backend import NumpyBackend

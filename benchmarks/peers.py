@@ -1,7 +1,7 @@
-"""What a peer is, and our engines among them.
+"""The interface of a peer, and our engines as peers.
 
-Each peer trains a task in its own library's way, from the same weights, on the same batches: it gathers each batch
-from data in memory by row numbers, takes the step, and keeps the losses on its device until the end of the run.
+Each peer trains a task in the way of its own library, from the same weights and on the same batches: it gathers each
+batch from data in memory by row numbers, takes the step, and keeps the losses on its device until the end of the run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from mlp_xp import Trainer
 from mlp_xp.data.feed import Batch
 from mlp_xp.nn.schedules import Moment, as_schedule
 from mlp_xp.training.epoch import Item, epoch_loop, rate_table
-from mlp_xp_backends.compiler.targets.cpu.blas import Blas, mkl
+from mlp_xp_backends.compiler.targets.cpu.blas import Blas
+from mlp_xp_backends.compiler.targets.cpu.libraries import mkl
 from mlp_xp_backends.numpy_backend import NumpyBackend
 from mlp_xp_backends.trees import ABSENT, tree_map
 
@@ -26,22 +27,22 @@ class NotComparableError(Exception):
 
 
 class Peer(Protocol):
-    """A library at work on a task; it goes on from where the last run ended."""
+    """A library that trains a task; each run continues the previous one."""
 
     trains: ClassVar[bool] = True
     task: Task
     rng: np.random.Generator
 
     def place(self, order: Array) -> Any:
-        """What `steps` takes for an order of row numbers (steps, batch), on the device."""
+        """Send row numbers (steps, batch) to the device, in the form that `steps` takes."""
         ...
 
     def steps(self, placed: Any) -> Array:
-        """Take the steps; the losses (or their mean alone) on the host when all work is done."""
+        """Take the steps; return the losses (or only their mean) on the host when all work is done."""
         ...
 
     def epoch(self) -> tuple[float, float]:
-        """Seconds and mean loss of an epoch, from the drawing of the order on the host to the loss on the host."""
+        """Seconds and mean loss of an epoch, from drawing the order on the host to the loss on the host."""
         began = time.perf_counter()
         losses = self.steps(self.place(as_batches(self.rng, self.task)))
         loss = float(losses.mean(dtype=np.float64))
@@ -67,7 +68,7 @@ class Ours(Peer):
 
     def steps(self, placed: Any) -> Array:
         self.trainer._run.state, losses = self.loop(self.trainer.state, self.data, placed)
-        self.trainer._run.updates += len(losses)  # steps outside fit count too: Adam's correction depends on it
+        self.trainer._run.updates += len(losses)  # for Adam's correction, steps outside fit count too
         self.backend.synchronize()
         return self.backend.to_numpy(losses)
 
@@ -78,7 +79,7 @@ class Ours(Peer):
 
 
 def the_mkl() -> Blas:
-    """MKL, which is measured beside NumPy's own OpenBLAS where it is installed."""
+    """MKL, which is measured beside NumPy's own OpenBLAS if it is installed."""
     found = mkl()
     if found is None:
         raise NotComparableError("MKL is not installed")

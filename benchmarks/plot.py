@@ -65,7 +65,7 @@ def figure(results: Record) -> Figure:
 
 
 def times(rows: list[Record], network: str, first: str) -> dict[str, tuple[str, float]]:
-    """Who, and its microseconds per step: our first engine, ours with MKL, and the fastest peer that ran everywhere."""
+    """Names and microseconds per step of our first engine, ours with MKL, and the fastest peer that ran everywhere."""
     rows = [row for row in rows if row["network"] == network and row["valid"]]
     members = {**PEERS, "ours": (first,), "mkl": (MKL,)}
     means = {name: geometric_mean([fastest(row, "step_us", group) for row in rows]) for name, group in members.items()}
@@ -75,7 +75,7 @@ def times(rows: list[Record], network: str, first: str) -> dict[str, tuple[str, 
 
 
 def geometric_mean(values: list[float | None]) -> float | None:
-    """None if there are no values, or if one is missing."""
+    """The geometric mean, or None if there are no values or one is missing."""
     known = [math.log(value) for value in values if value is not None]
     return math.exp(sum(known) / len(known)) if values and len(known) == len(values) else None
 

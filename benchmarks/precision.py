@@ -1,7 +1,7 @@
 """Products of a dense layer in half precision with float32 accumulation: CPU time and error beside float32.
 
 ``python -m benchmarks precision`` prints one row per library and shape. ``cast`` includes the rounding of both float32
-operands, which every step of training with float32 weights needs; without it the operands are half precision already.
+operands, which every step of training with float32 weights needs; without it, the operands are already half precision.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _rows(library: str, shape: tuple[int, int, int], products: Callable[..., dic
 
 
 def cpu_times(functions: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """The median CPU time of each in ms, over all threads, measured in turns."""
+    """The median CPU time of each in ms, over all threads, measured in turn."""
     found: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(REPETITIONS + 2):
         for name, f in functions.items():

@@ -1,9 +1,9 @@
 """Small predictions and small updates beside scikit-learn and onnxruntime.
 
 ``python -m benchmarks predict [--rows 1 32 1000] [--rounds 7] [--json FILE]`` prints a table in Markdown: the median
-microseconds of one call of ``predict_proba`` and of ``partial_fit`` on 32 rows, with BLAS on one thread. All take their
-turns in every round. onnxruntime, where it and onnx are installed, runs the same weights as a graph without checks of
-its input; our `Model` is the estimator's ``to_model()``.
+microseconds of one call of ``predict_proba`` and of ``partial_fit`` on 32 rows, with BLAS on one thread. All are
+measured in turn in every round. onnxruntime, if it and onnx are installed, runs the same weights as a graph and does
+not check its input; our `Model` is the estimator's ``to_model()``.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def onnx_session(model: Any) -> Any:
 
 
 def predictions(rows: int, dtype: str) -> dict[str, Call]:
-    """One call of everybody, on the same rows."""
+    """One call of each library, on the same rows."""
     X, _ = data(rows, dtype)
     ours, theirs = fitted(Ours, dtype), fitted(Theirs, dtype)
     model = ours.to_model("cpu")
@@ -85,7 +85,7 @@ def updates(rows: int, dtype: str) -> dict[str, Call]:
 
 
 def measure(calls: dict[str, Call], rounds: int) -> dict[str, float]:
-    """The median microseconds of a call of each."""
+    """The median microseconds of a call of each library."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():

@@ -1,11 +1,12 @@
-"""Training on several processes beside PyTorch's DistributedDataParallel (DDP) over gloo, and a model of more of them.
+"""Training on several processes beside PyTorch's DistributedDataParallel (DDP) over gloo, and a model of more ranks.
 
     python -m benchmarks ranks [--ranks 1 2] [--rows 784-300-10@256 ...] [--rounds N] [--seconds S] [--out FOLDER]
 
-Every job is one ``mpiexec`` whose ranks have equally many threads. In each round ours and DDP train the same network on
-the same batches, one after the other; the median counts. The share of time spent communicating includes waiting for the
-slowest rank; for DDP it is what a step takes longer than without synchronization of the gradients (``no_sync``). The
-report is written after every job: after an interruption it has the jobs until then, and says so.
+Every job is one call of ``mpiexec`` whose ranks have the same number of threads. In each round, our trainer and DDP
+train the same network on the same batches, one after the other; the report gives medians. The share of time spent
+communicating includes waiting for the slowest rank; for DDP, it is the time that a step saves without synchronization
+of the gradients (``no_sync``). The report is written after every job: after an interruption, it contains the finished
+jobs and says so.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from benchmarks import machine
 ROWS = ("784-300-10@64", "784-300-10@256", "784-1024-1024-10@512")
 STEPS = 20
 SIZES = (4, 4_000, 40_000, 400_000, 4_000_000, 32_000_000)
-"""Bytes of the measured all-reduce."""
+"""The sizes of the measured all-reduces, in bytes."""
 MODELED = (8, 64, 512)
 Job = dict[str, Any]
-"""What a job of so many ranks measured on a row."""
+"""The measurements of a job on a row of the table, with its number of ranks."""
 
 
 def main() -> None:
@@ -73,7 +74,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def job(row: str, ranks: int, options: argparse.Namespace, seconds: float) -> Job:
-    """What ``ranks`` processes measure in about so many seconds."""
+    """Run a job of ``ranks`` processes for about so many seconds, and return its measurements."""
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     mpiexec = shutil.which("mpiexec", path=places)
     if mpiexec is None:
@@ -90,12 +91,12 @@ def job(row: str, ranks: int, options: argparse.Namespace, seconds: float) -> Jo
 
 
 def threads_of(options: argparse.Namespace) -> int:
-    """Threads of a rank: the cores are enough for the largest job."""
+    """The number of threads of a rank, for which the cores suffice in the largest job."""
     return max(1, len(os.sched_getaffinity(0)) // max(options.ranks))
 
 
 def work(options: argparse.Namespace) -> None:
-    """What every rank does; rank 0 writes the medians."""
+    """The program of every rank; rank 0 writes the medians."""
     import torch
 
     from mlp_xp_backends.groups import get_group
@@ -111,7 +112,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def race(row: str, group: Any, rounds: int, seconds: float) -> dict[str, Any]:
-    """Seconds of a step of ours and of DDP, and their shares of communication, as medians over rounds."""
+    """Seconds per step of our trainer and of DDP, and their shares of communication, as medians over rounds."""
     import numpy as np
 
     widths, batch = [int(n) for n in row.partition("@")[0].split("-")], int(row.partition("@")[2])
@@ -156,7 +157,7 @@ class Ours:
         self.trainer = Trainer(mlp(*widths), device="cpu", group=self.group)
 
     def epoch(self, x: Any, y: Any, batch: int) -> tuple[float, float]:
-        """Seconds of an epoch, and those of them that sums took."""
+        """Seconds of an epoch, and the seconds spent in sums over the ranks."""
         from mlp_xp.training.callbacks import Callback
 
         timed = self.group
@@ -171,7 +172,7 @@ class Ours:
         timed.barrier()
         begin = Begin()
         history = self.trainer.fit(x, y, max_epochs=self.trainer.epoch + 1, batch_size=batch, callbacks=[begin])
-        return history[-1]["seconds"], getattr(begin, "spent", 0.0)  # rank 0 alone calls it, and reports
+        return history[-1]["seconds"], getattr(begin, "spent", 0.0)  # only rank 0 calls it, and reports
 
 
 class Ddp:
@@ -212,7 +213,7 @@ class Ddp:
 
 
 def network(group: Any) -> dict[int, float]:
-    """Median seconds of an all-reduce of so many bytes."""
+    """Median seconds of an all-reduce, for each number of bytes."""
     import numpy as np
 
     found = {}
@@ -280,7 +281,7 @@ def report(header: list[str], found: list[Job], jobs: int) -> str:
 
 
 def modeled(alone: list[Job], several: Job) -> list[str]:
-    """The cost model: what it assumes, and from which batch on so many ranks are used at least by half."""
+    """The cost model: its assumptions, and the batch size at which half of the time of a step is arithmetic."""
     ranks = several["ranks"]
     latency, per_byte = fitted({int(size): seconds for size, seconds in several["network"].items()}, ranks)
     lines = [

@@ -22,13 +22,13 @@ class Ratio(NamedTuple):
     under: Sequence[str]
 
     def of(self, row: Record, what: str) -> float | None:
-        """The ratio of medians in a row, ``None`` if one side is not there."""
+        """The ratio of medians in a row, or ``None`` if one side is missing."""
         over, under = (fastest(row, what, names) for names in (self.over, self.under))
         return over / under if over and under else None
 
 
 def ratios(device: str) -> list[Ratio]:
-    """What is told of each row; above 1 means that ours is faster, save for those over products."""
+    """The ratios reported for each row; above 1, ours is faster, except in those relative to products."""
     first, *_ = ours = OURS[device]
     return [
         Ratio(f"PyTorch / {first}", TORCH, (first,)),
@@ -51,7 +51,7 @@ def key(row: Record) -> tuple[str, str]:
 
 
 def merged(path: Path, machine: Record, row: Record) -> Record:
-    """What ``path`` holds, with this row in place of an older one; a new start if it is of another machine."""
+    """The results in ``path``, with this row in place of an older one, or this row alone if the machine differs."""
     rows: list[Record] = []
     if path.exists():
         old = json.loads(path.read_text())
@@ -61,7 +61,7 @@ def merged(path: Path, machine: Record, row: Record) -> Record:
 
 
 def summary(device: str, rows: list[Record]) -> Record:
-    """For steps and epochs and every ratio: the geometric mean over the valid rows, the least and the largest."""
+    """For steps and epochs and every ratio, the geometric mean, minimum and maximum over the valid rows."""
     return {
         what: {
             ratio.label: spread(values)
@@ -161,7 +161,7 @@ def losses(rows: list[Record]) -> str:
 
 
 def missing(rows: list[Record]) -> list[str]:
-    """Who could not take part, and why."""
+    """The peers that could not be measured, and the reasons."""
     gaps: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         for name, why in row["missing"].items():

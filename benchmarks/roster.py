@@ -1,4 +1,4 @@
-"""Who takes part on which device."""
+"""The peers on each device."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from benchmarks.networks import Task
 from benchmarks.peers import Ours, Peer, the_mkl
-from mlp_xp_backends.compiler.targets.cpu.blas import openblas
+from mlp_xp_backends.compiler.targets.cpu.libraries import openblas
 from mlp_xp_backends.numpy_backend import NumpyBackend
 from mlp_xp_backends.numpy_plain import PlainNumpyBackend
 
 Entry = Callable[[Task], Peer]
 
 OURS = {"cpu": ("numpy", "numpy mkl", "torch:cpu", "jax:cpu"), "cuda": ("cupy", "torch:cuda", "jax:cuda")}
-"""Our engines, the first one being what a user of that device gets."""
+"""Our engines; the first one is the default on its device."""
 MKL = "numpy mkl"
 PLAIN = "numpy plain"
 TORCH = ("PyTorch fused", "PyTorch foreach", "PyTorch compiled")
@@ -24,7 +24,7 @@ FLOOR, MKL_FLOOR = "products", "products mkl"
 
 
 def roster(device: str, compiled: bool) -> dict[str, Entry]:
-    """All peers of a device by name, in the order of the table; their libraries are imported when they are built."""
+    """All peers of a device, by name and in the order of the table; creating a peer imports its library."""
     entries: dict[str, Entry] = {name: ours(name) for name in OURS[device]}
     if device == "cpu":
         entries["numpy"] = lambda task: Ours(NumpyBackend(openblas), task)

@@ -1,7 +1,7 @@
 """Our estimators beside scikit-learn's: the same fit, the same epochs, one process, BLAS threads fixed.
 
 ``python -m benchmarks.sklearn_fit [--rounds 5] [--threads 1 2] [--cases NAME ...] [--json FILE]`` prints a table in
-Markdown. Both are run by turns, and the medians of the rounds are compared.
+Markdown. Both run in turn, and the medians of the rounds are compared.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Case(NamedTuple):
 
 
 def table(rows: int, columns: int, classes: int) -> Callable[[], tuple[Array, Array]]:
-    """Noisy linear classes."""
+    """Random data with noisy linear classes."""
 
     def draw() -> tuple[Array, Array]:
         rng = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def seconds(cls: type, case: Case, X: Array, y: Array) -> float:
 
 
 def compare(name: str, dtype: str, threads: int, rounds: int, X: Array, y: Array) -> dict[str, Any]:
-    """The medians of both, in seconds."""
+    """The median times of both, in seconds."""
     case = CASES[name]
     X = X.astype(dtype, copy=False)
     ours, theirs = [], []

@@ -10,7 +10,7 @@ from benchmarks.peers import NotComparableError, Peer
 
 
 class Sklearn(Peer):
-    """A run is one call on rows in the order of the run: one gather for all batches, the least that it can be given."""
+    """A run is one call on rows in the order of the run, so scikit-learn needs only one gather for all batches."""
 
     def __init__(self, task: Task) -> None:
         if task.net.words:
@@ -35,7 +35,7 @@ class Sklearn(Peer):
         self.model.partial_fit(x[: task.net.batch], y[: task.net.batch], classes=np.arange(task.net.widths[-1]))
         self.model.coefs_ = weights[::2]
         self.model.intercepts_ = [b[0] for b in weights[1::2]]
-        del self.model._optimizer  # which is bound to the weights drawn before and has made a step
+        del self.model._optimizer  # which refers to other weights and has already taken a step
 
     def place(self, order: Array) -> Array:
         return order.ravel()

@@ -4,8 +4,8 @@
                                [--device cpu|cuda] [--compile] [--out DIR] [--neighbours N]
 
 Writes ``<device>-<model>-<threads>-threads.json``, ``.md`` and ``.png`` after every row; rows measured before on the
-same machine with the same versions stay, so that a table can be measured in parts. With ``--neighbours N`` it prints
-instead how long steps take beside N busy processes, each a Python loop or products of NumPy.
+same machine with the same versions are kept, so that a table can be measured in parts. With ``--neighbours N``, it
+prints instead how long steps take beside N busy processes, each a Python loop or products of NumPy.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="networks, such as 784-300-10@50; by default all")
     parser.add_argument("--optimizers", nargs="+", choices=("sgd", "momentum", "adam"), help="by default all")
-    parser.add_argument("--threads", type=int, help="for every library alike; by default as many as there are cores")
+    parser.add_argument("--threads", type=int, help="threads of every library; by default as many as there are cores")
     parser.add_argument("--rounds", type=int, default=9, help="runs and epochs of each peer, after one to warm up")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--compile", action="store_true", help="torch.compile takes part, which takes long to compile")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile, which compiles for minutes")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--neighbours", type=int, default=0, metavar="N", help="busy processes on the same cores")
     options = parser.parse_args()

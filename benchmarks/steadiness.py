@@ -1,7 +1,7 @@
-"""What happens beside the steps: callbacks and validation, and epochs that must not slow down.
+"""The work beside the steps, callbacks and validation, and the steadiness of epochs, which must not slow down.
 
 python -m benchmarks.steadiness overhead     # a progress bar, history and a log beside bare training
-python -m benchmarks.steadiness denormals    # epoch 2 against epoch 100 while most gradients have died away
+python -m benchmarks.steadiness denormals    # epoch 2 against epoch 100, when most gradients have vanished
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from mlp_xp import SGD, Adam, CSVLog, Progress, Rescale, Trainer, mlp
 
 
 class Terminal(io.StringIO):
-    """A stream that a progress bar takes for a terminal."""
+    """A stream that pretends to be a terminal, so that a progress bar is drawn."""
 
     def isatty(self) -> bool:
         return True
 
 
 def digits(rows: int = 12_800) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes with two thirds of the columns always 0, like pixels at the rim, and labels that can be learned."""
+    """Bytes with two thirds of the columns always 0, like pixels at the border, and labels that can be learned."""
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (rows, 784), dtype=np.uint8)
     x[:, rng.permutation(784)[:500]] = 0
@@ -34,7 +34,7 @@ def digits(rows: int = 12_800) -> tuple[np.ndarray, np.ndarray]:
 
 
 def overhead(rounds: int = 10, epochs: int = 5) -> None:
-    """Runs of a few epochs of 100 steps with everything on beside runs with nothing, alternating."""
+    """Alternate runs of a few epochs of 100 steps with all callbacks and with none."""
     x, y = digits()
     times: dict[str, list[float]] = {"bare": [], "callbacks": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +51,7 @@ def overhead(rounds: int = 10, epochs: int = 5) -> None:
 
 
 def denormals(epochs: int = 100) -> None:
-    """Momentum and second moments decay towards numbers below the normal range where inputs fall silent."""
+    """Time late epochs, when momentum and second moments of unused inputs have decayed to denormal numbers."""
     x, y = digits(3_200)
     silent = x.copy()
     silent[:, 200:] = 0

@@ -25,7 +25,7 @@ class PyTorch(Peer):
         self.criterion = nn.CrossEntropyLoss()
         self.optimizer = torch_optimizer(task, self.net, **{optimizer: True})
         if compiled:
-            torch.compiler.reset()  # else the tasks before count as recompilations, of which there is a limit
+            torch.compiler.reset()  # otherwise, earlier tasks count as recompilations, whose number is limited
         self.graphs = compiled and device == "cuda"
         mode = "reduce-overhead" if self.graphs else "default"  # that is, with CUDA graphs
         self.loss = torch.compile(self._loss, mode=mode) if compiled else self._loss
@@ -41,7 +41,7 @@ class PyTorch(Peer):
             loss = self.loss(self.x.index_select(0, rows), self.y.index_select(0, rows))
             loss.backward()
             self.update()
-            losses.append(loss.detach().clone() if self.graphs else loss.detach())  # graphs use that memory again
+            losses.append(loss.detach().clone() if self.graphs else loss.detach())  # graphs reuse that memory
         if self.device == "cuda":
             torch.cuda.synchronize()
         return np.asarray(torch.stack(losses).numpy(force=True))

@@ -7,13 +7,13 @@
 55,000 of the training images train the network, 5,000 choose the rate, and the test set is evaluated once, at the end.
 
 The published report does not state the initial weights and the scale of the pixels. With weights from N(0, 1) and
-pixels from 0 to 1 the loss-ratio rate reaches the published losses. With Glorot's weights and pixels from 0 to 2 the
+pixels from 0 to 1, the loss-ratio rate reaches the published losses. With Glorot's weights and pixels from 0 to 2, the
 table of rates resembles the published one: best at 0.03 or 0.01, worst at 0.0001.
 
 Data: MNIST from --data-dir, ``$MLP_XP_DATA/mnist`` or the cache, else downloaded (11 MB); if that fails, the 1,797
 digits of 8 x 8 pixels that scikit-learn includes, and the first line of the output says so.
 
-Time: 1 to 2 minutes on two cores, the published recipe 5; ``--rates 0.03 --seeds 1`` a third of that.
+Time: 1 to 2 minutes on two cores, 5 for the published recipe; a third of that with ``--rates 0.03 --seeds 1``.
 
 Source: published in a course report ("Implementing MLP using NumPy", 2022).
 """
@@ -72,14 +72,14 @@ ADAM = Way("Adam, one cycle, batches of 128", lambda lr: Adam(OneCycle(lr)), 128
 
 
 class Attempt(NamedTuple):
-    """The result of a way at a rate."""
+    """The result of training in one way at one rate."""
 
     model: Model
     history: History
 
 
 class Study:
-    """Trains the network in several ways, each of them once."""
+    """Trains the network in several ways and keeps the results, so that each training runs once."""
 
     def __init__(self, run: Run, data: Dataset) -> None:
         self.run, self.data = run, data
@@ -89,7 +89,7 @@ class Study:
         self.name = f"{'MNIST' if data.name == 'mnist' else 'small digits'}, {'-'.join(map(str, self.widths))}"
 
     def attempt(self, way: Way, rate: float, repeat: int = 0) -> Attempt:
-        """The network trained that way, with the seed --seed + ``repeat``."""
+        """Train the network in this way, with the seed --seed + ``repeat``."""
         key = way, rate, repeat
         if key not in self.known:
             self.known[key] = self._train(*key)
@@ -125,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
     add_recipe_option(parser)
     add = parser.add_argument
     add("--rates", type=positive_float, nargs="+", default=RATES, metavar="X", help="learning rates to try")
-    add("--dataset", choices=("auto", "mnist", "digits"), default="auto", help="auto is MNIST if it is available")
+    add("--dataset", choices=("auto", "mnist", "digits"), default="auto", help="auto: MNIST if it is available")
     add_model_options(parser)
     add("--seeds", type=positive_int, default=3, dest="runs", metavar="N", help="runs at the chosen rate")
     add_run_options(parser, repeat=False)
@@ -133,7 +133,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(run: Run) -> None:
-    """Try the rates, repeat the best, compare ways, test."""
+    """Try the rates, repeat the best one, compare the ways of training, and test."""
     options = run.options
     with run.timed("load"):
         data = load_handwritten(options.dataset, np.random.default_rng(0), options.data_dir)
@@ -154,7 +154,7 @@ def main(run: Run) -> None:
 
 
 def learn(study: Study) -> Model:
-    """The study itself; the model of the first run at the chosen rate."""
+    """Run the study; return the model of the first run at the chosen rate."""
     run, options = study.run, study.run.options
     published = options.recipe == "published"
     way = SINGLE if published else ADAM
@@ -174,7 +174,7 @@ def learn(study: Study) -> Model:
 
 
 def choose_rate(study: Study, way: Way) -> float:
-    """The rate with the highest validation accuracy; prints a table of all rates."""
+    """Return the rate with the highest validation accuracy, and print a table of all rates."""
     run = study.run
     rates = sorted(set(run.options.rates), reverse=True)
     attempts = [study.attempt(way, rate) for rate in rates]
@@ -198,7 +198,7 @@ def choose_rate(study: Study, way: Way) -> float:
 
 
 def repeat(study: Study, runs: list[Attempt], title: str) -> None:
-    """Median and range of each epoch's accuracy over the seeds."""
+    """Draw median and range of each epoch's accuracy over the seeds."""
     series, last = {}, {}
     for name, part in (("training", "train"), ("validation", "valid")):
         values = np.array([[record[f"{part}_accuracy"] for record in attempt.history] for attempt in runs])
@@ -212,7 +212,7 @@ def repeat(study: Study, runs: list[Attempt], title: str) -> None:
 
 
 def compare(study: Study, ways: list[tuple[Way, float]]) -> None:
-    """The training loss of several ways after each epoch, cross-entropy without L2 for all."""
+    """Compare the training loss of several ways after each epoch: the cross-entropy without L2 for all."""
     series = {}
     for way, rate in ways:
         history = study.attempt(way, rate).history

@@ -1,4 +1,4 @@
-"""All figures of the README and the documentation, drawn anew by one command.
+"""Redraw all figures of the README and the documentation with one command.
 
     python examples/figures.py --out docs/figures            # all of them
     python examples/figures.py --out docs/figures --only moons.gif mnist-curves.png
@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the examples that draw the chosen figures; the exit code."""
+    """Run the examples that draw the chosen figures; return the exit code."""
     command = parser()
     options = command.parse_args(argv)
     if not (options.quick or options.data_dir):
@@ -104,14 +104,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def copy(names: Sequence[str], source: str, target: Path) -> None:
-    """Copy figures from the folder of the runs."""
+    """Copy figures from the folder of the runs to ``target``."""
     for name in names:
         shutil.copyfile(Path(source, name), target / name)
         print(f"wrote {target / name}")
 
 
 def run(job: Job, options: argparse.Namespace, folder: str) -> int:
-    """Run an example with --out in ``folder``; the exit code."""
+    """Run an example with --out in ``folder``; return the exit code."""
     example = importlib.import_module(job.example)
     words = [word.format(folder=folder) for word in job.options.split()]
     words += ["--out", folder, "--device", options.device]
@@ -123,7 +123,7 @@ def run(job: Job, options: argparse.Namespace, folder: str) -> int:
 
 
 def draw_speed(path: Path) -> None:
-    """The figure of the committed results for a CPU."""
+    """Draw the figure of the committed results for a CPU."""
     sys.path.append(str(ROOT))
     plot = importlib.import_module("benchmarks.plot")
     (results,) = RESULTS.glob("cpu-*.json")

@@ -1,6 +1,6 @@
 """Backpropagation from scratch: a 2-3-2 network in plain Python loops, then the same network in the library.
 
-    python examples/from_scratch.py                           # derivatives side by side, then the library trains well
+    python examples/from_scratch.py                           # derivatives side by side, then the library trains
     python examples/from_scratch.py --recipe published        # loops and library take the same steps
     python examples/from_scratch.py --out figures            # the decision boundary and the loss of each epoch
 
@@ -14,7 +14,7 @@ The network maps a point x = (x_1, x_2) to the probabilities p = (p_1, p_2) of t
 
 Data: points drawn at random, 60,000 for training, 10,000 for validation and 10,000 for the test; no files.
 
-Time: about a second on two cores; the published recipe 15 (300,000 steps of one point each, in loops and in the
+Time: about a second on two cores; 15 for the published recipe (300,000 steps of one point each, in loops and in the
 library).
 
 Source: derivatives and losses are published in a course report ("Implementing MLP using NumPy", 2022).
@@ -53,7 +53,7 @@ class Weights(NamedTuple):
 
 
 def derivatives(weights: Weights, x: Row, y: int) -> tuple[float, Weights]:
-    """The loss at one point of class ``y`` and its derivatives, computed one number at a time."""
+    """Return the loss at one point of class ``y`` and its derivatives, computed one number at a time."""
     W, b, V, c = weights
     inputs, hidden, outputs = range(len(W)), range(len(V)), range(len(c))
 
@@ -84,7 +84,7 @@ def descend(weights: Weights, slope: Weights, rate: float) -> None:
 
 
 def train(weights: Weights, points: Matrix, labels: list[int], epochs: int) -> Iterable[float]:
-    """Take a step for one point after another; yield the mean loss of each epoch.
+    """Take a step for each point in turn; yield the mean loss of each epoch.
 
     The rate starts at 0.1. After every 100 points it is multiplied by the ratio of their mean loss to that of the 100
     points before.
@@ -112,7 +112,7 @@ PUBLISHED_LOSSES = (0.1613, 0.1002, 0.0932, 0.0899, 0.0882)
 
 
 def library_derivatives(run: Run, weights: Weights, x: Row, y: int) -> Weights:
-    """The same derivatives by the library: forward and backward through its layers, for a batch of one row."""
+    """Compute the same derivatives with the layers of the library, for a batch of one row."""
     xp, asarray = run.backend.xp, run.backend.asarray
     W, b, V, c = (asarray(np.array(w, ndmin=2)) for w in weights)  # biases are rows
     network, cross_entropy = mlp(2, 3, 2, activation="sigmoid"), SoftmaxCrossEntropy()
@@ -124,7 +124,7 @@ def library_derivatives(run: Run, weights: Weights, x: Row, y: int) -> Weights:
 
 
 def as_lists(run: Run, first: Affine, last: Affine) -> Weights:
-    """The parameters of the two dense layers as lists of numbers."""
+    """Convert the parameters of the two dense layers to lists of numbers."""
     W, b, V, c = (run.backend.to_numpy(g).tolist() for g in (*first, *last))
     return Weights(W, b[0], V, c[0])
 
@@ -166,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(run: Run) -> None:
-    """Compare the derivatives, then train loops and library to tell whether points are outside an ellipse."""
+    """Compare the derivatives, then train loops and library to decide whether points are outside an ellipse."""
     options = run.options
     compare_derivatives(run)
 
@@ -178,7 +178,7 @@ def main(run: Run) -> None:
     published = options.recipe == "published"
     trainer = new_trainer(run)
     first, _, last = trainer.state.params
-    weights = as_lists(run, first, last)  # both start from the same
+    weights = as_lists(run, first, last)  # both start from the same weights
     with run.timed("train"):
         trainer.fit(
             *data,
@@ -199,7 +199,7 @@ def main(run: Run) -> None:
 
 
 def new_trainer(run: Run) -> Trainer:
-    """The 2-3-2 network and the optimizer of the recipe."""
+    """Return a trainer of the 2-3-2 network with the optimizer of the recipe."""
     options = run.options
     optimizer = SGD(LossRatio(0.1, window=100)) if options.recipe == "published" else Adam(OneCycle(0.2))
     network = mlp(2, 3, 2, activation="sigmoid", init=Normal(std=1.0))
@@ -207,7 +207,7 @@ def new_trainer(run: Run) -> Trainer:
 
 
 def run_loops(run: Run, weights: Weights, data: Split) -> None:
-    """Take the steps of the published recipe in loops too, and print both losses beside the published ones."""
+    """Take the steps of the published recipe in loops, too, and print both losses beside the published ones."""
     print(f"epoch{'published':>10}{'loops':>10}{'library':>10}   mean loss of the epoch")
     losses = []
     with run.timed("loops"):
@@ -222,7 +222,7 @@ def run_loops(run: Run, weights: Weights, data: Split) -> None:
 
 
 def draw(run: Run, trainer: Trainer, test: Split) -> None:
-    """The losses of one recipe, and the decision over the plane beside the true ellipse."""
+    """Draw the losses of the recipe, and the decision in the plane beside the true ellipse."""
     name = "from_scratch-loss.png"
     if run.options.recipe == "published":
         epochs = range(1, len(run.epochs) + 1)

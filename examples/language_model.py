@@ -22,8 +22,8 @@ folder --data-dir or ``$MLP_XP_DATA/ngram250``: course material (University of T
 download. Or any text in UTF-8 (--corpus); its most frequent words are the vocabulary. Without any of these, the script
 reads the reference prose included in Python, and the first line of the output says so.
 
-Time: about 20 seconds on two cores with the published 4-grams, the published recipe 30, with 200 epochs 6 minutes;
-Python's prose takes one second.
+Time: about 20 seconds on two cores with the published 4-grams; 30 seconds for the published recipe, 6 minutes with 200
+epochs; one second with Python's prose.
 
 Source: the sum was published at 29.40 % test accuracy in a course report (CMPE 597, Bogazici University, 2023), the
 concatenation at 23.12 % with rate 0.001 and 200 epochs in a course homework (2021).
@@ -87,7 +87,7 @@ PUBLISHED = Recipe(epochs=20, lr=0.02, batch_size=100)
 
 
 def default_recipe(rows: int) -> Recipe:
-    """About 360 steps per epoch; Adam's rate grows with the square root of the batch (Malladi et al. 2022)."""
+    """About 360 steps per epoch; Adam's rate grows with the square root of the batch size (Malladi et al. 2022)."""
     batch_size = min(max(rows // 360, 32), 1024)
     return Recipe(epochs=12, lr=0.03 * (batch_size / 1024) ** 0.5, batch_size=batch_size)
 
@@ -99,10 +99,10 @@ def parser() -> argparse.ArgumentParser:
     recipes, data = paragraphs(__doc__, "published:", "default:"), paragraphs(__doc__, "Data:", "Time:", "Source:")
     train = commands.add_parser("train", help="train a model", description=recipes, epilog=data)
     add = train.add_argument
-    add("--combine", choices=("concat", "sum"), default="concat", help="concatenate the three words, or add them")
+    add("--combine", choices=("concat", "sum"), default="concat", help="concatenate or add the word vectors")
     add_recipe_option(train)
-    add("--lr", type=positive_float, metavar="X", help="highest rate (else the recipe's)")
-    add("--batch-size", type=positive_int, metavar="N", help="rows per step (else the recipe's)")
+    add("--lr", type=positive_float, metavar="X", help="highest learning rate (default: the recipe's)")
+    add("--batch-size", type=positive_int, metavar="N", help="rows per step (default: the recipe's)")
     add("--corpus", type=Path, metavar="FILE", help="a text to train on")
     add("--vocab-size", type=positive_int, default=250, metavar="N", help="number of its most frequent words")
     add("--save", type=Path, metavar="FILE", help="write the trained model (safetensors)")
@@ -110,17 +110,19 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("eval", help="evaluate a saved model on the validation and test parts")
     add_saved_model_options(evaluate)
-    evaluate.add_argument("--corpus", type=Path, metavar="FILE", help="the text that it was trained on")
+    evaluate.add_argument("--corpus", type=Path, metavar="FILE", help="the text on which it was trained")
     evaluate.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the 4-grams")
 
-    predict = commands.add_parser("predict", help="the likeliest next words")
-    predict.add_argument("phrases", nargs="+", metavar="PHRASE", help="three words in quotes; of more, the last three")
+    predict = commands.add_parser("predict", help="print the most probable next words")
+    predict.add_argument(
+        "phrases", nargs="+", metavar="PHRASE", help="at least three words in quotes; the last three count"
+    )
     add_saved_model_options(predict)
 
-    tsne = commands.add_parser("tsne", help="a map of all words, some neighbourhoods, and nearest words")
-    tsne.add_argument("words", nargs="*", metavar="WORD", help="print its nearest words (else those of the map)")
+    tsne = commands.add_parser("tsne", help="draw a map of all words and some neighborhoods, and print nearest words")
+    tsne.add_argument("words", nargs="*", metavar="WORD", help="print its nearest words (default: those of the map)")
     add_saved_model_options(tsne)
-    tsne.add_argument("--seed", type=seed, default=0, help="of the map")
+    tsne.add_argument("--seed", type=seed, default=0, help="seed of the map")
     return parser
 
 
@@ -131,16 +133,16 @@ def add_saved_model_options(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, torch:cpu, jax ...")
     add("--strict-device", action="store_true", help="fail if the device is missing (else use the CPU)")
     add("--out", type=Path, metavar="DIR", help="draw figures into this folder")
-    add("--json", type=Path, metavar="FILE", help="write settings, results and times")
+    add("--json", type=Path, metavar="FILE", help="write settings, results and times as JSON")
 
 
 def main(run: Run) -> None:
-    """The command of the options."""
+    """Run the command that the options name."""
     {"train": train, "eval": evaluate, "predict": predict, "tsne": tsne}[run.options.command](run)
 
 
 def train(run: Run) -> None:
-    """Train on 4-grams, evaluate on those of other sentences, save."""
+    """Train on 4-grams, evaluate on 4-grams of other sentences, and save the model."""
     options = run.options
     with run.timed("load"):
         data = load_ngrams(np.random.default_rng(options.seed), options.data_dir, options.corpus, options.vocab_size)
@@ -217,7 +219,7 @@ def some_phrases(data: Dataset) -> Sequence[str]:
 
 
 def print_next_words(run: Run, model: Model, phrases: Sequence[str], most: int = 5) -> None:
-    """Print and report the likeliest next words after each phrase, with their probabilities."""
+    """Print and report the most probable next words after each phrase, with their probabilities."""
     vocabulary = vocabulary_of(model)
     p = model.predict_proba(np.stack([context(vocabulary, phrase) for phrase in phrases]))
     run.result["next_words"] = {}
@@ -229,7 +231,7 @@ def print_next_words(run: Run, model: Model, phrases: Sequence[str], most: int =
 
 
 def context(vocabulary: Vocabulary, phrase: str) -> Array:
-    """The ids of the last three words of ``phrase``, (3,)."""
+    """Return the ids of the last three words of ``phrase``, (3,)."""
     tokens = tokenize(phrase)[-CONTEXT:]
     if len(tokens) < CONTEXT:
         raise ValueError(f"{phrase!r} is too short: expected at least three words, such as 'city of new'")
@@ -239,7 +241,7 @@ def context(vocabulary: Vocabulary, phrase: str) -> Array:
 def vocabulary_of(model: Model) -> Vocabulary:
     """The vocabulary that was saved with the model."""
     if "vocabulary" not in model.extra:
-        raise ValueError("the model has no vocabulary: expected a model that language_model.py train saved")
+        raise ValueError("the model has no vocabulary: expected a model saved by language_model.py train")
     return Vocabulary(tuple(model.extra["vocabulary"]))
 
 
@@ -254,16 +256,14 @@ def load_model(run: Run) -> Model:
 
 
 def evaluate(run: Run) -> None:
-    """Evaluate a saved model on the parts that it was not trained on: its own seed draws the split."""
+    """Evaluate a saved model on the parts on which it was not trained: its own seed draws the split."""
     options, model = run.options, load_model(run)
     vocabulary = vocabulary_of(model)
     with run.timed("load"):
         rng = np.random.default_rng(model.extra["seed"])
         data = load_ngrams(rng, options.data_dir, options.corpus, len(vocabulary))
     if data.classes != vocabulary.words:
-        raise DataError(
-            f"{options.load} was trained on another text than {data.source}: name its text with --corpus or --data-dir"
-        )
+        raise DataError(f"{options.load} was not trained on {data.source}: name its text with --corpus or --data-dir")
     measure(run, model, data, ("valid", "test"))
 
 
@@ -273,7 +273,7 @@ def predict(run: Run) -> None:
 
 
 def tsne(run: Run) -> None:
-    """Draw the map of all words and some neighbourhoods, and print nearest words by cosine."""
+    """Draw the map of all words and some neighborhoods, and print nearest words by cosine."""
     options, model = run.options, load_model(run)
     vocabulary = vocabulary_of(model)
     words, chosen = vocabulary.words, list(vocabulary.encode(options.words))
@@ -287,13 +287,13 @@ def tsne(run: Run) -> None:
         chosen = chosen or [group[0] for group in groups]
         title = f"Map of {len(words)} word vectors (t-SNE)"
         run.draw("language_model-map.png", word_plots.word_map, places, words, title)
-        title = "Neighbourhoods in the map of word vectors (words farther away in grey)"
+        title = "Neighborhoods in the map of word vectors (words farther away in gray)"
         run.draw("language_model-neighbourhoods.png", word_plots.neighbourhoods, places, words, groups, title)
     print_nearest(run, words, cosine, chosen)
 
 
 def word_places(E: Array, seed: int) -> Array:
-    """A place (words, 2) for each row of ``E`` (words, 16), such that similar rows are near each other."""
+    """Return a point (words, 2) for each row of ``E`` (words, 16), such that similar rows are near each other."""
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(E) - 1) / 3)
@@ -302,7 +302,7 @@ def word_places(E: Array, seed: int) -> Array:
 
 
 def print_nearest(run: Run, words: Sequence[str], cosine: Array, chosen: Sequence[int] | Array, most: int = 6) -> None:
-    """Report the nearest words of each word by cosine; print those of the word numbers ``chosen``."""
+    """Report the nearest words of every word by cosine; print those of the words with the numbers ``chosen``."""
     others = np.where(np.eye(len(words), dtype=bool), -np.inf, cosine)
     nearest = np.argsort(-others, axis=1, kind="stable")[:, : min(most, len(words) - 1)]
     run.result["nearest"] = {word: [words[j] for j in row] for word, row in zip(words, nearest, strict=True)}
@@ -311,10 +311,10 @@ def print_nearest(run: Run, words: Sequence[str], cosine: Array, chosen: Sequenc
 
 
 def neighbourhoods(places: Array, cosine: Array, middles: Sequence[int], n: int = 6, size: int = 9) -> list[Array]:
-    """Up to ``n`` disjoint groups of ``size`` words: one of ``middles`` first, then its nearest words on the map.
+    """Return up to ``n`` disjoint groups of ``size`` words: one of ``middles``, then its nearest words on the map.
 
-    The groups with the highest mean cosine to their middle are chosen. ``places`` is (words, 2), ``cosine`` (words,
-    words).
+    The groups with the highest mean cosine to their central word are chosen. ``places`` is (words, 2), ``cosine``
+    (words, words).
     """
     distance = np.linalg.norm(places[:, None] - places, axis=-1)
     near = np.argsort(distance, axis=1, kind="stable")[:, :size]

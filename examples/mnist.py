@@ -13,7 +13,7 @@ The test set is evaluated once, at the end.
 Data: MNIST from --data-dir, ``$MLP_XP_DATA/mnist`` or the cache, else downloaded (11 MB); if that fails, the 1,797
 digits of 8 x 8 pixels that scikit-learn includes, and the first line of the output says so.
 
-Time: about 3 seconds on two cores, with the small digits 2.
+Time: about 3 seconds on two cores, 2 with the small digits.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from mlp_xp_backends import Backend
 from mlp_xp_backends.groups import get_group
 
 EPOCHS_AND_BATCH = {"mnist": (4, 256), "digits": (40, 32)}
-OPTIMIZERS: dict[str, tuple[Any, float]] = {  # and its highest rate in a one-cycle schedule
+OPTIMIZERS: dict[str, tuple[Any, float]] = {  # with the highest rate of its one-cycle schedule
     "adam": (Adam, 0.01),
     "adamw": (AdamW, 0.01),
     "rmsprop": (RMSprop, 0.002),
@@ -73,17 +73,17 @@ def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument
     add("--hidden", type=positive_int, nargs="+", default=[300], metavar="N", help="units of each hidden layer")
-    add("--activation", choices=ACTIVATIONS, default="relu", help="of the hidden layers")
-    add("--dropout", type=share, default=0.0, metavar="P", help="share of hidden units dropped in training")
+    add("--activation", choices=ACTIVATIONS, default="relu", help="activation of the hidden layers")
+    add("--dropout", type=share, default=0.0, metavar="P", help="fraction of hidden units dropped in training")
     add("--optimizer", choices=OPTIMIZERS, default="adam", help="update rule")
-    add("--lr", type=positive_float, metavar="X", help="highest learning rate (else one that suits the optimizer)")
-    add("--schedule", choices=SCHEDULES, default="onecycle", help="course of the learning rate")
-    add("--batch-size", type=positive_int, metavar="N", help="rows of a step (else 256; 32 on the small digits)")
-    add("--dataset", choices=("auto", "mnist", "digits"), default="auto", help="auto is MNIST if it is available")
+    add("--lr", type=positive_float, metavar="X", help="highest learning rate (default: one that suits the optimizer)")
+    add("--schedule", choices=SCHEDULES, default="onecycle", help="schedule of the learning rate")
+    add("--batch-size", type=positive_int, metavar="N", help="rows per step (default: 256, or 32 on the small digits)")
+    add("--dataset", choices=("auto", "mnist", "digits"), default="auto", help="auto: MNIST if it is available")
     add_model_options(parser)
     add("--checkpoint", type=Path, metavar="FILE", help="write the state of the run after each epoch")
-    add("--group", choices=("mpi", "nccl", "torch"), help="train on all processes of this launcher")
-    add("--resume", type=Path, metavar="FILE", help="continue the run of this checkpoint, with its network")
+    add("--group", choices=("mpi", "nccl", "torch"), help="train on all processes of this kind of launcher")
+    add("--resume", type=Path, metavar="FILE", help="continue the run of this checkpoint with its network")
     add_run_options(parser)
     return parser
 
@@ -121,7 +121,7 @@ def check_resume(run: Run) -> None:
 
 
 def train(run: Run, data: Dataset, training: Split, valid: Split) -> Model:
-    """The model of the epoch with the lowest validation loss."""
+    """Train, and return the model of the epoch with the lowest validation loss."""
     options = run.options
     epochs, batch_size = EPOCHS_AND_BATCH[data.name]
     options.epochs = options.epochs or epochs
@@ -146,7 +146,7 @@ def train(run: Run, data: Dataset, training: Split, valid: Split) -> Model:
 
 
 def new_trainer(run: Run, data: Dataset, device: str | Backend) -> Trainer:
-    """The network of the options; pixels enter as bytes and are scaled batch by batch."""
+    """Return a trainer of the network of the options; pixels enter as bytes and are scaled batch by batch."""
     options = run.options
     optimizer, lr = OPTIMIZERS[options.optimizer]
     options.lr = options.lr or lr
@@ -165,7 +165,7 @@ def new_trainer(run: Run, data: Dataset, device: str | Backend) -> Trainer:
 
 
 def draw(run: Run, data: Dataset, p: np.ndarray[Any, Any]) -> None:
-    """The three figures; ``p`` (rows, 10) are the probabilities on the test part."""
+    """Draw the three figures; ``p`` (rows, 10) are the probabilities on the test part."""
     name = {"mnist": "MNIST", "digits": "8 x 8 digits"}[data.name]
     title = f"{name}: {percent(run.result['test_accuracy'])} of {len(data.test.y):,} test images correct"
     if run.epochs:

@@ -1,11 +1,11 @@
-"""Two moons: a network bends the boundary between two classes.
+"""Two moons: a network learns a curved boundary between two classes.
 
     python examples/moons.py --out figures                   # 2-100-100-2, ReLU, batch norm, Adam
     python examples/moons.py --recipe published --seeds 20    # sigmoid, N(0, 1) weights, 50 steps on all points
     python examples/moons.py --hidden 100 --activation sigmoid --animate moons.gif
 
-The moons overlap slightly: 2 of the 1,500 test points are on the wrong side of the optimal boundary (that of the
-distribution from which the points are drawn), which classifies 99.87 % correctly.
+The moons overlap slightly: 2 of the 1,500 test points are on the wrong side of the optimal boundary of the
+distribution from which the points are drawn, which classifies 99.87 % correctly.
 
 Data: 5,000 points from scikit-learn's ``make_moons``; nothing is downloaded.
 
@@ -84,7 +84,7 @@ def main(run: Run) -> None:
 
 
 def train(run: Run, data: Dataset, valid: Split, plane: Plane) -> Model:
-    """The trained network; with --animate, its decision after each epoch goes into a file."""
+    """Train the network; with --animate, write its decision after each epoch to a file."""
     options = run.options
     network, optimizer, steps = recipe(options)
     options.epochs = steps["max_epochs"]
@@ -104,7 +104,7 @@ def train(run: Run, data: Dataset, valid: Split, plane: Plane) -> Model:
 
 
 def recipe(options: argparse.Namespace) -> tuple[Chain, Optimizer, dict[str, Any]]:
-    """The network, its optimizer, and the settings of `Trainer.fit`."""
+    """Return the trainer of the recipe and the settings of `Trainer.fit`."""
     published = options.recipe == "published"
     options.activation = options.activation or ("sigmoid" if published else "relu")
     activation, widths = options.activation, (2, *options.hidden, 2)
@@ -116,21 +116,21 @@ def recipe(options: argparse.Namespace) -> tuple[Chain, Optimizer, dict[str, Any
 
 
 class Frames:
-    """The images of an animation: probabilities on the plane, before training and after some of the epochs."""
+    """The frames of an animation: probabilities in the plane, before training and after some of the epochs."""
 
     def __init__(self, trainer: Trainer, plane: Plane, epochs: int) -> None:
         self.plane, self.every = plane, -(-epochs // FRAMES)
         self.frames = [("before the first step", trainer.predict_proba(plane.points)[:, 1])]
 
     def __call__(self, trainer: Trainer, record: Any) -> None:
-        """Add the image of this epoch if it is due."""
+        """Add the frame of this epoch, if there is one."""
         if record["epoch"] % self.every == 0:
             title = f"epoch {record['epoch']}: {percent(record['valid_accuracy'])} correct"
             self.frames.append((title, trainer.predict_proba(self.plane.points)[:, 1]))
 
 
 def some(part: Split) -> Split:
-    """The points that are shown in an image."""
+    """The points that are drawn in a frame."""
     return Split(part.x[:SHOWN], part.y[:SHOWN])
 
 

@@ -1,10 +1,10 @@
-"""Letters A to J in many fonts: 784-1000-10 on notMNIST, as published and trained well.
+"""Letters A to J in many fonts: 784-1000-10 on notMNIST, by the published recipe and by a better one.
 
     python examples/notmnist.py                               # 93 % of the test letters correct
     python examples/notmnist.py --recipe published            # 200 full-batch epochs with momentum 0.99
     python examples/notmnist.py --recipe published --reduction mean
     python examples/notmnist.py --save letters.safetensors --out figures
-    python examples/notmnist.py --load letters.safetensors    # evaluates the model, trains nothing
+    python examples/notmnist.py --load letters.safetensors    # evaluates the model without training
 
 Both recipes train the same network, with ReLU, Xavier weights and zero biases, on the published split of 10,000 letters
 for training, 6,000 for validation and 2,724 for test. The seed draws which letters belong to which part.
@@ -24,7 +24,7 @@ Data: ``notMNIST.npz``, ``notMNIST_small.npz``, the original archive
 ``$MLP_XP_DATA/notmnist``; not downloaded. If there are none, letters are drawn from the fonts of matplotlib, and the
 first line of the output says so.
 
-Time: about 20 seconds on two cores, the published recipe 70.
+Time: about 20 seconds on two cores, 70 for the published recipe.
 
 Source: published at 89.39 % test accuracy in a course report (ECE421, assignment 2, University of Toronto).
 """
@@ -67,7 +67,7 @@ from mlp_xp import (
 from mlp_xp.nn.schedules import OneCycle
 
 HIDDEN = 1000
-GROUPS = 10  # a view transforms its images in this many groups, each in its own way
+GROUPS = 10  # number of groups of images in a view; each group has its own transformation
 PUBLISHED_ACCURACY = 0.8939
 Array = np.ndarray[Any, Any]
 
@@ -94,8 +94,8 @@ def parser() -> argparse.ArgumentParser:
     parser.epilog = paragraphs(__doc__, "published:", "default:", "Data:", "Time:", "Source:")
     add_recipe_option(parser)
     add = parser.add_argument
-    add("--reduction", choices=("sum", "mean"), help="of the loss over a batch (else the recipe's)")
-    add("--views", type=positive_int, metavar="N", help="of each training letter (else the recipe's)")
+    add("--reduction", choices=("sum", "mean"), help="reduction of the loss over a batch (default: the recipe's)")
+    add("--views", type=positive_int, metavar="N", help="views of each training letter (default: the recipe's)")
     add_run_options(parser)
     add_model_options(parser)
     return parser
@@ -106,7 +106,7 @@ def main(run: Run) -> None:
     options = run.options
     model = mlp_xp.load(options.load, run.backend) if options.load else None
     if model:
-        options.seed = model.extra.get("seed", options.seed)  # the split that the model was trained on
+        options.seed = model.extra.get("seed", options.seed)  # the split on which the model was trained
     rng = np.random.default_rng(options.seed)
     with run.timed("load"):
         data = load_notmnist(rng, options.data_dir)
@@ -149,7 +149,7 @@ def train(run: Run, data: Dataset, rng: np.random.Generator) -> Model:
 
 
 def new_trainer(run: Run, recipe: Recipe, rows: int) -> Trainer:
-    """784-1000-10 and its optimizer; ``rows`` are those of a full batch."""
+    """Return a trainer of 784-1000-10 with the recipe's optimizer; ``rows`` is the size of a full batch."""
     options = run.options
     if options.recipe == "published":
         optimizer = SGD(2e-7 if options.reduction == "sum" else 2e-7 * rows, momentum=0.99)
@@ -181,7 +181,7 @@ def occurs(x: Array, *others: Array) -> Array:
 
 
 def views(data: Split, n: int, rng: np.random.Generator) -> Split:
-    """``data`` and n - 1 views of it, in which each group of images has its own transformation."""
+    """Return ``data`` and n - 1 views of it, in which each group of images has its own transformation."""
     seen = [data.x]
     for _ in range(n - 1):
         view = np.empty_like(data.x)
@@ -192,7 +192,7 @@ def views(data: Split, n: int, rng: np.random.Generator) -> Split:
 
 
 def near_identity(rng: np.random.Generator) -> tuple[Array, Array]:
-    """An affine map ``A u + b``: A (2, 2) slightly rotates, slants and stretches, b (2,) shifts by up to a pixel."""
+    """Draw an affine map ``A u + b``: A (2, 2) rotates, slants and stretches slightly, b (2,) shifts by up to 1."""
     turn, slant, stretch = rng.normal(0.0, np.deg2rad(8.0)), rng.normal(0.0, 0.1), np.exp(rng.normal(0.0, 0.1, 2))
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     return np.diag(stretch) @ rotation @ np.array([[1.0, 0.0], [slant, 1.0]]), rng.uniform(-1.0, 1.0, 2)
@@ -201,7 +201,7 @@ def near_identity(rng: np.random.Generator) -> tuple[Array, Array]:
 def warped(x: Array, A: Array, b: Array, side: int = 28) -> Array:
     """``y(u) = x(A u + b)`` for images (rows, side * side), bilinear between pixels, 0 outside.
 
-    u is (row, column) relative to the centre.
+    u is (row, column) relative to the center.
     """
     centre = (side - 1) / 2
     p = A @ (np.indices((side, side)).reshape(2, -1) - centre) + b[:, None] + centre  # (2, side * side)
@@ -215,7 +215,7 @@ def warped(x: Array, A: Array, b: Array, side: int = 28) -> Array:
 
 
 def draw(run: Run, data: Dataset, p: Array) -> None:
-    """Curves, confusion matrix and mistakes; ``p`` (rows, 10) are the probabilities on the test part."""
+    """Draw curves, confusion matrix and mistakes; ``p`` (rows, 10) are the probabilities on the test part."""
     name = "notMNIST" if data.source.startswith("notMNIST") else "letters drawn from fonts"
     title = f"{name}: {percent(run.result['test_accuracy'])} of {len(data.test.y):,} test letters correct"
     if run.epochs:

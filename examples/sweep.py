@@ -4,13 +4,13 @@
     python examples/sweep.py --rates 0.3 0.1 0.03 --repeats 5 --epochs 5
     python examples/sweep.py --dataset digits --processes 2
 
-The study is that of digits_study.py, 784-300-10 with six rates and several seeds, where all models train together. The
-search tries settings of a classifier in a pipeline on cell nuclei, all settings and folds at once.
+The study is that of digits_study.py, 784-300-10 with six rates and several seeds, but all models train together. The
+search tries settings of a classifier of cell nuclei in a pipeline, all settings and folds at once.
 
 Data: MNIST from --data-dir, ``$MLP_XP_DATA/mnist`` or the cache, else downloaded (11 MB); if that fails, the 1,797
 digits of 8 x 8 pixels that scikit-learn includes, and the output says so. The table is included in scikit-learn.
 
-Time: 50 seconds on two cores; with ``--dataset digits`` 10 seconds.
+Time: 50 seconds on two cores; 10 seconds with ``--dataset digits``.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def parser() -> argparse.ArgumentParser:
     add("--rates", type=positive_float, nargs="+", default=RATES, metavar="X", help="learning rates to try")
     add("--repeats", type=positive_int, default=3, metavar="N", help="models at each rate, each with its own seed")
     add("--processes", type=positive_int, default=1, metavar="N", help="processes that share the work")
-    add("--dataset", choices=("auto", "mnist", "digits"), default="auto", help="auto is MNIST if it is available")
+    add("--dataset", choices=("auto", "mnist", "digits"), default="auto", help="auto: MNIST if it is available")
     add_run_options(parser, epochs=3, repeat=False)
     return parser
 
 
 def main(run: Run) -> None:
-    """The study of the rate, then the search."""
+    """Run the study of the rate, then the search."""
     best = study(run)
     run.draw("sweep-curves.png", best.plot_curves, "valid_accuracy")
     run.draw("sweep-rates.png", best.plot_spread, "lr", "valid_accuracy")
@@ -61,7 +61,7 @@ def main(run: Run) -> None:
 
 
 def study(run: Run) -> SweepResult:
-    """All rates and seeds in one sweep; the best model is tested."""
+    """Train all rates and seeds in one sweep, and test the best model."""
     options = run.options
     with run.timed("load"):
         data = load_handwritten(options.dataset, np.random.default_rng(0), options.data_dir)
@@ -92,7 +92,7 @@ def study(run: Run) -> SweepResult:
 
 
 def search(run: Run) -> None:
-    """18 settings of a pipeline on 5 folds."""
+    """Search 18 settings of a pipeline on 5 folds."""
     table, options = load_breast_cancer(), run.options
     network = MLPClassifier((32, 32), max_iter=30, random_state=options.seed, device=run.backend)
     pipeline = make_pipeline(StandardScaler(), network)

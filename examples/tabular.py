@@ -1,11 +1,11 @@
-"""A table through a scikit-learn pipeline: our estimator and scikit-learn's train the same model, ours faster.
+"""A table in a scikit-learn pipeline: our estimator and scikit-learn's train the same model, ours in less time.
 
-    python examples/tabular.py                                # cell nuclei: is the tumour benign?
+    python examples/tabular.py                                # cell nuclei: is the tumor benign?
     python examples/tabular.py --dataset digits --hidden 64 32 --out figures
     python examples/tabular.py --device cuda --dtype float32
 
-Both estimators have the same ``random_state``, so that their losses and weights agree to the rounding of float64; only
-the import differs.
+Both estimators have the same ``random_state``, so their losses and weights agree up to rounding in float64; only the
+import differs.
 
 Data: tables included in scikit-learn (1.7 or newer): 569 x 30, 178 x 13 or 1797 x 64 numbers.
 
@@ -51,21 +51,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def train(cls: Any, run: Run, X: Any, y: Any, **settings: Any) -> tuple[Pipeline, float]:
-    """A fitted pipeline with an estimator of ``cls``, and the median time of its fits in seconds."""
+    """Return a fitted pipeline with an estimator of ``cls``, and the median time of its fits in seconds."""
     seconds = []
     for _ in range(run.options.repeats):
         network = cls(run.options.hidden, max_iter=run.options.epochs, random_state=run.options.seed, **settings)
         pipeline = make_pipeline(StandardScaler(), network)
         began = time.perf_counter()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the curves show how far training came
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the curves show the progress of the training
             pipeline.fit(X, y)
         seconds.append(time.perf_counter() - began)
     return pipeline, statistics.median(seconds)
 
 
 def main(run: Run) -> None:
-    """Load, train both, compare."""
+    """Load the data, train both estimators, and compare them."""
     options = run.options
     with run.timed("load"):
         table = TABLES[options.dataset]()

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons on any array library: the math written once, by hand, for NumPy, CuPy, torch and JAX.
+"""Multilayer perceptrons on any array library: the math is written once, by hand, for NumPy, CuPy, torch and JAX.
 
 Examples in docstrings assume these lines:
 

@@ -1,7 +1,7 @@
-"""Checks of arguments where a user passes them, with one clear sentence for each mistake.
+"""Checks of arguments at the public entry points, with one clear sentence for each mistake.
 
-`conform` is for the fields of frozen dataclasses: it checks each by a rule and stores NumPy scalars as Python numbers,
-because an ``np.float64`` hyperparameter would promote float32 arrays.
+`conform` checks the fields of frozen dataclasses, each by a rule, and stores NumPy scalars as Python numbers, because
+an ``np.float64`` hyperparameter would promote float32 arrays.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import operator
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Protocol
 
-MOST = 80  # characters of an argument that a message shows
+MOST = 80  # the number of characters of an argument that a message shows
 
 
 def shown(x: object) -> str:
-    """``x`` in a message: a class by its name, anything else as its repr on one line, truncated."""
+    """The text for ``x`` in a message: the name of a class, otherwise the repr on one line, truncated."""
     if isinstance(x, type):
         return f"the class {x.__name__}"
     text = " ".join(repr(x).split())
@@ -23,7 +23,7 @@ def shown(x: object) -> str:
 
 
 def instead(x: object) -> str:
-    """`shown` where an instance is expected: a class is to be called."""
+    """The text for ``x`` in a message that expects an instance; a class gets the advice to call it."""
     return f"{shown(x)}: call it, {x.__name__}(...)" if isinstance(x, type) else shown(x)
 
 
@@ -31,19 +31,19 @@ class Rule(Protocol):
     """A condition on an argument."""
 
     def __call__(self, name: str, value: Any, /) -> Any:
-        """``value``, NumPy scalars as Python numbers; `TypeError` or `ValueError` naming the argument ``name``."""
+        """Return ``value``, NumPy scalars as Python numbers. Raises an error about the argument ``name`` otherwise."""
         ...
 
 
 class Number(NamedTuple):
-    """A finite real number from ``low`` to ``high``; ``ends`` says which ends belong to the interval."""
+    """A finite real number from ``low`` to ``high``; ``ends`` says which of the two belong to the interval."""
 
     low: float = -math.inf
     high: float = math.inf
     ends: str = "()"
 
     def __call__(self, name: str, value: Any) -> float:
-        """``value`` as a Python float."""
+        """Return ``value`` as a Python float."""
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name} must be {self.wanted}, not {shown(value)}")
         try:
@@ -58,7 +58,7 @@ class Number(NamedTuple):
 
     @property
     def wanted(self) -> str:
-        """The interval in words."""
+        """A description of the interval."""
         if self.high < math.inf:
             return f"a number in {self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
         if self.low == -math.inf:
@@ -72,7 +72,7 @@ POSITIVE = Number(0.0)
 SHARE = Number(0.0, 1.0, "[)")
 """[0, 1): rates of decay and of dropout."""
 FACTOR = Number(0.0, 1.0, "(]")
-"""(0, 1]: what reduces a learning rate."""
+"""(0, 1]: factors that reduce a learning rate."""
 
 
 class Count(NamedTuple):
@@ -81,7 +81,7 @@ class Count(NamedTuple):
     least: int = 1
 
     def __call__(self, name: str, value: Any) -> int:
-        """``value`` as a Python integer."""
+        """Return ``value`` as a Python integer."""
         wanted = "a positive integer" if self.least == 1 else f"an integer of at least {self.least}"
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"{name} must be {wanted}, not {shown(value)}")
@@ -94,14 +94,14 @@ class Flag:
     """``True`` or ``False``."""
 
     def __call__(self, name: str, value: Any) -> bool:
-        """``value`` as a Python bool."""
+        """Return ``value`` as a Python bool."""
         if type(value).__name__ not in ("bool", "bool_"):  # Python's and NumPy's
             raise TypeError(f"{name} must be True or False, not {shown(value)}")
         return bool(value)
 
 
 class OneOf:
-    """One of some words."""
+    """One of several words."""
 
     def __init__(self, *words: str) -> None:
         self.words = words
@@ -119,7 +119,7 @@ DTYPE = OneOf("float32", "float64")
 
 
 class Like(NamedTuple):
-    """An instance with these methods; ``such_as`` is an example."""
+    """An instance of a class with these methods; ``such_as`` is an example for the message."""
 
     such_as: str
     methods: tuple[str, ...]
@@ -131,7 +131,7 @@ class Like(NamedTuple):
 
 
 class Maybe(NamedTuple):
-    """What ``rule`` accepts, or ``None``."""
+    """A value that ``rule`` accepts, or ``None``."""
 
     rule: Rule
 
@@ -141,26 +141,26 @@ class Maybe(NamedTuple):
 
 
 def conform(owner: object, **rules: Rule) -> None:
-    """Check the fields of a frozen dataclass, each by its rule, and store what the rule returns."""
+    """Check the fields of a frozen dataclass, each by its rule, and store the values that the rules return."""
     for name, rule in rules.items():
         value = rule(f"{type(owner).__name__}: {name}", getattr(owner, name))
         object.__setattr__(owner, name, value)
 
 
 def check_kind(name: str, x: object, methods: tuple[str, ...], such_as: str) -> None:
-    """Raise `TypeError` unless ``x`` is an instance with these methods; ``such_as`` is an example of one."""
+    """Raise `TypeError` unless ``x`` is an instance of a class with these methods; ``such_as`` is an example."""
     if isinstance(x, type) or not all(callable(getattr(x, method, None)) for method in methods):
-        raise TypeError(f"{name} must be something such as {such_as}, not {instead(x)}")
+        raise TypeError(f"{name} must be an object such as {such_as}, not {instead(x)}")
 
 
 def check_set(arrays: Any, wanted: str) -> None:
-    """Raise `TypeError` with ``wanted`` unless these are two or three arrays: rows, targets and perhaps weights."""
+    """Raise `TypeError` with ``wanted`` unless ``arrays`` are two or three: rows, targets and perhaps weights."""
     if not isinstance(arrays, (tuple, list)) or len(arrays) not in (2, 3):
         raise TypeError(f"{wanted}, not {shown(arrays)}")
 
 
 def check_count(name: str, x: Any) -> int:
-    """``x`` as an integer of at least 1; `TypeError` or `ValueError` otherwise."""
+    """Return ``x`` as an integer of at least 1. Raises `TypeError` or `ValueError` otherwise."""
     try:
         count = operator.index(x)
     except TypeError:

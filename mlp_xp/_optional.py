@@ -7,7 +7,7 @@ from typing import Any
 
 
 def need(module: str, extra: str) -> Any:
-    """The module ``module``; `ImportError` naming the extra that installs it."""
+    """Import ``module``. Raises `ImportError` that names the extra that installs it."""
     try:
         return import_module(module)
     except ImportError as error:

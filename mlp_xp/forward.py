@@ -1,4 +1,4 @@
-"""The forward pass over a data set, batch by batch, as a compiled loop: evaluation and prediction."""
+"""The forward pass over a data set, batch by batch, as a compiled loop, for evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from mlp_xp_backends.trees import ABSENT, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 
 BATCH = 1024
-"""Rows of a batch."""
+"""The number of rows of a batch."""
 STEPS = 256
-"""Batches between two transfers to the host."""
+"""The number of batches between two transfers to the host."""
 
 OfBatch = Callable[[Namespace, Array, Batch], Array]
-"""``f(xp, z, batch)`` of the network's outputs (..., rows, n_out) for a batch."""
+"""``f(xp, z, batch)``, a function of the network's outputs (..., rows, n_out) for a batch."""
 
 
 def blocks(
     backend: Backend, network: Chain, data: Batch, dtype: str, batch_size: int = BATCH, *, pad: bool = False
 ) -> Iterator[Batch]:
-    """All rows of ``data`` in their order, on the device, as stacks of batches (steps, batch_size, ...).
+    """Yield all rows of ``data`` in their order, on the device, as stacks of batches (steps, batch_size, ...).
 
-    The last batch, if it is smaller, comes alone; ``pad`` adds rows of zeros to it, less than a quarter, so that
-    there are few shapes to compile for.
+    If the last batch is smaller, it is yielded alone; ``pad`` adds rows of zeros to it, less than a quarter, so that
+    loops are compiled for few shapes.
     """
     rows = data.x.shape[0]
     most = min(STEPS, max(1, WINDOW_BYTES // (row_bytes(data) * batch_size)))
@@ -49,7 +49,7 @@ def blocks(
 def forward(
     backend: Backend, network: Chain, of_batch: OfBatch, params: Tree, state: Tree, batches: Iterable[Batch]
 ) -> Iterator[HostArray]:
-    """``of_batch`` of every batch, stacked, on the host: one array for each of the `blocks`."""
+    """Yield the results of ``of_batch``, stacked, on the host: one array for each of the `blocks`."""
     loop = forward_loop(backend, network, of_batch)
     for block in batches:
         _, outs = loop((), (params, state), block)
@@ -66,9 +66,9 @@ def predictions(
     f: Callable[[Namespace, Array], Array] | None = None,
     batch_size: int = BATCH,
 ) -> HostArray:
-    """``f(xp, z)`` of the outputs for the rows ``x``, on the host.
+    """Return ``f(xp, z)`` of the outputs for the rows ``x``, on the host.
 
-    NumPy computes up to `BATCH` rows directly: binding a compiled loop would take longer than its products.
+    NumPy computes up to `BATCH` rows directly, because binding a compiled loop would take longer than its products.
     """
     if backend.name == "numpy" and isinstance(x, np.ndarray) and len(x) <= min(BATCH, batch_size):
         with np.errstate(all="ignore"):
@@ -87,20 +87,20 @@ def outputs(
     rows: int,
     f: Callable[[Namespace, Array], Array] | None = None,
 ) -> HostArray:
-    """``f(xp, z)`` of the outputs (logits) of all rows, on the host; without ``f`` the outputs themselves."""
+    """Return ``f(xp, z)`` of the outputs (logits) of all rows, on the host; by default the outputs themselves."""
     outs = forward(backend, network, OfOutput(f or logits), params, state, batches)
     return np.concatenate([out.reshape(-1, *out.shape[2:]) for out in outs])[:rows]
 
 
 def over_steps(a: HostArray) -> HostArray:
-    """The sum over the first axis in float64, with additions in an order that does not depend on the other axes."""
+    """The sum over the first axis in float64; the order of additions does not depend on the other axes."""
     total: HostArray = np.ascontiguousarray(np.moveaxis(a, 0, -1), dtype=np.float64).sum(axis=-1)
     return total
 
 
 @lru_cache(maxsize=32)
 def forward_loop(backend: Backend, network: Chain, of_batch: OfBatch) -> Loop:
-    """The compiled forward pass, cached: items are batches, constants are parameters and layer states."""
+    """Return the compiled forward pass, which is cached: items are batches, constants parameters and layer states."""
 
     def body(xp: Namespace, carry: Tree, consts: Tree, batch: Batch) -> tuple[Tree, Array]:
         params, state = consts
@@ -112,7 +112,7 @@ def forward_loop(backend: Backend, network: Chain, of_batch: OfBatch) -> Loop:
 
 @dataclass(frozen=True)
 class OfOutput:
-    """A function of the outputs alone, as a key of the cache of `forward_loop`."""
+    """A function of the outputs alone, which serves as a key of the cache of `forward_loop`."""
 
     f: Callable[[Namespace, Array], Array]
 
@@ -127,7 +127,7 @@ def logits(xp: Namespace, z: Array) -> Array:
 
 
 def padded_rows(rows: int) -> int:
-    """``rows`` rounded up to a number of three significant binary digits."""
+    """Round ``rows`` up to a number with three significant binary digits."""
     unit = 1 << max((rows - 1).bit_length() - 3, 0)
     return -(-rows // unit) * unit
 

@@ -28,7 +28,7 @@ from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 
 
 def as_backend(device: str | Backend | None) -> Backend:
-    """The backend that a word names, as `get_backend` says, or the backend itself; ``None`` means ``auto``."""
+    """Return the backend with a name that `get_backend` accepts, or the backend itself; ``None`` means ``auto``."""
     if device is None or isinstance(device, str):
         return get_backend("auto" if device is None else device)
     check_kind("device", device, ("asarray", "compile"), "'cpu', 'cuda' or a backend")
@@ -37,7 +37,9 @@ def as_backend(device: str | Backend | None) -> Backend:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """A trained network on a device: it predicts, is evaluated and saved.
+    """A trained network on a device, which predicts and can be evaluated, saved and exported.
+
+    ``dtype`` is that of the parameters; rows of ``x`` may have any real dtype and are converted.
 
     >>> import numpy as np
     >>> from mlp_xp import Trainer, mlp
@@ -52,7 +54,7 @@ class Model:
     state: Tree
     backend: Backend
     extra: dict[str, Any] = field(default_factory=dict)
-    """Whatever belongs to the model and can be written as JSON: class names, a vocabulary."""
+    """Anything that belongs to the model and can be written as JSON, such as class names or a vocabulary."""
 
     def __str__(self) -> str:
         return f"{self.network}\nloss {self.loss}, {self.dtype}, {self.backend.name} on {self.backend.device}"
@@ -62,7 +64,7 @@ class Model:
         return f"<Model of {len(self.network.layers)} layers with {parameters:,} parameters>"
 
     def save(self, path: str | Path) -> None:
-        """Write the model to ``path``, a safetensors file, atomically; `load` reads it.
+        """Write the model atomically to ``path``, a safetensors file that `load` reads.
 
         Raises `FileError` if the file cannot be written, `TypeError` if ``extra`` cannot be expressed in JSON.
         """
@@ -73,19 +75,19 @@ class Model:
         """Write the model to ``path`` as an ONNX file of opset 20, which runs without Python; needs the extra ``onnx``.
 
         The input ``X`` is (rows, n_in). A classifier has the outputs ``label`` and ``probabilities``, equal to
-        `predict` and `predict_proba`; a regression has ``values``. Rows without a class, because of NaN, get any.
-        ``input_dtype`` is the dtype of ``X``: by default that of the network, int64 for ids; ``uint8`` for pixels.
-        Raises `ValueError` naming a layer that ONNX cannot express, and `FileError` if writing fails.
+        `predict` and `predict_proba`; a regression model has ``values``. Rows with NaN get an arbitrary class.
+        ``input_dtype`` is the dtype of ``X``: by default that of the network, or int64 for ids; ``uint8`` for pixels.
+        Raises `ValueError` that names a layer that ONNX cannot express, and `FileError` if the file cannot be written.
         """
         from mlp_xp.interop.onnx_files import write_onnx
 
         write_onnx(path, [self], input_dtype=input_dtype)
 
     def to_torch(self) -> Any:
-        """A ``torch.nn.Sequential`` with copies of the weights, in evaluation mode; its outputs are `outputs`.
+        """Convert to a ``torch.nn.Sequential`` with copies of the weights, in evaluation mode, which returns `outputs`.
 
-        Its ``state_dict()`` has PyTorch's names and layouts. A `Rescale` in front of a `Dense` layer is multiplied into
-        its weights. Raises `ValueError` naming a layer that PyTorch does not have.
+        Its ``state_dict()`` has PyTorch's names and layouts. A `Rescale` in front of a `Dense` layer is folded into
+        its weights. Raises `ValueError` that names a layer without a counterpart in PyTorch.
         """
         from mlp_xp.interop.torch_modules import to_torch
 
@@ -101,28 +103,30 @@ class Model:
         ids_per_row: int | None = None,
         device: str | Backend | None = None,
     ) -> Model:
-        """The model of a ``torch.nn.Sequential``, or of ``network`` with the weights of a state dict.
+        """Convert a ``torch.nn.Sequential``, or a state dict with the layers of ``network``, to a model.
 
         Parameters
         ----------
         source
-            An ``nn.Sequential``, or a state dict, whose arrays must have the order and the shapes of ``network``.
+            An ``nn.Sequential``, or a state dict whose arrays have the order and the shapes of ``network``.
         loss
-            By default the one that belongs to a softmax or sigmoid at the end, which is then left out.
+            By default the loss that belongs to a softmax or sigmoid at the end, which is then omitted.
+        network
+            The layers, if ``source`` is a state dict.
         ids_per_row
-            For an embedding, if the layer after it does not imply the number.
+            The number of ids in a row of an embedding, if the layer after it does not imply this number.
 
-        Raises `ValueError` naming a module that has no counterpart.
+        Raises `ValueError` that names a module without a counterpart.
         """
         from mlp_xp.interop.torch_modules import from_torch
 
         return from_torch(source, loss, network=network, ids_per_row=ids_per_row, device=device)
 
     def to_keras(self) -> Any:
-        """A ``keras.Sequential`` with copies of the weights; its outputs are `outputs`. Needs the extra ``keras``.
+        """Convert to a ``keras.Sequential`` with copies of the weights, which returns `outputs`; extra ``keras``.
 
-        ``model.to_keras().save("model.keras")`` writes a file. Raises `ValueError` naming a layer that Keras does not
-        have: `GELU`, an `Embedding` that sums, and layers of your own.
+        ``model.to_keras().save("model.keras")`` writes a file. Raises `ValueError` that names a layer without a
+        counterpart in Keras: `GELU`, an `Embedding` that sums, and layers of your own.
         """
         from mlp_xp.interop.keras_models import to_keras
 
@@ -130,9 +134,9 @@ class Model:
 
     @classmethod
     def from_keras(cls, source: Any, loss: Loss | None = None, *, device: str | Backend | None = None) -> Model:
-        """The model of a ``keras.Sequential`` or of a ``.keras`` file; ``loss`` as in `from_torch`.
+        """Convert a ``keras.Sequential`` or a ``.keras`` file to a model; ``loss`` is as in `from_torch`.
 
-        Raises `ValueError` naming a layer or an activation that has no counterpart.
+        Raises `ValueError` that names a layer or an activation without a counterpart.
         """
         from mlp_xp.interop.keras_models import from_keras
 
@@ -144,20 +148,20 @@ class Model:
         return str(leaves(self.params)[0].dtype).rpartition(".")[2]
 
     def outputs(self, x: Array, batch_size: int = BATCH) -> HostArray:
-        """Outputs of the last layer (logits), (rows, n_out), on the host; NaN where ``x`` holds NaN."""
+        """Return the outputs of the last layer (logits), (rows, n_out), on the host. Rows with NaN yield NaN."""
         return self._map(_logits, x, batch_size)
 
     def predict_proba(self, x: Array, batch_size: int = BATCH) -> HostArray:
-        """Predictions of the loss from the outputs, (rows, n_out): probabilities, or expected values in a regression.
+        """Return the prediction of the loss, (rows, n_out): probabilities, or expected values for a regression.
 
-        A row of ``x`` with NaN gets NaN.
+        Rows of ``x`` with NaN yield NaN.
         """
         return self._map(self.loss.output, x, batch_size)
 
     def predict(self, x: Array, batch_size: int = BATCH) -> HostArray:
-        """Classes (rows,); 0 or 1 for each output (rows, n_out) with a binary loss; expected values otherwise.
+        """Return classes (rows,), or 0 and 1 (rows, n_out) for a binary loss, or expected values (rows, n_out).
 
-        Raises `ValueError` where a row has no class because its outputs are NaN.
+        Raises `ValueError` if a row has no class because its outputs are NaN.
         """
         if self.loss.target not in ("class", "binary"):
             return self.predict_proba(x, batch_size)
@@ -173,9 +177,9 @@ class Model:
     def evaluate(
         self, x: Array, y: Array | None = None, sample_weight: Array | None = None, batch_size: int = BATCH
     ) -> dict[str, float]:
-        """The mean loss of a row and the mean of each metric of the loss, such as ``accuracy``.
+        """Return the mean loss per row and the mean of each metric of the loss, such as ``accuracy``.
 
-        Without ``y``, ``x`` is a source of batches, as `Trainer.fit` takes it.
+        Without ``y``, ``x`` is a source of batches, as in `Trainer.fit`.
         """
         evaluation = Evaluation(self.network, self.loss, self.backend, self.dtype, x, y, sample_weight, batch_size)
         return evaluation(self.params, self.state)
@@ -188,10 +192,10 @@ class Model:
 
 
 class Evaluation:
-    """A data set to be measured on again and again: checked once, and sent once if it fits on the device.
+    """A data set for repeated evaluation: it is checked once, and sent once if it fits on the device.
 
-    Several processes can share the work: ``own`` returns the part of so many rows that this one measures, and ``total``
-    sums float64 arrays over all of them.
+    Several ranks can share the work: ``own`` returns the slice of the rows that this rank evaluates, and ``total`` sums
+    float64 arrays over all ranks.
     """
 
     def __init__(
@@ -214,7 +218,7 @@ class Evaluation:
         self.total: Callable[[HostArray], HostArray]
         if is_source(x):
             stream = Stream(backend, network, loss, as_source(x, y, sample_weight), dtype)
-            self.batches, self.total = stream.blocks, np.asarray  # every process measures all of it
+            self.batches, self.total = stream.blocks, np.asarray  # every rank evaluates all rows
             self.weight = lambda: float(stream.weights.sum())
             return
         x = check_inputs(backend, network, x)
@@ -234,7 +238,7 @@ class Evaluation:
             self.batches = lambda: iter(sent)
 
     def __call__(self, params: Tree, state: Tree) -> dict[str, float]:
-        """The mean loss and metrics with these parameters. Waits for the device."""
+        """Return the mean loss and metrics for these parameters. Waits for the device."""
         sums = [
             over_steps(out)
             for out in forward(self.backend, self.network, sums_of(self.loss), params, state, self.batches())
@@ -277,10 +281,11 @@ def _positive(xp: Namespace, z: Array) -> Array:
 
 
 def load(path: str | Path, device: str | Backend | None = None, known: Iterable[type] = ()) -> Model:
-    """The model in ``path``, a model or a checkpoint, on ``device``.
+    """Load the model in ``path``, the file of a model or a checkpoint, to ``device``.
 
-    ``known`` are the classes of your own layers and losses, and for a checkpoint also of optimizers and schedules.
-    Raises `FileError` if the file is damaged, of another program or version, or its arrays do not fit its network.
+    ``known`` lists the classes of your own layers and losses and, for a checkpoint, of optimizers and schedules.
+    Raises `FileError` if the file is damaged or comes from another program or version, or if its arrays do not fit its
+    network.
 
     >>> Trainer(mlp(2, 3), device="cpu").model.save("model.safetensors")
     >>> load("model.safetensors", device="cpu").predict(np.zeros((1, 2))).shape

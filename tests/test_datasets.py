@@ -241,7 +241,7 @@ def test_without_network_auto_takes_the_digits_and_says_so(offline, rng):
     pytest.importorskip("sklearn")
     data = load_handwritten("auto", rng)
     assert data.name == "digits" and "\n" not in data.source
-    assert "because MNIST is not here: MLP_XP_DATA is not set; no download" in data.source
+    assert "because MNIST was not found: MLP_XP_DATA is not set; no download" in data.source
     with pytest.raises(MissingDataError, match="MLP_XP_DATA is not set; no download"):
         load_handwritten("mnist", rng)
 
@@ -450,7 +450,7 @@ def test_notmnist_archive_and_folder_agree(tmp_path):
         path.write_bytes(content)
     places = (tmp_path, tmp_path / "unpacked", tmp_path / "unpacked" / "notMNIST_small")
     archive, *folders = (load_notmnist(np.random.default_rng(3), place) for place in places)
-    assert pairs(archive) == EXPECTED and "0 repeat others, 3 files unreadable" in archive.source
+    assert pairs(archive) == EXPECTED and "0 copies of others, 3 unreadable files" in archive.source
     for folder in folders:
         np.testing.assert_array_equal(folder.train.x, archive.train.x)
         np.testing.assert_array_equal(folder.test.y, archive.test.y)
@@ -467,7 +467,7 @@ def test_notmnist_archive_that_is_none(tmp_path, rng):
 
 def test_notmnist_counts_repeats(tmp_path, rng):
     np.savez(tmp_path / "notMNIST.npz", images=np.concatenate([PIXELS, PIXELS[:7]]), labels=np.arange(47) % 10)
-    assert "47 letters, 7 repeat others" in load_notmnist(rng, tmp_path).source
+    assert "47 letters, 7 copies of others" in load_notmnist(rng, tmp_path).source
 
 
 @needs_data
@@ -476,7 +476,7 @@ def test_real_notmnist(rng):
         pytest.skip(f"{REAL} holds no notmnist/")
     data = load_notmnist(rng, REAL)
     assert [len(part.x) for part in (data.train, data.valid, data.test)] == [10_000, 6_000, 2_724]
-    assert "18,724 letters, 492 repeat others" in data.source
+    assert "18,724 letters, 492 copies of others" in data.source
 
 
 # Letters from fonts
@@ -515,7 +515,7 @@ def test_notmnist_without_files_draws_letters_and_says_so(offline, rng):
     pytest.importorskip("matplotlib")
     data = load_notmnist(rng)
     assert data.shape == (28, 28) and data.classes == tuple("ABCDEFGHIJ")
-    assert "because notMNIST is not here" in data.source and "\n" not in data.source
+    assert "because notMNIST was not found" in data.source and "\n" not in data.source
 
 
 # Words
@@ -687,7 +687,7 @@ def test_raw_sentences_serve_where_arrays_are_missing(tmp_path, rng):
 def test_embedded_text_is_there(offline, rng):
     data = load_ngrams(rng)
     assert len(data.classes) == 250 and {"the", ".", "class", "object"} <= set(data.classes)
-    assert len(data.train.x) > 5_000 and "because the published 4-grams are not here" in data.source
+    assert len(data.train.x) > 5_000 and "because the published 4-grams were not found" in data.source
 
 
 @needs_data

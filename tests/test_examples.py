@@ -180,10 +180,10 @@ def test_an_animation_that_cannot_be_written_is_refused_before_training(
 @pytest.mark.parametrize(
     ("argv", "wanted"),
     [
-        ("--epochs 0", "an integer from 1, not '0'"),
+        ("--epochs 0", "a positive integer, not '0'"),
         ("--lr nan", "a number above 0, not 'nan'"),
-        ("--dropout 1", "a number from 0 to below 1, not '1'"),
-        ("--hidden 3 -1", "an integer from 1, not '-1'"),
+        ("--dropout 1", "a number in [0, 1), not '1'"),
+        ("--hidden 3 -1", "a positive integer, not '-1'"),
         ("--activation step", "invalid choice: 'step'"),
         ("--no-such-option", "unrecognized arguments"),
         ("--device tpu", "unknown backend or device 'tpu'"),

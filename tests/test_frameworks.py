@@ -253,8 +253,17 @@ def test_without_the_library_the_extra_is_named(library, monkeypatch):
         getattr(drawn(NETWORKS["ReLU"]), f"to_{library}")()
 
 
+def test_without_the_backend_of_keras_the_error_says_how_to_choose_another(monkeypatch):
+    def fail(name):
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+
+    monkeypatch.setattr("mlp_xp._optional.import_module", fail)
+    with pytest.raises(ImportError, match=r"cannot import its backend tensorflow: .*KERAS_BACKEND"):
+        drawn(NETWORKS["ReLU"]).to_keras()
+
+
 @pytest.mark.parametrize("loss", [mlp_xp.SquaredError, "mse"])
 def test_a_loss_of_the_wrong_kind(loss):
     torch = pytest.importorskip("torch")
-    with pytest.raises(TypeError, match=r"loss must be something such as SquaredError\(\), not"):
+    with pytest.raises(TypeError, match=r"loss must be an object such as SquaredError\(\), not"):
         Model.from_torch(torch.nn.Sequential(torch.nn.Linear(3, 2)), loss)

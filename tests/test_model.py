@@ -189,5 +189,5 @@ def test_a_device_is_a_name_or_a_backend() -> None:
     assert as_backend(CPU) is CPU and as_backend("cpu") is get_backend("cpu")
     assert as_backend(None) is get_backend("auto")
     for wrong in (0, np, type(CPU)):
-        with pytest.raises(TypeError, match="device must be something such as 'cpu', 'cuda' or a backend, not"):
+        with pytest.raises(TypeError, match="device must be an object such as 'cpu', 'cuda' or a backend, not"):
             as_backend(wrong)

@@ -139,7 +139,7 @@ def test_a_view_is_near_the_letter() -> None:
     [
         ("--data-dir empty", "no notmnist data in empty"),
         ("--reduction most", "invalid choice: 'most'"),
-        ("--views 0", "an integer from 1, not '0'"),
+        ("--views 0", "a positive integer, not '0'"),
         ("--load nowhere", "cannot read nowhere"),
     ],
 )

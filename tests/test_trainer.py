@@ -371,7 +371,7 @@ WRONG = {
     "no activation": (lambda: mlp(4, 3, activation=None), "activation must be"),
     "a class of activations": (lambda: mlp(4, 5, 3, activation=ReLU), "the class ReLU: call it"),
     "a class of initializers": (lambda: mlp(4, 3, init=He), "the class He: call it"),
-    "a name of initializers": (lambda: mlp(4, 3, init="he"), r"init must be something such as Glorot\(\)"),
+    "a name of initializers": (lambda: mlp(4, 3, init="he"), r"init must be an object such as Glorot\(\)"),
 }
 
 

@@ -1,7 +1,7 @@
-"""Data sets: loaders that find files, download them, or fall back on data that is always there.
+"""Data sets: loaders that find files, download them, or fall back on data that are always available.
 
-Every loader returns a `Dataset` of host arrays or raises `DataError`. What has to be drawn is drawn from a
-``numpy.random.Generator`` that the caller hands in.
+Every loader returns a `Dataset` of host arrays or raises `DataError`. Random choices come from a
+``numpy.random.Generator`` that the caller passes in.
 """
 
 from .dataset import DataError, Dataset, Split, split

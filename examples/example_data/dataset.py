@@ -1,4 +1,4 @@
-"""What every loader returns, and how data is split."""
+"""The result of every loader, and the splitting of data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Ints = npt.NDArray[np.int32]
 
 
 class DataError(ValueError):
-    """Data is missing, damaged or of another kind; the message says what was expected and what to do."""
+    """Data are missing, damaged or of another kind; the message says what was expected and what to do."""
 
 
 class Split(NamedTuple):
@@ -25,7 +25,7 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """A data set in parts, and what is needed to show it."""
+    """A data set, split into parts, with the names and shapes needed to display it."""
 
     name: str
     source: str  # one line for the user: where the data came from and, for a substitute, why
@@ -33,24 +33,24 @@ class Dataset(NamedTuple):
     valid: Split | None
     test: Split
     classes: tuple[str, ...]  # the name of each target
-    shape: tuple[int, ...]  # of one item as it is shown: (28, 28) for an image, (3,) for three words
+    shape: tuple[int, ...]  # of one item for display: (28, 28) for an image, (3,) for three words
 
 
 def split(data: Split, parts: Sequence[float], rng: np.random.Generator) -> tuple[Split, ...]:
-    """``data`` shuffled by ``rng`` and cut in the proportions ``parts``.
+    """Shuffle ``data`` with ``rng`` and split it in the proportions ``parts``.
 
-    Where ``parts`` add up to the number of items they are the sizes: ``split(data, (55_000, 5_000), rng)``.
-    Raises `DataError` where a part would be empty.
+    If ``parts`` add up to the number of items, they are the sizes: ``split(data, (55_000, 5_000), rng)``.
+    Raises `DataError` if a part would be empty.
     """
     rows = rng.permutation(len(data.x))
     return tuple(Split(data.x[part], data.y[part]) for part in cut(rows, parts))
 
 
 def cut(items: npt.NDArray[Any], parts: Sequence[float]) -> list[npt.NDArray[Any]]:
-    """``items`` in their order, cut in the proportions ``parts``."""
+    """Split ``items``, in their order, in the proportions ``parts``."""
     weights = np.asarray(parts, np.float64)
     if weights.ndim != 1 or not weights.size or not np.all(np.isfinite(weights) & (weights > 0)):
-        raise DataError(f"parts are positive numbers, the sizes or proportions of a split, not {parts!r}")
+        raise DataError(f"parts must be positive numbers, the sizes or proportions of a split, not {parts!r}")
     ends = np.rint(np.cumsum(weights) / np.sum(weights) * len(items)).astype(np.int64)
     pieces = np.split(items, ends[:-1])
     if not all(map(len, pieces)):

@@ -1,4 +1,4 @@
-"""The 1,797 digits of 8 x 8 pixels that scikit-learn carries: MNIST's stand-in where there is no network."""
+"""The 1,797 digits of 8 x 8 pixels that scikit-learn includes, which replace MNIST if it cannot be downloaded."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["load_digits"]
 
 
 def load_digits(rng: np.random.Generator) -> Dataset:
-    """Scikit-learn's digits, a fifth of them drawn by ``rng`` as the test part.
+    """Return scikit-learn's digits, with a fifth of them, drawn by ``rng``, as the test part.
 
     Returns
     -------
-    ``train`` and ``test`` with ``x`` (n, 64) ``uint8`` (0-16 stretched to 0-255, as MNIST has it) and ``y``
+    ``train`` and ``test`` with ``x`` (n, 64) ``uint8`` (0-16 scaled to 0-255, as in MNIST) and ``y``
     (n,) ``int32`` 0-9; no ``valid``.
 
     Raises

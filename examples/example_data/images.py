@@ -16,34 +16,34 @@ from .dataset import DataError, Split
 
 __all__ = ["read_archive", "read_folder"]
 
-MOST_BYTES = 1 << 16  # a PNG file of 28 x 28 pixels is smaller
+MOST_BYTES = 1 << 16  # bytes; a PNG file of 28 x 28 pixels is smaller
 Item = tuple[int, str, bytes]  # class, name, the bytes of the file
 
 
 def read_folder(folder: Path, classes: Sequence[str], shape: tuple[int, int]) -> tuple[Split, int]:
-    """The images of ``folder/<class>/*.png`` and the number of files that are not images.
+    """Read the images ``folder/<class>/*.png``, and count the files that are not images.
 
     Returns
     -------
-    ``x`` (n, height * width) ``uint8`` in the order of class and name, ``y`` (n,) ``int32``; and how many
-    files are not PNG images of ``shape`` (height, width).
+    ``x`` (n, height * width) ``uint8`` in the order of class and name, ``y`` (n,) ``int32``, and the number of
+    files that are not PNG images of ``shape`` (height, width).
 
     Raises
     ------
     DataError
-        Pillow is not installed, or there is no image at all.
+        Pillow is not installed, or no image was found.
     """
     files = ((i, file) for i, name in enumerate(classes) for file in (folder / name).glob("*.png") if file.is_file())
     return _read(((i, file.name, file.read_bytes()) for i, file in files), shape, folder)
 
 
 def read_archive(archive: Path, classes: Sequence[str], shape: tuple[int, int]) -> tuple[Split, int]:
-    """The images of a tar archive, ``.../<class>/*.png``, read in place, as in `read_folder`."""
+    """Read the images ``.../<class>/*.png`` of a tar archive without extracting it, as `read_folder` does."""
     try:
         with tarfile.open(archive) as tar:
             return _read(_members(tar, {name: i for i, name in enumerate(classes)}), shape, archive)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{archive} is not a complete tar archive ({error}): fetch it again") from error
+        raise DataError(f"{archive} is not a complete tar archive ({error}): download it again") from error
 
 
 def _members(tar: tarfile.TarFile, classes: dict[str, int]) -> Iterator[Item]:
@@ -68,7 +68,7 @@ def _read(items: Iterable[Item], shape: tuple[int, int], place: Path) -> tuple[S
 
 
 def _decode(Image: Any, content: bytes, shape: tuple[int, int]) -> npt.NDArray[np.uint8] | None:
-    """The pixels (height * width,) in grey; None unless ``content`` is a PNG image of ``shape``."""
+    """The gray pixels (height * width,), or None if ``content`` is not a PNG image of ``shape``."""
     if len(content) > MOST_BYTES:
         return None
     try:
@@ -76,5 +76,5 @@ def _decode(Image: Any, content: bytes, shape: tuple[int, int]) -> npt.NDArray[n
         if image.size != shape[::-1]:
             return None
         return np.frombuffer(image.convert("L").tobytes(), np.uint8)
-    except Exception:  # Pillow raises one of many kinds on a damaged file
+    except Exception:  # on a damaged file, Pillow raises errors of many kinds
         return None

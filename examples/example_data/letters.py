@@ -1,4 +1,4 @@
-"""Letters A to J drawn from matplotlib's fonts: notMNIST's stand-in where its files are not there."""
+"""Letters A to J drawn with matplotlib's fonts, which replace notMNIST if its files are missing."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["LETTERS", "draw_letters"]
 LETTERS = tuple("ABCDEFGHIJ")
 SIDE = 28
 FONTS = ("DejaVuSans*", "DejaVuSerif*", "STIXGeneral*", "cmb10*", "cmr10*", "cmss10*", "cmti10*", "cmtt10*")
-NO_LETTERS = "Display"  # DejaVu's display cuts hold a few signs only
+NO_LETTERS = "Display"  # DejaVu's display fonts contain only a few characters
 MASTER = 2 * SIDE  # each letter is drawn once at twice the size, then every image is a view of it
 INK = 44  # the master's longer side: 22 of 28 pixels
 
 
 def draw_letters(n: int, rng: np.random.Generator) -> Split:
-    """``n`` letters A to J, white on black, in many fonts, turned, slanted, scaled, shifted and noised.
+    """Draw ``n`` letters A to J, white on black, in many fonts: rotated, slanted, scaled, shifted and noisy.
 
-    Turns have a standard deviation of 8 degrees, slants one of 0.12; sizes lie within 0.7 and 1.2, shifts
-    within 2 pixels, ink within 0.6 and 1, the noise's standard deviation within 0 and 40 of 255 grey
-    levels. The same generator draws the same images with the same matplotlib and Pillow.
+    Rotations have a standard deviation of 8 degrees, slants of 0.12. Scales are between 0.7 and 1.2, shifts up to 2
+    pixels, brightness between 0.6 and 1, and the standard deviation of the noise between 0 and 40 of 255 gray
+    levels. The same generator draws the same images with the same versions of matplotlib and Pillow.
 
     Returns
     -------
@@ -72,12 +72,12 @@ def _look(master: Any, view: list[float]) -> npt.NDArray[np.uint8]:
 
 
 def _masters() -> list[list[Any]]:
-    """An image of each letter in each font."""
+    """A large image (the master) of each letter in each font."""
     return [[_draw(str(font), letter) for letter in LETTERS] for font in _fonts()]
 
 
 def _draw(font: str, letter: str) -> Any:
-    """``letter`` filling `INK` pixels of a black square of `MASTER`, in its middle."""
+    """Draw ``letter`` with a longer side of `INK` pixels in the middle of a black square of `MASTER` pixels."""
     from PIL import Image, ImageDraw, ImageFont
 
     def load(size: float) -> Any:
@@ -94,7 +94,7 @@ def _draw(font: str, letter: str) -> Any:
 
 def _fonts() -> list[Path]:
     try:
-        import PIL.Image  # noqa: F401  the letters are drawn with it
+        import PIL.Image  # noqa: F401  draws the letters
         from matplotlib import get_data_path
     except ImportError as error:
         raise DataError(f"the letters need matplotlib and Pillow ({error}): pip install 'mlp-xp[examples]'") from error
@@ -102,6 +102,6 @@ def _fonts() -> list[Path]:
     found = [font for pattern in FONTS for font in sorted(folder.glob(pattern)) if NO_LETTERS not in font.stem]
     if not found:
         raise DataError(
-            f"matplotlib's fonts are not in {folder}: reinstall it, pip install --force-reinstall matplotlib"
+            f"matplotlib's fonts are not in {folder}: reinstall it with pip install --force-reinstall matplotlib"
         )
     return found

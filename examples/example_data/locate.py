@@ -1,4 +1,4 @@
-"""Where the files of a data set come from: a folder, ``$MLP_XP_DATA``, the user's cache, a download."""
+"""The sources of the files of a data set: a folder, ``$MLP_XP_DATA``, the user's cache, or a download."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ __all__ = ["MissingDataError", "cache_dir", "download", "find"]
 
 T = TypeVar("T")
 
-CONNECT_SECONDS = 4.0  # for a mirror to answer at all
+CONNECT_SECONDS = 4.0  # until a mirror must have answered
 READ_SECONDS = 20.0  # between two pieces of a download
 
 
 class MissingDataError(DataError):
-    """Files are not on this machine, nor were they fetched."""
+    """Files are not on this machine and could not be downloaded."""
 
 
 def find(name: str, wanted: str, pick: Callable[[Path], T | None], data_dir: str | os.PathLike[str] | None) -> T:
-    """The files of the data set ``name`` on this machine.
+    """Return the files of the data set ``name`` on this machine.
 
-    ``pick`` takes a folder and returns its files, or None where it lacks some. Folders are tried in this
-    order: ``data_dir`` alone if it is given, else ``$MLP_XP_DATA`` and the cache; each may be the folder of
-    the files or hold it as ``name``. ``wanted`` tells the user what the files are.
+    ``pick`` takes a folder and returns its files, or None if some are missing. If ``data_dir`` is given, only that
+    folder is searched, otherwise ``$MLP_XP_DATA`` and then the cache. Each may be the folder of the files or contain
+    it as ``name``. ``wanted`` describes the files in error messages.
 
     Raises
     ------
     DataError
-        ``data_dir`` is given and lacks them.
+        ``data_dir`` is given, and files are missing there.
     MissingDataError
-        It is not given, and they are nowhere.
+        ``data_dir`` is not given, and the files are in none of the folders.
     """
     if data_dir is not None:
         root = Path(data_dir).expanduser()
@@ -53,7 +53,7 @@ def find(name: str, wanted: str, pick: Callable[[Path], T | None], data_dir: str
 
 
 def cache_dir() -> Path | None:
-    """The folder of downloads: ``$MLP_XP_CACHE``, else the system's for caches (None without pooch)."""
+    """The folder of downloads: ``$MLP_XP_CACHE``, or the system's folder for caches (None without pooch)."""
     try:
         return _environment("MLP_XP_CACHE") or _system_cache()
     except ImportError:
@@ -61,22 +61,22 @@ def cache_dir() -> Path | None:
 
 
 def download(name: str, checksums: Mapping[str, str], mirrors: Sequence[str]) -> Path:
-    """Fetch files into the cache and return their folder.
+    """Download files to the cache and return their folder.
 
     Parameters
     ----------
     name
         The folder inside the cache.
     checksums
-        SHA-256 of each file by its name. A file that is there with the right sum is not fetched again, one
-        that arrives with another sum is thrown away and taken from the next mirror.
+        The SHA-256 checksum of each file, by name. A file that already has the right checksum is not downloaded
+        again; if a download has another checksum, the next mirror is tried.
     mirrors
-        Addresses, each ending in ``/``, that a file's name is appended to.
+        URLs, each ending in ``/``, to which the name of a file is appended.
 
     Raises
     ------
     MissingDataError
-        No pooch, no network (known within seconds), or no mirror that has the right file.
+        pooch is not installed, there is no network (which is detected within seconds), or no mirror has the file.
     """
     cache = cache_dir()
     if cache is None:
@@ -88,7 +88,7 @@ def download(name: str, checksums: Mapping[str, str], mirrors: Sequence[str]) ->
 
 
 def _fetch(file: str, checksum: str, mirrors: Sequence[str], folder: Path) -> None:
-    """One file from the first mirror that has it right; pooch checks the sum before it takes its name."""
+    """Download a file from the first mirror with the right checksum; pooch renames it only after the check."""
     import pooch
 
     reasons = []
@@ -103,8 +103,8 @@ def _fetch(file: str, checksum: str, mirrors: Sequence[str], folder: Path) -> No
 
 
 def _by_answer(mirrors: Sequence[str], file: str) -> list[str]:
-    """The mirrors, the first that answers in front. All are asked at once in threads that nobody waits for
-    longer than `CONNECT_SECONDS`: looking up a name can hang for minutes where there is no network.
+    """The mirrors, with the first one that answers in front. They are contacted at once, in threads that are abandoned
+    after `CONNECT_SECONDS`: without a network, looking up a name can hang for minutes.
     """
     import requests
 
@@ -114,7 +114,7 @@ def _by_answer(mirrors: Sequence[str], file: str) -> list[str]:
         try:
             requests.head(mirror + file, timeout=CONNECT_SECONDS, allow_redirects=True).raise_for_status()
             answers.put((mirror, ""))
-        except Exception as error:  # in a thread that nobody waits for, there is nobody to raise to
+        except Exception as error:  # an abandoned thread has no caller to which an error could be raised
             answers.put((mirror, _short(error)))
 
     for mirror in mirrors:
@@ -133,13 +133,13 @@ def _by_answer(mirrors: Sequence[str], file: str) -> list[str]:
 
 
 def _short(error: Exception) -> str:
-    """The kind of an error and the start of its text; connection errors repeat themselves over many lines."""
+    """The type of an error and the start of its message, because connection errors can have many lines."""
     text = str(error)
     return f"{type(error).__name__}: {text}" if len(text) <= 120 else type(error).__name__
 
 
 def _places() -> Iterator[Path]:
-    """Where to look, one by one: finding the cache takes an import."""
+    """The folders to search, one by one, because finding the cache needs an import."""
     if environment := _environment("MLP_XP_DATA"):
         yield environment
     if cache := cache_dir():
@@ -163,7 +163,7 @@ def _pick_in(root: Path, name: str, pick: Callable[[Path], T | None]) -> T | Non
 
 
 def _found(root: Path) -> str:
-    """What is in ``root``, for an error message."""
+    """A description of the content of ``root``, for an error message."""
     if not root.is_dir():
         return "found a file" if root.exists() else "but there is no such folder"
     names = sorted(path.name for path in root.iterdir())

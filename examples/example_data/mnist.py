@@ -31,12 +31,12 @@ WANTED = "the four IDX files (train-images-idx3-ubyte.gz ..., plain or .gz)"
 
 
 def load_mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """MNIST, or another set of ten classes in the same four files.
+    """Load MNIST, or another data set of ten classes in four files with the same names.
 
     Parameters
     ----------
     data_dir
-        The folder of the IDX files (plain or ``.gz``) or the one that holds it as ``mnist``. By default
+        The folder of the IDX files (plain or ``.gz``), or the folder that contains it as ``mnist``. By default
         ``$MLP_XP_DATA``, then the cache, then a download of 11 MB.
 
     Returns
@@ -48,10 +48,10 @@ def load_mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     DataError
         Files are missing in ``data_dir``, damaged, or do not belong together.
     MissingDataError
-        The files are not on this machine and cannot be fetched.
+        The files are not on this machine and cannot be downloaded.
     """
     files = _files(data_dir)
-    with ThreadPoolExecutor(2) as pool:  # zlib works outside the interpreter's lock
+    with ThreadPoolExecutor(2) as pool:  # zlib releases the interpreter's lock
         train_x, train_y, test_x, test_y = pool.map(read_idx, files)
     train, test = _digits(train_x, train_y, files[0]), _digits(test_x, test_y, files[2])
     if train_x.shape[1:] != test_x.shape[1:]:
@@ -65,27 +65,27 @@ def load_handwritten(
     rng: np.random.Generator,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Dataset:
-    """Handwritten digits: `load_mnist`, `load_digits`, or with ``auto`` the first of these that can be had.
+    """Load handwritten digits: `load_mnist`, `load_digits` or, with ``auto``, the first of these that is available.
 
-    ``auto`` takes the small set only where MNIST is neither on this machine nor to be fetched, and its
-    ``source`` says so; a ``data_dir`` that lacks the files and damaged files are errors. ``rng`` draws the
-    test part of the small set.
+    With ``auto``, the small data set is used only if MNIST is neither on this machine nor can be downloaded, and its
+    ``source`` says so; damaged files, or a ``data_dir`` without the files, are errors. ``rng`` draws the test part of
+    the small data set.
     """
     if dataset == "digits":
         return load_digits(rng)
     if dataset not in ("mnist", "auto"):
-        raise DataError(f"dataset is 'mnist', 'digits' or 'auto', not {dataset!r}")
+        raise DataError(f"dataset must be 'mnist', 'digits' or 'auto', not {dataset!r}")
     try:
         return load_mnist(data_dir)
     except MissingDataError as error:
         if dataset == "mnist":
             raise
         small = load_digits(rng)
-        return small._replace(source=f"{small.source}, because MNIST is not here: {error}")
+        return small._replace(source=f"{small.source}, because MNIST was not found: {error}")
 
 
 def _pick(folder: Path) -> tuple[Path, ...] | None:
-    """The four files in ``folder``, also under the names with a dot that some archives give them."""
+    """The four files in ``folder``, also under the names with a dot that some archives use."""
     picked = []
     for name in MNIST_FILES:
         plain = name.removesuffix(".gz")
@@ -106,7 +106,7 @@ def _files(data_dir: str | os.PathLike[str] | None) -> tuple[Path, ...]:
 
 
 def _digits(images: npt.NDArray[Any], labels: npt.NDArray[Any], path: Path) -> Split:
-    """Images (n, height, width) and labels (n,) of one part, checked and flattened."""
+    """Read the images (n, height, width) and labels (n,) of one part, check them, and flatten the images."""
     if images.dtype != np.uint8 or images.ndim != 3:
         raise DataError(f"{path} holds {images.dtype} of shape {images.shape}, expected uint8 (n, height, width)")
     if labels.shape != images.shape[:1]:

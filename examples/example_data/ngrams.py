@@ -1,4 +1,4 @@
-"""Word 4-grams, three words and the one that follows, for a neural language model (Bengio et al. 2003)."""
+"""Word 4-grams, three words and the next one, for a neural language model (Bengio et al. 2003)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONTEXT = 3
 PARTS = (8, 1, 1)  # train, valid, test: the published proportions
 ARRAYS = tuple(f"{part}_{kind}.npy" for part in ("train", "valid", "test") for kind in ("inputs", "targets"))
 TEXT = "raw_sentences.txt"
-MARKS = str.maketrans("", "", '"*“”')  # quotes and emphasis of the reference
+MARKS = str.maketrans("", "", '"*“”')  # quotation marks and emphasis in the reference
 PROSE = re.compile(r"[A-Z](?!.*::=).*[.:]", re.DOTALL)
 WANTED = f"train_inputs.npy, train_targets.npy, valid_..., test_..., vocab.npy, or {TEXT}"
 
@@ -34,20 +34,20 @@ def load_ngrams(
     corpus: str | os.PathLike[str] | None = None,
     vocab_size: int = 250,
 ) -> Dataset:
-    """Word 4-grams from a text of the user, the published arrays or text, or prose that Python carries.
+    """Load word 4-grams from a text of the user, the published arrays or text, or prose included in Python.
 
     Parameters
     ----------
     rng
-        Draws which sentences are for training, validation and test (the published arrays come split).
+        Draws the sentences for training, validation and test (the published arrays are already split).
     data_dir
         The folder of ``{train,valid,test}_{inputs,targets}.npy`` and ``vocab.npy``, or of
-        ``raw_sentences.txt``, or the one that holds it as ``ngram250``. By default ``$MLP_XP_DATA``, then
-        the cache, then the embedded text.
+        ``raw_sentences.txt``, or the folder that contains it as ``ngram250``. By default ``$MLP_XP_DATA``, then
+        the cache, then the prose included in Python.
     corpus
-        A text file in UTF-8, read instead of all these: see `ngrams`.
+        A text file in UTF-8 that is read instead: see `ngrams`.
     vocab_size
-        How many words, the most frequent, a text's vocabulary has.
+        The size of the vocabulary of a text: its most frequent words.
 
     Returns
     -------
@@ -64,18 +64,18 @@ def load_ngrams(
         files = find("ngram250", WANTED, _pick, data_dir)
     except MissingDataError as error:
         data = ngrams(_embedded_text(), rng, vocab_size, "Python's own reference")
-        return data._replace(source=f"{data.source}, because the published 4-grams are not here: {error}")
+        return data._replace(source=f"{data.source}, because the published 4-grams were not found: {error}")
     if files[0].name == TEXT:
         return ngrams(_read_text(files[0]), rng, vocab_size, str(files[0]))
     return _read_arrays(files)
 
 
 def ngrams(text: str, rng: np.random.Generator, vocab_size: int = 250, source: str = "a text") -> Dataset:
-    """The 4-grams of ``text``: four neighbours in a sentence, all among its most frequent words.
+    """Return the 4-grams of ``text``: four adjacent words of a sentence, all among its most frequent words.
 
-    Whole sentences are drawn for training, validation and test (80, 10, 10 %), and a sentence that occurs
-    again goes where it went before: no test sentence was trained on. Single 4-grams still occur in several
-    parts, as they do in any language.
+    Whole sentences are drawn for training, validation and test (80, 10 and 10 %), and all copies of a sentence are in
+    the same part, so no test sentence is used for training. Single 4-grams still occur in several parts, as in any
+    language.
     """
     spoken = list(sentences(text))
     if max(map(len, spoken), default=0) <= CONTEXT:
@@ -89,14 +89,14 @@ def ngrams(text: str, rng: np.random.Generator, vocab_size: int = 250, source: s
         part[members] = i
     belongs = part[np.asarray(distinct)[origin]]
     train, valid, test = (_split(grams[belongs == i], source) for i in range(len(PARTS)))
-    note = f"4-grams from {source} ({len(grams):,} of {len(spoken):,} sentences, {len(vocabulary)} words)"
+    note = f"4-grams from {source} ({len(grams):,} from {len(spoken):,} sentences, {len(vocabulary)} words)"
     return Dataset("ngrams", note, train, valid, test, vocabulary.words, (CONTEXT,))
 
 
 def _windows(
     spoken: Sequence[tuple[str, ...]], vocabulary: Vocabulary
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
-    """All 4-grams (n, 4) within sentences and vocabulary, and the sentence (n,) that each is from."""
+    """All 4-grams (n, 4) within sentences and vocabulary, and the number of the sentence of each (n,)."""
     ids = vocabulary.ids
     stream = np.array([ids.get(token, -1) for sentence in spoken for token in (*sentence, "")], np.int32)
     origin = np.repeat(np.arange(len(spoken)), [len(sentence) + 1 for sentence in spoken])
@@ -122,7 +122,7 @@ def _split(grams: npt.NDArray[np.int32], source: str) -> Split:
 
 
 def _pick(folder: Path) -> tuple[Path, ...] | None:
-    """The published arrays in ``folder``, else the published text."""
+    """The published arrays in ``folder``, otherwise the published text."""
     for names in ((*ARRAYS, "vocab.npy"), (TEXT,)):
         files = tuple(folder / name for name in names)
         if all(file.is_file() for file in files):
@@ -167,11 +167,11 @@ def _read_text(path: Path) -> str:
 
 
 def _embedded_text() -> str:
-    """The prose of the reference that Python's ``help`` shows, without headings, grammar and code."""
+    """The prose of the reference that Python's ``help`` shows, without headings, grammar rules and code."""
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
-        raise DataError("this Python comes without its reference (pydoc_data): name a text file instead") from error
+        raise DataError("this Python does not include its reference (pydoc_data): name a text file instead") from error
     paragraphs = chain.from_iterable(PARAGRAPH.split(topics[key]) for key in sorted(topics))
     bare = (paragraph.translate(MARKS).strip() for paragraph in paragraphs)
     return "\n\n".join(dict.fromkeys(filter(PROSE.fullmatch, bare)))

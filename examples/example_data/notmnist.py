@@ -1,4 +1,4 @@
-"""notMNIST: letters A to J of 28 x 28 pixels in very many fonts (Bulatov 2011)."""
+"""notMNIST: letters A to J of 28 x 28 pixels in a great many fonts (Bulatov 2011)."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ EMBEDDED = 8_000
 
 
 def load_notmnist(rng: np.random.Generator, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Letters A to J from a ``.npz`` file or the original images, else drawn from fonts; split by ``rng``.
+    """Load letters A to J from a ``.npz`` file or the original images, or draw them from fonts; ``rng`` splits them.
 
     Parameters
     ----------
     rng
-        Shuffles, and draws the letters where there are no files.
+        Shuffles the letters, and draws them if there are no files.
     data_dir
         A file (``.npz``, ``.tar.gz``), the folder of ``notMNIST.npz``, ``notMNIST_small.npz``,
-        ``notMNIST_small.tar.gz`` or the folders ``A`` to ``J``, or the one that holds it as ``notmnist``.
+        ``notMNIST_small.tar.gz`` or the folders ``A`` to ``J``, or the folder that contains it as ``notmnist``.
         By default ``$MLP_XP_DATA``, then the cache, then `draw_letters`.
 
     Returns
     -------
     Parts with ``x`` (n, 784) ``uint8`` and ``y`` (n,) ``int32`` 0 (A) to 9 (J), in the published
     proportions 10,000 to 6,000 to 2,724, which are the sizes for the 18,724 letters of the original.
-    ``source`` says how many images could not be read and how many repeat others (all are kept, as in the
+    ``source`` says how many images could not be read and how many are copies of others (all are kept, as in the
     published split).
 
     Raises
     ------
     DataError
-        Files are missing in ``data_dir``, damaged, or hold something else.
+        Files are missing in ``data_dir``, damaged, or contain something else.
     """
     try:
         file = find("notmnist", WANTED, _pick, data_dir)
     except MissingDataError as error:
         data = draw_letters(EMBEDDED, rng)
-        source = f"{len(data.x):,} letters drawn from matplotlib's fonts, because notMNIST is not here: {error}"
+        source = f"{len(data.x):,} letters drawn from matplotlib's fonts, because notMNIST was not found: {error}"
     else:
         data, unreadable = _read(file)
         source = f"notMNIST from {file} ({_census(data.x, unreadable)})"
@@ -60,7 +60,7 @@ def load_notmnist(rng: np.random.Generator, data_dir: str | os.PathLike[str] | N
 
 
 def _pick(place: Path) -> Path | None:
-    """``place`` itself if it is a file or has the folders A to J, else the first of `NAMES` in it."""
+    """``place`` itself if it is a file or has the folders A to J, otherwise the first of `NAMES` in it."""
     if place.is_file() or all((place / letter).is_dir() for letter in LETTERS):
         return place
     return next((place / name for name in NAMES if (place / name).exists()), None)
@@ -71,7 +71,7 @@ def _read(file: Path) -> tuple[Split, int]:
     if file.suffix == ".npz":
         arrays = read_npz(file)
         if not {"images", "labels"} <= arrays.keys():
-            raise DataError(f"{file} holds {sorted(arrays)}, expected the keys images and labels, in any case")
+            raise DataError(f"{file} holds {sorted(arrays)}, expected the keys images and labels")
         labels = _labels(arrays["labels"], file)
         return Split(_images(arrays["images"], len(labels), file), labels), 0
     read = read_folder if file.is_dir() else read_archive
@@ -79,10 +79,10 @@ def _read(file: Path) -> tuple[Split, int]:
 
 
 def _labels(labels: npt.NDArray[Any], file: Path) -> npt.NDArray[np.int32]:
-    """Classes (n,) from 0 to 9 out of numbers, letters, or rows with a single one (n, 10)."""
+    """Convert numbers, letters, or one-hot rows (n, 10) to classes (n,) from 0 to 9."""
     if labels.ndim == 2 and labels.shape[1] == len(LETTERS) and labels.dtype.kind in "biuf":
         if not np.all(np.sort(labels, axis=1) == (np.arange(10) == 9)):
-            raise DataError(f"{file}: rows of labels hold one 1 and nine 0")
+            raise DataError(f"{file}: expected rows of labels with one 1 and nine 0")
         labels = np.argmax(labels, axis=1)
     if labels.dtype.kind == "S":
         labels = np.char.decode(labels, "latin-1")
@@ -100,7 +100,7 @@ def _labels(labels: npt.NDArray[Any], file: Path) -> npt.NDArray[np.int32]:
 
 
 def _images(images: npt.NDArray[Any], n: int, file: Path) -> npt.NDArray[np.uint8]:
-    """Images (n, 784) in 0-255 out of any order of axes and the usual ranges."""
+    """Convert images with any order of axes and one of the usual ranges to (n, 784) in 0-255."""
     if images.ndim and images.shape[0] != n and images.shape[-1] == n:
         images = np.moveaxis(images, -1, 0)  # (28, 28, n)
     if images.dtype.kind not in "iuf" or images.shape[:1] != (n,) or images.size != n * SIDE * SIDE:
@@ -112,7 +112,7 @@ def _images(images: npt.NDArray[Any], n: int, file: Path) -> npt.NDArray[np.uint
 
 
 def _grey(images: npt.NDArray[Any], file: Path) -> npt.NDArray[np.uint8]:
-    """0-255 as they are; fractions from 0 to 1, or from -0.5 to 0.5, stretched to it."""
+    """Scale pixels from 0 to 1, or from -0.5 to 0.5, to 0-255; return pixels in 0-255 as they are."""
     if images.dtype == np.uint8:
         return images
     low, high = float(images.min()), float(images.max())
@@ -128,4 +128,4 @@ def _grey(images: npt.NDArray[Any], file: Path) -> npt.NDArray[np.uint8]:
 
 def _census(x: npt.NDArray[np.uint8], unreadable: int) -> str:
     repeats = len(x) - len({row.tobytes() for row in x})
-    return f"{len(x):,} letters, {repeats:,} repeat others, {unreadable:,} files unreadable"
+    return f"{len(x):,} letters, {repeats:,} copies of others, {unreadable:,} unreadable files"

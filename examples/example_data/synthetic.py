@@ -1,4 +1,4 @@
-"""Data that is drawn, not measured: the ellipse of the 2-3-2 network and the two moons."""
+"""Synthetic data: the ellipse of the 2-3-2 network and the two moons."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ellipse_form(x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def ellipse(n: int, rng: np.random.Generator) -> Split:
-    """``n`` points from N(0, I) in two dimensions, class 1 outside the ellipse ``x Q xᵀ = 0.6``.
+    """Draw ``n`` points from N(0, I) in two dimensions, with class 1 outside the ellipse ``x Q xᵀ = 0.6``.
 
     Returns
     -------
@@ -33,9 +33,9 @@ def ellipse(n: int, rng: np.random.Generator) -> Split:
 
 
 def load_moons(n: int = 5000, noise: float = 0.1, seed: int = 42) -> Dataset:
-    """Two interleaving half circles by scikit-learn's ``make_moons``, 30 % of them as the test part.
+    """Draw two interleaving half circles with scikit-learn's ``make_moons``; 30 % of the points are the test part.
 
-    The defaults are the published set, split as published: ``make_moons(5000, noise=0.1, random_state=42)``
+    The defaults give the published data set and split: ``make_moons(5000, noise=0.1, random_state=42)``
     and ``train_test_split(test_size=0.3, random_state=42)``.
 
     Returns

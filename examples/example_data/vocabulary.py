@@ -1,4 +1,4 @@
-"""Words as numbers: the tokeniser and the vocabulary of the word model."""
+"""Words as numbers: the tokenizer and the vocabulary of the word model."""
 
 from __future__ import annotations
 
@@ -30,16 +30,15 @@ STOPS = frozenset({".", "?", "!"})
 
 
 def tokenize(text: str) -> list[str]:
-    """``text`` in lower case as words, numbers and punctuation marks.
+    """Split ``text``, in lower case, into words, numbers and punctuation marks.
 
-    Tokens joined by spaces come back as the same tokens, so that text that was tokenised before stays as it
-    is.
+    Tokens joined by spaces yield the same tokens, so text that is already tokenized does not change.
     """
     return TOKEN.findall(text.lower().replace("’", "'"))
 
 
 def sentences(text: str) -> Iterator[tuple[str, ...]]:
-    """The tokens of each sentence: up to ``.``, ``?`` or ``!``, and never across a blank line."""
+    """The tokens of each sentence. A sentence ends at ``.``, ``?``, ``!`` or a blank line."""
     for paragraph in PARAGRAPH.split(text):
         sentence: list[str] = []
         for token in tokenize(paragraph):
@@ -53,20 +52,20 @@ def sentences(text: str) -> Iterator[tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words and their ids: the id of a word is its place in ``words``."""
+    """Words and their ids: the id of a word is its position in ``words``."""
 
     words: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if not self.words or len(self.ids) != len(self.words):
             repeated = [word for word, n in Counter(self.words).items() if n > 1]
-            raise DataError(f"a vocabulary has one or more words, each once; repeated: {repeated}")
+            raise DataError(f"expected one or more different words for a vocabulary; repeated: {repeated}")
 
     @classmethod
     def of(cls, tokens: Iterable[str], size: int) -> Vocabulary:
-        """The ``size`` most frequent of ``tokens`` (all, if they are fewer); ties go by the alphabet."""
+        """The ``size`` most frequent of ``tokens`` (or all, if there are fewer), with ties in alphabetical order."""
         if size < 1:
-            raise DataError(f"a vocabulary has one or more words, not {size}")
+            raise DataError(f"expected a vocabulary of one or more words, not {size}")
         ranked = sorted(Counter(tokens).items(), key=lambda item: (-item[1], item[0]))
         return cls(tuple(word for word, _ in ranked[:size]))
 
@@ -79,10 +78,10 @@ class Vocabulary:
         return len(self.words)
 
     def encode(self, phrase: str | Iterable[str]) -> npt.NDArray[np.int32]:
-        """The ids (n,) ``int32`` of the words of ``phrase``, a text or a sequence of tokens.
+        """Return the ids (n,) ``int32`` of the words of ``phrase``, a text or a sequence of tokens.
 
-        Raises `DataError` that names every word that is not in the vocabulary, and its nearest neighbours
-        in spelling.
+        Raises `DataError` that names every word that is not in the vocabulary, and the words with the most similar
+        spelling.
         """
         tokens = tokenize(phrase) if isinstance(phrase, str) else list(phrase)
         unknown = [token for token in dict.fromkeys(tokens) if token not in self.ids]
@@ -92,11 +91,11 @@ class Vocabulary:
         return np.array([self.ids[token] for token in tokens], np.int32)
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """The words of ``ids``; raises `DataError` for an id that is none."""
+        """Return the words of ``ids``. Raises `DataError` for an id outside the vocabulary."""
         ids = [int(i) for i in ids]
         wrong = [i for i in ids if not 0 <= i < len(self)]
         if wrong:
-            raise DataError(f"word ids run from 0 to {len(self) - 1}, not {wrong[:5]}")
+            raise DataError(f"expected word ids from 0 to {len(self) - 1}, not {wrong[:5]}")
         return [self.words[i] for i in ids]
 
     def _hint(self, word: str) -> str:

@@ -1,4 +1,4 @@
-"""Figures of a classifier of images: its confusion matrix and a sheet of its mistakes."""
+"""Figures of an image classifier: its confusion matrix and a sheet of its mistakes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def confusion_matrix(true: Numbers, predicted: Numbers, classes: Sequence[str], 
     np.add.at(counts, (true, predicted), 1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, (ax,) = new_figure(1, 1, 1.8 + 0.52 * n, 1.2 + 0.48 * n, title)
-    image = ax.imshow(shares**0.5, cmap="Greys", vmin=0.0, vmax=1.0)  # the root makes rare mistakes visible
+    image = ax.imshow(shares**0.5, cmap="Greys", vmin=0.0, vmax=1.0)  # the square root makes rare mistakes visible
     for i, j in np.ndindex(n, n):
         if counts[i, j]:
             color = LIGHT if shares[i, j] > 0.25 else DARK

@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps paragraphs apart, and appends the default of an option, unless it is None or False."""
+    """Keeps paragraphs apart, and appends the default of an option unless it is None or False."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(super(_Help, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
@@ -54,8 +54,8 @@ def add_run_options(
 ) -> None:
     """Add the options that every example has.
 
-    ``epochs`` is the default of --epochs (None: the recipe sets it). ``data`` tells whether the example reads files;
-    ``repeat``, whether --seeds repeats all of it.
+    ``epochs`` is the default of --epochs (None: the recipe sets it), ``data`` says whether the example reads files, and
+    ``repeat`` whether --seeds repeats all of it.
     """
     run = parser.add_argument_group("the run")
     run.add_argument("--epochs", type=positive_int, default=epochs, metavar="N", help="passes over the training data")
@@ -67,44 +67,46 @@ def add_run_options(
     run.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, torch:cpu, jax ...")
     run.add_argument("--strict-device", action="store_true", help="fail if the device is missing (else use the CPU)")
     if data:
-        run.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the data (else $MLP_XP_DATA, cache)")
+        run.add_argument(
+            "--data-dir", type=Path, metavar="DIR", help="folder of the data (else $MLP_XP_DATA or the cache)"
+        )
     results = parser.add_argument_group("results")
     results.add_argument("--out", type=Path, metavar="DIR", help="draw figures into this folder")
-    results.add_argument("--json", type=Path, metavar="FILE", help="write settings, epochs, results and times")
+    results.add_argument("--json", type=Path, metavar="FILE", help="write settings, epochs, results and times as JSON")
 
 
 def add_recipe_option(parser: argparse.ArgumentParser) -> None:
-    """Add --recipe published or default."""
+    """Add --recipe, published or default."""
     parser.add_argument(
         "--recipe",
         choices=("default", "published"),
         default="default",
-        help="train well, or repeat the published recipe",
+        help="our recipe, or the published one",
     )
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add --save and --load of a trained model."""
+    """Add --save and --load for a trained model."""
     model = parser.add_argument_group("the model")
     model.add_argument("--save", type=Path, metavar="FILE", help="write the trained model (safetensors)")
     model.add_argument("--load", type=Path, metavar="FILE", help="evaluate the model in FILE without training")
 
 
 def given_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> frozenset[str]:
-    """The names of the options that ``argv`` sets explicitly, whether to their defaults or not."""
+    """Return the names of the options that ``argv`` sets explicitly, even to their defaults."""
     absent = object()
     namespace = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args(argv)), absent))
     return frozenset(name for name, value in vars(parser.parse_args(argv, namespace)).items() if value is not absent)
 
 
 def positive_int(text: str) -> int:
-    """An integer from 1."""
-    return _number(int, text, lambda n: n >= 1, "an integer from 1")
+    """A positive integer."""
+    return _number(int, text, lambda n: n >= 1, "a positive integer")
 
 
 def seed(text: str) -> int:
-    """An integer from 0."""
-    return _number(int, text, lambda n: n >= 0, "an integer from 0")
+    """A non-negative integer."""
+    return _number(int, text, lambda n: n >= 0, "a non-negative integer")
 
 
 def positive_float(text: str) -> float:
@@ -114,7 +116,7 @@ def positive_float(text: str) -> float:
 
 def share(text: str) -> float:
     """A number in [0, 1)."""
-    return _number(float, text, lambda x: 0.0 <= x < 1.0, "a number from 0 to below 1")
+    return _number(float, text, lambda x: 0.0 <= x < 1.0, "a number in [0, 1)")
 
 
 def _number(kind: Callable[[str], N], text: str, fits: Callable[[N], bool], wanted: str) -> N:

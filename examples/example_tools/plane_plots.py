@@ -26,7 +26,7 @@ class Plane(NamedTuple):
 
     @classmethod
     def around(cls, x: Numbers, n: int = 120) -> Plane:
-        """The grid over all points ``x`` (rows, 2), with a margin."""
+        """Return a grid over all points ``x`` (rows, 2), with a margin."""
         low, high = x.min(axis=0), x.max(axis=0)
         margin = 0.08 * (high - low)
         low, high = low - margin, high + margin
@@ -43,7 +43,7 @@ def decision(
     title: str = "",
     truth: Numbers | None = None,
 ) -> Figure:
-    """The decision between two classes: the probability as shades, the line where it is 0.5, and points.
+    """Draw the decision between two classes: the probability as shades, the line where it is 0.5, and points.
 
     ``p`` (n * n,) is the probability of class 1 at the points of ``plane``; ``x`` (rows, 2) and ``y`` (rows,) are the
     points to show; ``truth`` (n * n,), if given, is zero on the true boundary.
@@ -66,7 +66,7 @@ def check_animation(path: Path) -> None:
     if name is None:
         raise ValueError(f"expected an animation named *.gif or *.mp4, got {path.name}")
     if not writers.is_available(name):
-        raise ValueError(f"{path.name} needs {name}, which is not installed: write a .gif, or install it")
+        raise ValueError(f"{path.name} needs {name}, which is not installed: install it, or write a .gif")
 
 
 def animate(
@@ -91,12 +91,12 @@ def animate(
             if not figure.legends:
                 _legend_below(figure, ax)
                 figure.draw_without_rendering()
-                figure.set_layout_engine("none")  # nothing moves from frame to frame
+                figure.set_layout_engine("none")  # the same layout in all frames
             writer.grab_frame()
 
 
 def _size(plane: Plane, height: float) -> tuple[float, float]:
-    """Width and height in inches of a figure of ``plane`` in true proportions, with room for legend and colour bar."""
+    """Width and height in inches of a figure of ``plane`` to scale, with room for legend and color bar."""
     left, right, bottom, top = plane.extent
     return height * (right - left) / (top - bottom) + 1.6, height + 1.1
 
@@ -106,7 +106,7 @@ def _legend_below(figure: Figure, ax: Axes) -> None:
 
 
 def _boundary(ax: Axes, plane: Plane, z: Numbers, level: float, label: str, color: str, style: Any) -> None:
-    """The line where ``z`` (n * n,) has the value ``level``: coloured on a dark edge, visible on every shade."""
+    """Draw the line where ``z`` (n * n,) has the value ``level``: colored on a dark edge, visible on every shade."""
     from matplotlib.patheffects import Normal, Stroke
 
     n = round(len(z) ** 0.5)
@@ -117,7 +117,7 @@ def _boundary(ax: Axes, plane: Plane, z: Numbers, level: float, label: str, colo
 
 
 def _paint(ax: Axes, plane: Plane, p: Numbers, x: Numbers, y: Numbers, classes: Sequence[str]) -> Any:
-    """Probabilities as shades, the decision boundary as a line, points as two kinds of markers."""
+    """Draw probabilities as shades, the decision boundary as a line, and points as two kinds of markers."""
     n = round(len(p) ** 0.5)
     filled = ax.contourf(p.reshape(n, n), levels=np.linspace(0.0, 1.0, 11), extent=plane.extent, cmap="cividis")
     for k, (marker, face, edge) in enumerate((("o", LIGHT, DARK), ("^", DARK, LIGHT))):

@@ -1,7 +1,7 @@
 """Curves: losses and accuracies over epochs, and other quantities over a variable.
 
 Each function returns a matplotlib figure, which `Run.draw` saves; matplotlib is imported with the first figure. Lines
-differ in style and marker as well as in colour, so that every figure can be read in grey.
+differ in style and marker as well as in color, so that every figure can be read in grayscale.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CROSS_ENTROPY = "mean cross-entropy (nats)"
 
 
 def curves(history: Sequence[Record], title: str = "", loss: str = CROSS_ENTROPY) -> Figure:
-    """Loss and, if it was measured, accuracy after each epoch, from the history of `Trainer.fit`.
+    """Draw the loss and, if it was measured, the accuracy after each epoch, from the history of `Trainer.fit`.
 
     The keys are those of the history: ``loss``, ``valid_loss``, ``train_accuracy`` ... ``loss`` names the axis.
     """
@@ -56,7 +56,7 @@ def curves(history: Sequence[Record], title: str = "", loss: str = CROSS_ENTROPY
 
 
 class Line(NamedTuple):
-    """A curve and, optionally, the range of each point, drawn as a bar; ``wide`` curves lie behind others."""
+    """A curve and, optionally, the range of each point, drawn as a bar; ``wide`` curves are drawn behind others."""
 
     x: Numbers | Sequence[float]
     y: Numbers | Sequence[float]
@@ -68,7 +68,7 @@ class Line(NamedTuple):
 def lines(
     series: Mapping[str, Line], xlabel: str, ylabel: str, title: str = "", *, xlog: bool = False, ylog: bool = False
 ) -> Figure:
-    """Named curves in one panel."""
+    """Draw named curves in one panel."""
     figure, (ax,) = new_figure(1, 1, 6.4, 4.0, title)
     for (name, line), style in zip(series.items(), cycle(STYLES), strict=False):
         settings = style | _markers(len(line.x)) | (WIDE if line.wide else {}) | {"label": name}
@@ -85,11 +85,11 @@ def lines(
     return figure
 
 
-EQUAL = 1e-17  # where a logarithmic axis shows a difference of 0
+EQUAL = 1e-17  # the position of a difference of 0 on a logarithmic axis
 
 
 def two_curves(ours: Sequence[float], theirs: Sequence[float], names: tuple[str, str], title: str) -> Figure:
-    """Two loss curves that nearly coincide: both on the left, the size of their difference on the right."""
+    """Draw two loss curves that nearly coincide: both on the left, the size of their difference on the right."""
     epochs = np.arange(1, len(ours) + 1)
     difference = np.abs(np.asarray(ours) - np.asarray(theirs))
     figure, (left, right) = new_figure(1, 2, 9.2, 3.6, title)
@@ -109,7 +109,7 @@ def two_curves(ours: Sequence[float], theirs: Sequence[float], names: tuple[str,
 
 
 def new_figure(rows: int, columns: int, width: float, height: float, title: str) -> tuple[Figure, list[Axes]]:
-    """A figure of ``width`` by ``height`` inches and its axes in reading order."""
+    """Return a figure of ``width`` by ``height`` inches and its axes in reading order."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
@@ -119,7 +119,7 @@ def new_figure(rows: int, columns: int, width: float, height: float, title: str)
 
 
 def finish(ax: Axes, xlabel: str, ylabel: str) -> None:
-    """Label the axes, open the frame, add a light grid and, if there are several lines, a legend."""
+    """Label the axes, remove the upper and right spines, add a light grid and, if there are several lines, a legend."""
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.3, linewidth=0.6)
@@ -128,12 +128,12 @@ def finish(ax: Axes, xlabel: str, ylabel: str) -> None:
 
 
 def whole_ticks(ax: Axes) -> None:
-    """Put ticks at integers only."""
+    """Put ticks only at integers."""
     from matplotlib.ticker import MaxNLocator
 
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _markers(points: int) -> dict[str, Any]:
-    """Small markers, about a dozen on a line at most."""
+    """Small markers, at most about a dozen per line."""
     return {"markersize": 4, "linewidth": 1.4, "markevery": max(1, points // 12)}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 USER_ERRORS = (BackendError, ValueError, ArithmeticError, OSError, ImportError)
-"""Errors that a user's choice can cause; their messages say what was expected and what to do."""
+"""Errors that a user's choices can cause; their messages say what was expected and what to do."""
 FIRST_SEED_ONLY = ("out", "save", "checkpoint", "animate")
 """Options that write files: with --seeds, only the first run has them."""
 
@@ -60,18 +60,18 @@ class Run:
 
     @cached_property
     def backend(self) -> Backend:
-        """The device of --device; the CPU, with a message, if a GPU was requested and is missing."""
+        """The backend of --device; if a GPU was requested and is missing, the CPU, with a message."""
         return get_backend_or_cpu(self.options.device, strict=self.options.strict_device)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the time inside to ``seconds[stage]``: ``load``, ``train`` or another name."""
+        """Add the duration of the ``with`` block to ``seconds[stage]``, for stages such as ``load`` and ``train``."""
         began = time.perf_counter()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
 
     def draw(self, name: str, plot: Callable[..., Figure], *args: Any, **settings: Any) -> None:
-        """Save the figure ``plot(*args, **settings)`` as ``name`` in the folder of --out, if that is given."""
+        """Save the figure ``plot(*args, **settings)`` as ``name`` in the folder of --out, if --out is given."""
         if self.options.out is None:
             return
         path = self.options.out / name
@@ -79,7 +79,7 @@ class Run:
         print(f"drew {path}")
 
     def report(self) -> dict[str, Any]:
-        """The report of --json: the same layout for all examples."""
+        """The report of --json, with the same layout for all examples."""
         return {
             "example": self.example,
             "settings": {name: str(v) if isinstance(v, Path) else v for name, v in vars(self.options).items()},
@@ -94,8 +94,8 @@ class Run:
 def run_example(main: Callable[[Run], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Run an example with the options in ``argv`` (by default those of the command line); return the exit code.
 
-    With --seeds N, ``main`` runs N times. A mistake of the user ends in one line and code 2. Python's development mode
-    (``python -X dev``) shows the traceback instead.
+    With --seeds N, ``main`` runs N times. A mistake of the user ends the program with one line and exit code 2; in
+    Python's development mode (``python -X dev``), the traceback is shown instead.
     """
     options = parser.parse_args(argv)
     run = Run(Path(main.__code__.co_filename).stem, options, given_options(parser, argv))
@@ -146,18 +146,18 @@ def _check_seeds(options: argparse.Namespace) -> None:
 
 
 def _make_folders(options: argparse.Namespace) -> None:
-    """Make the folders of all output files before any work that a missing folder could lose."""
+    """Create the folders of all output files first, so that no result is lost because a folder is missing."""
     if getattr(options, "out", None) is not None:
         options.out.mkdir(parents=True, exist_ok=True)
     files = (getattr(options, name, None) for name in ("json", "save", "checkpoint", "animate"))
     for file in filter(None, files):
         if file.is_dir():
-            raise IsADirectoryError(f"{file} is a folder: name a file in it")
+            raise IsADirectoryError(f"{file} is a folder: expected the path of a file")
         file.parent.mkdir(parents=True, exist_ok=True)
 
 
 def measured(part: str, values: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of `Model.evaluate` under the names of the report, such as ``test_accuracy``."""
+    """Return the metrics of `Model.evaluate` under the names of the report, such as ``test_accuracy``."""
     return {f"{part}_{name}": value for name, value in values.items()}
 
 

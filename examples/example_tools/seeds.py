@@ -11,7 +11,7 @@ Spread = dict[str, Any]  # {"median": ..., "lowest": ..., "highest": ..., "value
 
 
 def spread(results: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
-    """Median, lowest and highest of each loss and accuracy, over the results of several runs.
+    """Median, lowest and highest value of each loss and accuracy over several runs.
 
     >>> spread([{"test_accuracy": 0.5}, {"test_accuracy": 0.75}, {"test_accuracy": 1.0}])["test_accuracy"]["median"]
     0.75
@@ -21,7 +21,7 @@ def spread(results: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
 
 
 def spread_of(values: Sequence[float]) -> Spread:
-    """The spread of one quantity."""
+    """Median, lowest and highest value of one quantity."""
     return {
         "median": statistics.median(values),
         "lowest": min(values),

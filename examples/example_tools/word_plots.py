@@ -1,6 +1,6 @@
-"""Figures of word vectors: the map of all words, and some of its neighbourhoods enlarged.
+"""Figures of word vectors: the map of all words, and some of its neighborhoods enlarged.
 
-Each label takes the first place around its point where it overlaps nothing, or the place where it overlaps least.
+Each label is drawn at the first position around its point where it overlaps nothing, or where it overlaps least.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FAR = 1e4
 
 
 def word_map(points: Numbers, words: Sequence[str], title: str) -> Figure:
-    """Words at ``points`` (rows, 2), such as those of t-SNE: only distances between near words have a meaning."""
+    """Draw words at ``points`` (rows, 2), such as those of t-SNE, where only small distances have a meaning."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.6, 8.0), dpi=DPI)
@@ -43,7 +43,7 @@ def word_map(points: Numbers, words: Sequence[str], title: str) -> Figure:
 
 
 def neighbourhoods(points: Numbers, words: Sequence[str], groups: Sequence[Numbers], title: str) -> Figure:
-    """The map around each of ``groups``: arrays of word numbers, the central word first; other words are grey."""
+    """Draw the map around each of ``groups``: arrays of word numbers, the central word first; other words are gray."""
     from matplotlib.figure import Figure
 
     columns = min(3, len(groups))
@@ -65,13 +65,13 @@ def neighbourhoods(points: Numbers, words: Sequence[str], groups: Sequence[Numbe
 
 
 def _around(points: Numbers, group: Numbers) -> Numbers:
-    """The numbers of all points in the smallest square around those of ``group``, enlarged by a quarter."""
+    """The numbers of all points in the smallest square around the points of ``group``, enlarged by a quarter."""
     low, high = points[group].min(axis=0), points[group].max(axis=0)
     return np.flatnonzero(np.all(np.abs(points - (low + high) / 2) <= 0.625 * np.max(high - low), axis=1))
 
 
 def _draw_words(ax: Axes, points: Numbers, words: Sequence[str], dark: Numbers, size: float) -> None:
-    """A dot and a label for each word; ``dark`` (rows,) marks those to emphasize."""
+    """Draw a dot and a label for each word; ``dark`` (rows,) marks the words to emphasize."""
     low, high = points.min(axis=0), points.max(axis=0)
     margin = 0.05 * (high - low) + 1e-9
     ax.set(xticks=[], yticks=[])
@@ -89,13 +89,13 @@ def _draw_words(ax: Axes, points: Numbers, words: Sequence[str], dark: Numbers, 
 
 
 def _crowded_first(places: Numbers) -> Numbers:
-    """The order of ``places`` by the distance to the fifth nearest: dense parts are labelled before they fill up."""
+    """The order of ``places`` by the distance to the fifth nearest: dense regions are labeled before they fill up."""
     distances = np.sort(np.linalg.norm(places[:, None] - places, axis=-1), axis=1)
     return np.argsort(distances[:, min(5, len(places) - 1)], kind="stable")
 
 
 def _label(ax: Axes, word: str, point: Numbers, middle: Numbers, gap: float, dark: bool, size: float) -> None:
-    """``word`` centred at ``middle`` from its point, with a line to the point unless it is adjacent."""
+    """Draw ``word``, centered at ``middle`` relative to its point, with a line to the point unless it is adjacent."""
     line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 1}
     ax.annotate(
         word,
@@ -112,7 +112,7 @@ def _label(ax: Axes, word: str, point: Numbers, middle: Numbers, gap: float, dar
 
 
 def _outside(ax: Axes) -> Boxes:
-    """Four boxes around the frame, with a margin inside it."""
+    """Four boxes outside the frame, which overlap a margin inside it."""
     corners = ax.transAxes.transform([(0, 0), (1, 1)]) * 72.0 / DPI
     left, bottom, right, top = np.ravel(corners + np.array([[MARGIN], [-MARGIN]]))
     return np.array(
@@ -126,7 +126,7 @@ def _outside(ax: Axes) -> Boxes:
 
 
 def _free_box(place: Numbers, word: str, size: float, taken: Boxes) -> tuple[float, Boxes]:
-    """The gap and the box (4,) for ``word`` around ``place``: the first that overlaps ``taken`` least."""
+    """The offset and the box (4,) for ``word`` around ``place`` that overlap ``taken`` least."""
     half = np.array([_width(word, size) / 2 + 2.0, 0.6 * size])
     centres = np.array([place + np.array(side) * (gap + half) for gap in GAPS for side in SIDES])
     boxes = np.hstack([centres - half, centres + half])
@@ -143,7 +143,7 @@ def _width(word: str, size: float) -> float:
 
 
 def _overlaps(boxes: Boxes, taken: Boxes) -> Numbers:
-    """The area that each of ``boxes`` shares with ``taken``, summed over them."""
+    """The total area of overlap of each of ``boxes`` with ``taken``."""
     low = np.maximum(boxes[:, None, :2], taken[:, :2])
     high = np.minimum(boxes[:, None, 2:], taken[:, 2:])
     areas: Numbers = np.maximum(high - low, 0.0).prod(axis=-1).sum(axis=-1)

@@ -48,7 +48,7 @@ NAMES = {layer: name for name, layer in ACTIVATIONS.items()}
 
 def to_keras(model: Model) -> Any:
     """Convert ``model`` to a ``keras.Sequential`` with copies of the weights, which returns logits."""
-    keras = need("keras", "keras")
+    keras = _keras()
     params, state = to_host(model.backend, (model.params, model.state))
     parts = _flat(model.network, params, state)
     ids = model.network.first.takes == "ids"
@@ -62,13 +62,28 @@ def to_keras(model: Model) -> Any:
 
 def from_keras(source: Any, loss: Loss | None = None, *, device: str | Backend | None = None) -> Model:
     """Convert a ``keras.Sequential``, or the ``.keras`` file at a path, to a model."""
-    keras = need("keras", "keras")
+    keras = _keras()
     if isinstance(source, (str, Path)):
         source = keras.saving.load_model(source, compile=False)
     if not isinstance(source, keras.Sequential):
         raise TypeError(f"expected a keras.Sequential or the path of a .keras file, got {type(source).__name__}")
     parts = [part for layer in source.layers for part in _parts(keras.layers, layer)]
     return assemble(parts, loss, device)
+
+
+def _keras() -> Any:
+    """Import Keras. Raises `ImportError` that says whether Keras or its backend is missing."""
+    try:
+        return need("keras", "keras")
+    except ModuleNotFoundError as error:
+        missing = getattr(error.__cause__, "name", None)
+        if missing in ("keras", None):
+            raise
+        raise ModuleNotFoundError(
+            f"Keras cannot import its backend {missing}: install it, or set the environment variable KERAS_BACKEND to "
+            "an installed one, such as torch or jax",
+            name=missing,
+        ) from error
 
 
 def _flat(network: Chain, params: Tree, state: Tree) -> list[Part]:

@@ -122,7 +122,8 @@ def check_gradients(
     scales = {name: max(np.linalg.norm(pair, axis=1)) for name, pair in pairs.items()}
     floor = 1e-3 * max(scales.values())
     errors = {
-        name: float(np.linalg.norm(ours - theirs) / max(scales[name], floor)) for name, (ours, theirs) in pairs.items()
+        name: float(np.linalg.norm(analytic - numeric) / max(scales[name], floor))
+        for name, (analytic, numeric) in pairs.items()
     }
     return GradientReport(errors, tolerance)
 
@@ -130,12 +131,15 @@ def check_gradients(
 def _checked(network: Chain, loss: Loss, x: Any, y: Any, w: Any) -> tuple[HostArray, HostArray, Any]:
     """Copies of the data, floats in float64. Raises `ValueError` if they do not fit each other or the network."""
     x, y, w = np.array(x), np.array(y), ABSENT if w is None else np.asarray(w, dtype=np.float64)
-    if x.ndim != 2 or len(y) != len(x) or (w is not ABSENT and w.shape != (len(x),)):
-        raise ValueError(f"x must be (rows, features), with a row of y and a weight for each row, but x is {x.shape}")
+    if x.ndim != 2:
+        raise ValueError(f"x must have two axes, rows and features, but its shape is {x.shape}")
+    for name, a, shape in (("y", y, y.shape[:1]), ("sample_weight", w, np.shape(w))):
+        if a is not ABSENT and shape != (len(x),):
+            raise ValueError(f"{name} has shape {a.shape}, but x has {len(x)} rows: pass one entry for each row")
     n_out = cast(int, network.width(x.shape[1]))
     if loss.target == "class" and y.dtype.kind in "iu":
         if not 0 <= y.min() <= y.max() < n_out:
-            raise ValueError(f"y must hold classes from 0 to {n_out - 1}, but holds {y.min()} ... {y.max()}")
+            raise ValueError(f"y must contain classes from 0 to {n_out - 1}, but contains {y.min()} to {y.max()}")
     elif y.shape != (len(x), n_out):
         raise ValueError(f"y must have one column for each of the {n_out} outputs, but its shape is {y.shape}")
     return (x.astype(np.float64) if network.first.takes == "floats" else x), y, w

@@ -17,10 +17,9 @@ from mlp_xp.data.feed import Batch
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp.sklearn.arrays import SparseRows, home, to_host
 from mlp_xp.sklearn.base import BaseMLP
-from mlp_xp.sklearn.network import lists
-from mlp_xp.sklearn.solver import Course, make_solver
-from mlp_xp.sklearn.stochastic import adopt, first_state, is_over, note, warn_of_the_end
-from mlp_xp.sklearn.validation import Held, Setting
+from mlp_xp.sklearn.network import Setting, lists
+from mlp_xp.sklearn.solver import Course, is_over, make_solver, note, warn_of_the_end
+from mlp_xp.sklearn.stochastic import Held, adopt, first_state
 from mlp_xp.sweep.binding import structure
 from mlp_xp.sweep.stack import EpochPlan
 from mlp_xp.training.group_ranks import ranks_of

@@ -11,9 +11,10 @@ import numpy as np
 from mlp_xp.data.feed import Batch, Feed, make_feed
 from mlp_xp.model import as_backend
 from mlp_xp.nn.step import TrainStep
+from mlp_xp.sklearn.arrays import scaled
 from mlp_xp.sklearn.jobs import Fit, Job, Pool, StackedFit, is_stackable
-from mlp_xp.sklearn.validation import Setting, Validation
-from mlp_xp.sklearn.weights import scaled
+from mlp_xp.sklearn.network import Setting
+from mlp_xp.sklearn.stochastic import Validation
 from mlp_xp.sweep.binding import Path, differing
 from mlp_xp.sweep.stack import EpochPlan, Stack, models_together
 from mlp_xp.sweep.tasks import divided, processes, run_tasks
