@@ -54,6 +54,12 @@ def reshaped_then_written(xp: Any, x: Any) -> Any:
     return z + xp.reshape(y, (3, 4))
 
 
+def multiplied(xp: Any, x: Any) -> Any:
+    y = x[:3] * 1
+    y @= x[:3]
+    return y
+
+
 OWN = f((3, 3), 7)[:, :3]
 ORDINARY = {
     "zeros_like and +=": zeros_then_sum,
@@ -61,6 +67,7 @@ ORDINARY = {
     "out=": written_out,
     "positional axis": lambda xp, x: xp.sum(x, -1) + xp.max(x, 1),
     "mean(dtype=)": lambda xp, x: xp.mean(x, dtype=xp.float64),
+    "@=": multiplied,
     "squeeze": lambda xp, x: xp.squeeze(x[None]) + xp.squeeze(x[:, None], axis=1),
     "divmod": lambda xp, x: divmod(x, 0.25)[0] + divmod(1.0, x + 9)[1],
     "copy": lambda xp, x: written(xp, xp.copy(x)) + np.copy(x),

@@ -14,7 +14,7 @@ import pytest
 
 from mlp_xp.nn.layers import Embedding
 from mlp_xp_backends.compiler.recorder import record
-from mlp_xp_backends.compiler.targets.cpu.blas import openblas
+from mlp_xp_backends.compiler.targets.cpu.libraries import openblas
 from mlp_xp_backends.trees import leaves, tree_map
 from tests.compiler_cases import (
     LIBRARIES,
@@ -212,7 +212,7 @@ def test_extremes_of_rows(columns: int, dtype: str) -> None:
 @pytest.mark.parametrize("computed", [False, True])
 @pytest.mark.parametrize("width", [40, 250])
 def test_one_hot_rows_follow_their_ids_from_step_to_step(width: int, computed: bool) -> None:
-    """Large enough to be kept and moved; ids that are out of range have rows of zeros, as in the comparison."""
+    """Ids that are out of range have rows of zeros."""
 
     def body(xp, carry, consts, ids):
         (total,) = carry
@@ -236,7 +236,7 @@ def test_one_hot_rows_follow_their_ids_from_step_to_step(width: int, computed: b
 
 
 def test_one_hot_rows_are_not_overwritten() -> None:
-    """The rows that are kept from step to step are neither overwritten in place nor reused for another result."""
+    """Neither in place nor by another result, as long as they are read."""
 
     def body(xp: Any, c: Any, k: Any, ids: Any) -> Any:
         changed = xp.one_hot(ids * 1, 50, dtype=xp.float32) * 2.0 - 1.0
@@ -248,7 +248,7 @@ def test_one_hot_rows_are_not_overwritten() -> None:
 
 def test_one_core_inside_and_as_many_as_before_after() -> None:
     """Two overlapping runs restore the number of threads, and so does a run that fails."""
-    threadpoolctl, library = pytest.importorskip("threadpoolctl"), openblas(in_parts=True)
+    threadpoolctl, library = pytest.importorskip("threadpoolctl"), openblas()
     if library is None:
         pytest.skip("NumPy has no OpenBLAS")
 

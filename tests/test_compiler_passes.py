@@ -83,11 +83,15 @@ X, K, W = f((2, 20, 30)), f((30, 30)), (f((30, 30)),)
 LARGE, STACK = f((300, 300)), f((3, 300, 300))
 SUMS: dict[str, tuple[Any, Any, list[str]]] = {
     "alpha x + beta y": (lambda x, y: 0.1 * x + 0.9 * y, LARGE, ["AXPBY"]),
+    "alpha x + y": (lambda x, y: 0.1 * x + y, LARGE, ["AXPBY"]),
+    "y + alpha x": (lambda x, y: y + 0.1 * x, LARGE, ["AXPBY"]),
     "y - alpha x": (lambda x, y: y - x * 0.1, LARGE, ["AXPBY"]),
     "a number for each matrix": (lambda x, y: y - x * y[:, :1, :1], STACK, ["negative", "AXPBY"]),
     "alpha x - y, which is not a multiple of y": (lambda x, y: 0.1 * x - y, LARGE, ["multiply", "subtract"]),
     "x + y": (lambda x, y: x + y, LARGE, ["add"]),
     "small arrays, which are packed": (lambda x, y: 0.1 * x + 0.9 * y, f((100, 100)), ["multiply", "multiply", "add"]),
+    "small arrays of a stack": (lambda x, y: y - 0.1 * x, f((2, 256, 256)), ["multiply", "subtract"]),
+    "vectors": (lambda x, y: y - 0.1 * x, f((70_000,)), ["multiply", "subtract"]),
     "a row": (lambda x, y: 0.1 * x[:1] + y, LARGE, ["multiply", "add"]),
     "transposed": (lambda x, y: 0.1 * x.T + y, LARGE, ["multiply", "add"]),
 }

@@ -1,4 +1,4 @@
-"""A model of a sweep has the bits of the model trained alone, at all sizes at which the compiler decides differently."""
+"""A model of a sweep has the bits of the model trained alone, at sizes at which the compiler decides differently."""
 
 from __future__ import annotations
 
