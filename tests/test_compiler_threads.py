@@ -1,4 +1,4 @@
-"""Products on several cores: the same bits on any number of them, and no harm to others."""
+"""Products on several cores: the same bits on any number of cores, without side effects on other threads."""
 
 from __future__ import annotations
 
