@@ -1,4 +1,4 @@
-"""What the tests of the compiler share: loops, comparisons, and training steps to run them on."""
+"""Helpers for the tests of the compiler: loops, comparisons, and training steps."""
 
 from __future__ import annotations
 

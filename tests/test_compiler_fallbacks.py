@@ -1,4 +1,4 @@
-"""What the compiled loop records, what it leaves to the plain loop, and what it keeps of either."""
+"""The choice between the compiled and the plain loop: which bodies are recorded, and what a loop keeps."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def test_memory_of_a_step_holds_what_lives_at_one_time(network: str, optimizer: 
 
 
 def test_swapped_places_are_found() -> None:
-    """Whatever two results of a plan change places, or take one, `verify_memory` accepts only what is right."""
+    """If two results of a plan swap or share a place, `verify_memory` accepts the plan only if it is still correct."""
 
     def body(xp: Any, c: Any, k: Any, x: Any) -> Any:
         a, b = xp.tanh(x), xp.exp(x)
@@ -205,7 +205,7 @@ def test_swapped_places_are_found() -> None:
 
 
 def broken(program: Program) -> dict[str, Program]:
-    """Programs that are none."""
+    """Invalid programs."""
     first, second, *rest = program.ops
     wrong = new_value((9, 9), "float32")
     longer = replace(second.out, shape=(7, 7), strides=(28, 4))

@@ -1,4 +1,4 @@
-"""The compiler's parts by themselves: BLAS on any layout, recordings compared, rules checked, memory shared."""
+"""Unit tests of the compiler: BLAS on any layout, comparison of recordings, rules of programs, memory planning."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_process_forked_inside_a_run_has_all_its_threads() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="MKL is used on Linux only")
 def test_libraries_that_are_installed_are_found() -> None:
-    """Otherwise the tests of them would be skipped."""
+    """This test ensures that the tests of these libraries are not skipped by mistake."""
     assert (mkl() is not None) == any(d.name.lower() == "mkl" for d in metadata.distributions())
     bundled = Path(np.__file__).parent.parent / "numpy.libs"
     assert (openblas() is not None) == any(bundled.glob("*openblas*"))

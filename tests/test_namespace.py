@@ -1,4 +1,4 @@
-"""`one_hot` and `segment_sum`, the two functions that every backend's namespace has beside the standard's."""
+"""`one_hot` and `segment_sum`, the two functions that every backend's namespace has in addition to the standard's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many files a batch and a parameter pass through: those of both packages of which a function runs."""
+"""The number of files through which a batch and a parameter pass: those with a function that runs."""
 
 from __future__ import annotations
 

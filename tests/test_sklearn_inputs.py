@@ -1,4 +1,4 @@
-"""Targets, weights and settings that an estimator cannot use are errors that say why."""
+"""Targets, weights and settings that an estimator cannot use raise errors with the reason."""
 
 from __future__ import annotations
 
