@@ -30,7 +30,7 @@ class OpenBlas(Blas):
         super().__init__(library, pattern, integer)
         core = library[pattern.replace("{}_", "{}").format("openblas_get_corename")]
         core.restype = ctypes.c_char_p
-        self._has_avx512 = core() in (b"SkylakeX", b"Cooperlake", b"SapphireRapids")
+        self._has_avx512 = core() == b"SkylakeX"
         self._get, self._put = (library[pattern.format(f"openblas_{verb}_num_threads")] for verb in ("get", "set"))
         self._lock, self._inside, self._before = Lock(), 0, 0
         if hasattr(os, "register_at_fork"):
