@@ -94,7 +94,7 @@ def test_labels_are_int32_from_0_to_the_number_of_outputs() -> None:
         y = targets(CLASSES, np.array([0, 2, 1], dtype))
         assert (y.dtype, y.tolist()) == (np.int32, [0, 2, 1])
     assert targets(CLASSES, np.array([0, 99]), None).tolist() == [0, 99]
-    with pytest.raises(ValueError, match="y must be integers from 0 to 2 .* contains 0 to 3: number the"):
+    with pytest.raises(ValueError, match=r"y must be integers from 0 to 2 .* contains 0 to 3: number the"):
         targets(CLASSES, np.array([0, 3]))
     with pytest.raises(ValueError, match=r"y must be integers of at least 0, but contains -1 to 0"):
         targets(CLASSES, np.array([0, -1]), None)

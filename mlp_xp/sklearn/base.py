@@ -38,7 +38,7 @@ from mlp_xp_backends.typing import Array, HostArray
 
 @dataclass(eq=False, repr=False)
 class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-learn has no types
-    """The parameters of `MLPClassifier` and `MLPRegressor`, and all that they have in common.
+    """The common base of `MLPClassifier` and `MLPRegressor`.
 
     They define ``_learn_labels``, ``_encode`` (labels or values to targets of the loss), ``_decode`` (back),
     ``_decide`` (outputs of the loss to labels or values), ``_loss`` and ``_metric`` (the score).
@@ -158,15 +158,15 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
             self._initialize(*lists(tree_map(lambda a: a.astype(dtype, copy=False), drawn)))
         elif units != self._units():
             raise ValueError(
-                f"this estimator was fitted with layers of {self._units()} units, and now has {units}: to go on with "
-                "warm_start or partial_fit keep hidden_layer_sizes and the outputs; to start anew, fit a clone"
+                f"this estimator was fitted with layers of {self._units()} units, and now has {units}: to continue with "
+                "warm_start or partial_fit, keep hidden_layer_sizes and the outputs; to start over, fit a clone"
             )
         ranks.check_equal(parameters=(*self.coefs_, *self.intercepts_), data=(x.shape, data.y.shape))
         setting = Setting(ranks.backend(self._backend(X)), network, self._loss(), str(self.coefs_[0].dtype))
         return setting, data
 
     def _checked(self) -> Any:
-        """The estimator after its training; `ValueError` if it has diverged."""
+        """Return the estimator after its training. Raises `ValueError` if it has diverged."""
         if not all(np.all(np.isfinite(w)) for w in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
@@ -175,14 +175,14 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
         return self
 
     def _check(self, x: Any, y: Any, reset: bool) -> tuple[Any, HostArray]:
-        """Rows and labels or values, checked by scikit-learn's own rules."""
+        """Return rows and labels or values, checked by scikit-learn's own rules."""
         numeric = isinstance(self, RegressorMixin)
         options = {"accept_sparse": ["csr", "csc"], "multi_output": True, "dtype": (np.float64, np.float32)}
         x, y = validate_data(self, x, y, y_numeric=numeric, reset=reset, **options)
         return x, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _units(self) -> list[int]:
-        """Units of each layer of the fitted network, from input to output."""
+        """The number of units of each layer of the fitted network, from input to output."""
         return [*(W.shape[0] for W in self.coefs_), self.coefs_[-1].shape[1]]
 
     def _network(self) -> Chain:
@@ -190,11 +190,11 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
         return build_network(self._units(), self.activation, self.dropout)
 
     def _backend(self, x: Any) -> Backend:
-        """Where to compute with ``x``."""
+        """The backend for computations with ``x``."""
         return as_backend(home(x) if self.device is None else self.device)
 
     def _initialize(self, coefs: list[HostArray], intercepts: list[HostArray]) -> None:
-        """Set the attributes that a first fit starts from."""
+        """Set the attributes from which a first fit starts."""
         self.coefs_, self.intercepts_ = coefs, intercepts
         self.n_iter_ = self.t_ = 0
         self.n_layers_, self.n_outputs_ = len(coefs) + 1, coefs[-1].shape[1]
@@ -208,7 +208,7 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
             self.validation_scores_ = self.best_validation_score_ = self.validation_loss_curve_ = None
 
     def _split(self, given: Any, data: Batch, validation_data: Any) -> tuple[Batch, Held | None]:
-        """The rows to train on, and those to hold out."""
+        """The training rows and the held-out rows."""
         if validation_data is not None:
             check_set(validation_data, "validation_data must be (X, y) or (X, y, sample_weight)")
             X, y, sample_weight = (*validation_data, None)[:3]

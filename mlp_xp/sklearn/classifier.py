@@ -51,7 +51,7 @@ class MLPClassifier(BaseMLP, ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     @classmethod
     def from_model(cls, model: Model, *, classes: Any = None, **parameters: Any) -> MLPClassifier:
-        """A fitted classifier with the weights of ``model``, a chain of `Dense` layers and activations.
+        """Return a fitted classifier with the weights of ``model``, a chain of `Dense` layers and activations.
 
         ``classes`` are the labels of the outputs, by default ``model.extra["classes"]`` or 0, 1, 2 ...; ``parameters``
         are those of the constructor. Two outputs of a softmax become one logistic output with equal probabilities.
@@ -83,9 +83,9 @@ class MLPClassifier(BaseMLP, ClassifierMixin, BaseEstimator):  # type: ignore[mi
     def partial_fit(
         self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None, *, validation_data: Any = None
     ) -> MLPClassifier:
-        """Train for one epoch on ``X`` and ``y``; parameters as for `fit`.
+        """Train for one epoch on ``X`` and ``y``; the parameters are those of `fit`.
 
-        The first call needs ``classes``, the labels of all calls. With ``early_stopping`` each call needs
+        The first call needs ``classes``, the labels of all calls. With ``early_stopping``, each call needs
         ``validation_data``; see ``stopped_``.
         """
         if _check_partial_fit_first_call(self, classes):
@@ -141,7 +141,7 @@ class MLPClassifier(BaseMLP, ClassifierMixin, BaseEstimator):  # type: ignore[mi
         return self._decode(p.ravel() if self.n_outputs_ == 1 else p)
 
     def _weights(self, sample_weight: Any, y: HostArray, x: Any, incremental: bool) -> Any:
-        """Those of the rows times those of their classes."""
+        """The weights of the rows times those of their classes."""
         if self.class_weight is None:
             return row_weights(sample_weight, x)
         if incremental and self.class_weight == "balanced":

@@ -22,7 +22,7 @@ from mlp_xp_backends.trees import ABSENT, tree_map
 from mlp_xp_backends.typing import HostArray
 
 SOLVER = "_optimizer"
-"""The memory of the solver, which each library keeps in its own way: a warm start begins with a new one."""
+"""The state of the solver, which the libraries store differently: a warm start begins with a new solver."""
 
 
 class Exchange(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -31,14 +31,14 @@ class Exchange(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
     def to_model(self, device: str | Backend | None = None) -> Model:
         """The fitted network as a `Model` with the same weights, which can be saved, on ``device``.
 
-        Its `Model.predict_proba` returns the same numbers. For two classes that is the probability of the second one,
-        (rows, 1). ``model.extra["classes"]`` holds the ``classes_``.
+        Its `Model.predict_proba` returns the same probabilities or values. For two classes, it returns the probability
+        of the second class, (rows, 1). ``model.extra["classes"]`` contains the ``classes_``.
         """
         check_is_fitted(self)
         backend = as_backend(device or self.device or "cpu")
         network = self._network()
         params = tree(network, self.coefs_, self.intercepts_, np.copy)
-        state = draw_state(network, np.random.RandomState(0))  # dropout's, which predictions do not use
+        state = draw_state(network, np.random.RandomState(0))  # the state of dropout, which predictions do not use
         params, state = tree_map(backend.asarray, (params, state))
         extra = {"classes": self.classes_.tolist()} if is_classifier(self) else {}
         return Model(network, PORTABLE.get(self._loss(), self._loss()), params, state, backend, extra)
@@ -65,7 +65,7 @@ class Exchange(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
     def to_sklearn(self) -> Any:
         """A fitted estimator of `sklearn.neural_network` with the same parameters, weights and labels.
 
-        Raises `ValueError` naming an activation or a loss that scikit-learn does not have.
+        Raises `ValueError` that names an activation or a loss that scikit-learn does not have.
         """
         check_is_fitted(self)
         theirs = neural_network.MLPClassifier() if is_classifier(self) else neural_network.MLPRegressor()
@@ -100,7 +100,7 @@ def _filled(estimator: Any, source: Any) -> Any:
 def read(model: Model) -> tuple[dict[str, Any], list[HostArray], list[HostArray]]:
     """Constructor parameters, ``coefs_`` and ``intercepts_`` for the network of a model.
 
-    Raises `ValueError` naming the first layer that the network of an estimator cannot have.
+    Raises `ValueError` that names the first layer that the network of an estimator cannot have.
     """
     layers = [layer for layer in model.network.layers if not isinstance(layer, Dropout)]
     for i, layer in enumerate(layers):

@@ -54,9 +54,9 @@ def fit_lbfgs(e: Any, setting: Setting, data: Batch, tasks: Tasks) -> None:
 
 
 class Problem:
-    """``(sum_i w_i l_i + alpha |W|^2 / 2) / sum_i w_i`` over all rows, as a function of one long vector.
+    """``(sum_i w_i l_i + alpha |W|^2 / 2) / sum_i w_i`` over all rows, as a function of one vector.
 
-    The vector holds the weights of all layers, then their biases, as scikit-learn packs it.
+    The vector contains the weights of all layers, then their biases, in scikit-learn's order.
     """
 
     def __init__(self, e: Any, setting: Setting, data: Batch) -> None:
@@ -90,7 +90,7 @@ class Problem:
         return value / self.total + 0.5 * self.l2 * float(W @ W), gradient
 
     def fitted(self, theta: HostArray) -> dict[str, list[HostArray]]:
-        """The attributes of an estimator with this vector."""
+        """Set the learned attributes of the estimator from this vector."""
         coefs, intercepts = lists(self._tree(theta, lambda a: np.array(a, self.dtype)))
         return {"coefs_": coefs, "intercepts_": intercepts}
 

@@ -32,8 +32,8 @@ def clipped(xp: Namespace, p: Array) -> Array:
 class LogLoss(SoftmaxCrossEntropy):
     """``l = -log clip(p_y)`` with ``p = softmax(z)``, for one-hot ``y`` of shape (rows, n_out).
 
-    The logarithm of the rounded ``p``, as in scikit-learn: a row that is all but certain costs whole multiples of the
-    epsilon.
+    As in scikit-learn, the logarithm is that of the rounded ``p``: the cost of an almost certain row is a multiple of
+    the epsilon.
     """
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:

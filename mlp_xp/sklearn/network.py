@@ -47,17 +47,17 @@ def hidden_activations(activation: Activation, n: int) -> list[Layer]:
     """One activation for each of ``n`` hidden layers."""
     each = [activation] * n if isinstance(activation, str) or not isinstance(activation, Sequence) else activation
     if len(each) != n:
-        raise ValueError(f"activation names {len(each)} functions, but there are {n} hidden layers: give one for each")
+        raise ValueError(f"activation has {len(each)} entries, but there are {n} hidden layers: pass one for each")
     return [as_activation(NAMES.get(name, name)) for name in each]
 
 
 def no_state(network: Chain) -> Tree:
-    """The layer states of a forward pass outside of training, where dropout does nothing."""
+    """The layer states of a forward pass in prediction, where dropout does nothing."""
     return (ABSENT,) * len(network.layers)
 
 
 def draw_state(network: Chain, random_state: np.random.RandomState) -> Tree:
-    """The state of stateful layers before the first step; draws only where there are any."""
+    """The state of stateful layers before the first step; random numbers are drawn only if there are any."""
     if not any(layer.stateful for layer in network.layers):
         return no_state(network)
     return network.init_state(np.random.default_rng(random_state.randint(2**31 - 1)))

@@ -50,7 +50,7 @@ class MLPRegressor(BaseMLP, RegressorMixin, BaseEstimator, _WithLoss):  # type: 
 
     @classmethod
     def from_model(cls, model: Model, **parameters: Any) -> MLPRegressor:
-        """A fitted regressor with the weights of ``model``, a chain of `Dense` layers and activations.
+        """Return a fitted regressor with the weights of ``model``, a chain of `Dense` layers and activations.
 
         ``parameters`` are those of the constructor.
         """
@@ -62,9 +62,9 @@ class MLPRegressor(BaseMLP, RegressorMixin, BaseEstimator, _WithLoss):  # type: 
     @available_if(BaseMLP._check_solver)  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> MLPRegressor:
-        """Train for one epoch on ``X`` and ``y``; parameters as for `fit`.
+        """Train for one epoch on ``X`` and ``y``; the parameters are those of `fit`.
 
-        With ``early_stopping`` each call needs ``validation_data``; see ``stopped_``.
+        With ``early_stopping``, each call needs ``validation_data``; see ``stopped_``.
         """
         return self._fit(X, y, sample_weight, validation_data, incremental=True)  # type: ignore[no-any-return]
 

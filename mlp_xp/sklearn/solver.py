@@ -1,4 +1,4 @@
-"""The stochastic solvers: the update rule, and from epoch to epoch the learning rate and the penalty."""
+"""The stochastic solvers: the update rule, and the learning rate and penalty of each epoch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Solver:
     schedule: Schedule
     adaptive: bool
     learning_rate: float
-    """The rate at which the next epoch begins."""
+    """The learning rate at the start of the next epoch."""
     steps: int = 0
     epochs: int = 0
     memory: Tree | None = None
@@ -58,7 +58,7 @@ def make_solver(e: Any) -> Solver:
 
 
 class Course:
-    """The epochs of an estimator on ``rows`` rows with the weights ``w``, as far as the host plans them.
+    """The part of the epochs of an estimator that the host plans, on ``rows`` rows with the weights ``w``.
 
     An epoch minimizes ``(sum_i w_i l_i + alpha |W|^2 / 2) / sum_i w_i`` over the rows of each batch, so that the
     penalty is stronger the smaller the batch. With ``l2_mode="constant"`` it is ``alpha |W|^2 / 2`` plus the mean loss.
@@ -73,14 +73,14 @@ class Course:
         self.steps = step_count(rows, self.batch_size)
 
     def moment(self) -> Moment:
-        """The present moment, for schedules."""
+        """The current position, for schedules."""
         e, solver = self.e, self.e._optimizer
         curve = getattr(e, "validation_loss_curve_", None)
         losses = e.loss_curve_ if curve is None else curve
         return Moment(solver.steps, self.steps * e.max_iter, solver.epochs, e.t_, losses[len(losses) - solver.epochs :])
 
     def rates(self) -> Rates:
-        """The optimizer's numbers for the next epoch, (steps,) each."""
+        """The optimizer's coefficients for the next epoch, (steps,) each."""
         solver: Solver = self.e._optimizer
         schedule = ConstantRate(solver.learning_rate) if solver.by_epoch else solver.schedule
         return rate_table(solver.optimizer, schedule, self.moment(), self.steps)

@@ -29,7 +29,7 @@ from mlp_xp_backends.typing import HostArray
 SMALLEST_RATE = 1e-6
 """The rate at which ``learning_rate="adaptive"`` stops."""
 PLAIN_WORK = 10**7
-"""Multiply-adds of a forward pass up to which `partial_fit` runs NumPy's loop uncompiled: binding would take longer."""
+"""Up to so many multiply-adds of a forward pass, `partial_fit` runs NumPy's loop uncompiled, which is then faster."""
 
 
 def fit_stochastic(
@@ -71,7 +71,7 @@ def fit_stochastic(
 
 
 class Epochs(Course):
-    """A data set on its device, and the state of training that epochs change."""
+    """A data set on its device, and the training state that epochs change."""
 
     def __init__(self, e: Any, setting: Setting, data: Batch, ranks: Ranks) -> None:
         super().__init__(e, len(data.x), data.w)
@@ -96,7 +96,7 @@ class Epochs(Course):
         return float(mean_loss(losses_on_host(self.backend, losses), batch_weights(order, self.batch_size)))
 
     def fitted(self) -> dict[str, list[HostArray]]:
-        """The learned attributes as they are now."""
+        """The current learned attributes."""
         coefs, intercepts = lists(to_host(self.backend, self.state.params))
         return {"coefs_": coefs, "intercepts_": intercepts}
 
@@ -111,7 +111,7 @@ def orders(e: Any, rows: int, at_most: int) -> Iterator[HostArray]:
 
 
 def warn_of_the_end(e: Any) -> None:
-    """scikit-learn's warning of a fit that ended at ``max_iter``."""
+    """Issue scikit-learn's warning about a fit that ended at ``max_iter``."""
     warnings.warn(
         f"Stochastic Optimizer: Maximum iterations ({e.max_iter}) reached and the optimization hasn't converged yet.",
         ConvergenceWarning,
@@ -168,7 +168,7 @@ def note(e: Any, course: Course, loss: float, scored: tuple[float, float] | None
 
 
 def is_over(e: Any, prints: bool = True) -> bool:
-    """Whether too many epochs have brought no improvement, and the solver does not lower its rate instead."""
+    """Whether too many epochs have passed without an improvement, and the solver does not lower its rate instead."""
     if e._no_improvement_count <= e.n_iter_no_change:
         return False
     solver: Solver = e._optimizer

@@ -1,4 +1,4 @@
-"""The validation set, measured after each epoch."""
+"""The validation set, which is evaluated after each epoch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mlp_xp_backends.typing import HostArray, Tree
 
 
 class Setting(NamedTuple):
-    """The network to train, its loss, and where."""
+    """The network, its loss, and the backend."""
 
     backend: Backend
     network: Chain
@@ -58,7 +58,7 @@ class Validation:
         return list(blocks(backend, network, Batch(self.held.data.x, ABSENT, ABSENT), dtype, pad=True))
 
     def __call__(self, params: Tree, state: Tree) -> tuple[float, float]:
-        """The score by the estimator's ``scoring`` and the mean loss of a row; NaN if the network has diverged."""
+        """The score by the estimator's ``scoring`` and the mean loss per row; NaN if the network has diverged."""
         backend, network, _, _ = self.setting
         z = outputs(backend, network, params, state, self.batches, len(self.held.labels))
         return self.of_outputs(z, lambda: params)
@@ -73,7 +73,7 @@ class Validation:
                 score = e._metric(labels, e._decide(p), sample_weight=self.w)
         if isinstance(e.scoring, str) and e.scoring == "loss":
             score = -mean
-        elif e.scoring is not None:  # a scorer sees the estimator in its present state
+        elif e.scoring is not None:  # a scorer uses the estimator in its current state
             e.coefs_, e.intercepts_ = lists(to_host(self.setting.backend, params()))
             weights = {} if self.w is None else {"sample_weight": self.w}
             score = check_scoring(e, e.scoring)(e, given, labels, **weights)

@@ -1,4 +1,4 @@
-"""Sample weights and class weights: checked, combined, and brought into the range of every dtype."""
+"""Sample weights and class weights: checks, products, and scaling to the range of every dtype."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def row_weights(sample_weight: Any, x: Any, factors: HostArray | None = None) ->
 
 
 def scaled(w: Any) -> Any:
-    """``w`` over a power of two, so that the largest is in [0.5, 1) and sums stay in the range of the dtype.
+    """Divide ``w`` by a power of two, so that the largest is in [0.5, 1) and sums stay in the range of the dtype.
 
     Only ratios of weights enter the gradient of a mean.
     """
@@ -37,7 +37,7 @@ def scaled(w: Any) -> Any:
 
 
 def class_factors(class_weight: Any, classes: HostArray, y: HostArray) -> HostArray:
-    """The weight of each row's class, (rows,); of several outputs the product."""
+    """The weight of each row's class, (rows,); for several outputs, the product."""
     if y.ndim == 1 and not isinstance(class_weight, str):
         _check(class_weight, classes)
         each = np.array([float(class_weight.get(label, 1.0)) for label in classes.tolist()])

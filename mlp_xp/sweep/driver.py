@@ -1,4 +1,4 @@
-"""Trains the runs of a group: keeps a stack filled, measures its models, and takes finished ones out."""
+"""Training of the runs of a group: keep a stack filled, evaluate its models, and remove finished ones."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from mlp_xp_backends.trees import ABSENT, tree_map
 from mlp_xp_backends.typing import HostArray
 
 SHRINK = 0.5
-"""A stack is compacted when at most this share of its models is left and no others wait: each size is compiled."""
+"""A stack is compacted when at most this share of its models is left and none waits, since each size is compiled."""
 
 INTERVAL = 60.0
 """Seconds from one checkpoint of a stack to the next."""
 
 
 class Measured(NamedTuple):
-    """A set of rows to measure after each epoch."""
+    """A set of rows on which models are evaluated after each epoch."""
 
     data: Batch
     rows: dict[int | None, HostArray] | None
@@ -37,7 +37,7 @@ class Measured(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What the runs of a group have in common; everything in it can be sent to another process."""
+    """The common properties of the runs of a group; all of them can be sent to another process."""
 
     device: Any
     dtype: str
@@ -51,7 +51,7 @@ class Group(NamedTuple):
     sets: dict[str, Measured]
     resident: bool | None
     size: int
-    """Models that train together."""
+    """The number of models that train together."""
 
 
 def train(
@@ -62,7 +62,7 @@ def train(
 ) -> list[Run]:
     """Train all runs to their end, or to ``until`` epochs, and return them.
 
-    Call ``save`` with each run when it is there, and every `INTERVAL` with all runs under way.
+    Call ``save`` with each run when it has ended, and every `INTERVAL` seconds with all unfinished runs.
     """
     backend = as_backend(group.device)
     waiting = [run for run in runs if not is_over(run, until)][::-1]
@@ -107,7 +107,7 @@ class Team:
         self.best: Any = None  # stacked parameters and layer states of the best epochs
 
     def refill(self, waiting: list[Run]) -> None:
-        """Take runs in until the stack is full."""
+        """Add runs until the stack is full."""
         new = [waiting.pop() for _ in range(min(len(waiting), self.group.size - len(self.runs)))]
         if new:
             self._exchange(list(range(len(self.runs))), new)
@@ -133,7 +133,7 @@ class Team:
         self.best = tree_map(lambda *leaf: leaf[0] if len(leaf) == 1 else xp.concat(leaf, axis=0), *parts)
 
     def epoch(self) -> None:
-        """One epoch of all runs."""
+        """Train all runs for one epoch."""
         began, group, known = time.perf_counter(), self.group, dict[Any, Rates]()
         plans = [
             self.plans[i] if i in self.over else run.plan(group.parts[run.candidate.fold], known, group.own_l2)
@@ -181,7 +181,7 @@ class Team:
         return found
 
     def release(self, until: int | None, more: bool) -> list[Run]:
-        """Store the runs that are done, and take them out of the stack if that is worth the compilation."""
+        """Store the runs that are done, and remove them from the stack if that is worth the compilation."""
         done = [i for i in self.under_way if is_over(self.runs[i], until)]
         released = self.store(done)
         self.over |= set(done)
