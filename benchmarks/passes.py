@@ -59,7 +59,7 @@ def measured(task: Any, variants: Sequence[Any], rounds: int) -> list[list[float
     from benchmarks.networks import as_batches
     from benchmarks.peers import Ours
     from mlp_xp_backends.compiler.loop import CompiledLoop
-    from mlp_xp_backends.compiler.targets.cpu.blas import blas
+    from mlp_xp_backends.compiler.targets.cpu.libraries import blas
     from mlp_xp_backends.compiler.targets.cpu.run import Runner
     from mlp_xp_backends.loop import plain_loop
     from mlp_xp_backends.numpy_backend import NumpyBackend

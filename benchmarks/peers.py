@@ -16,7 +16,8 @@ from mlp_xp import Trainer
 from mlp_xp.data.feed import Batch
 from mlp_xp.nn.schedules import Moment, as_schedule
 from mlp_xp.training.epoch import Item, epoch_loop, rate_table
-from mlp_xp_backends.compiler.targets.cpu.blas import Blas, mkl
+from mlp_xp_backends.compiler.targets.cpu.blas import Blas
+from mlp_xp_backends.compiler.targets.cpu.libraries import mkl
 from mlp_xp_backends.numpy_backend import NumpyBackend
 from mlp_xp_backends.trees import ABSENT, tree_map
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.networks import Task
 from benchmarks.peers import Ours, Peer, the_mkl
-from mlp_xp_backends.compiler.targets.cpu.blas import openblas
+from mlp_xp_backends.compiler.targets.cpu.libraries import openblas
 from mlp_xp_backends.numpy_backend import NumpyBackend
 from mlp_xp_backends.numpy_plain import PlainNumpyBackend
 

@@ -1,4 +1,4 @@
-"""What the tests of the compiler share: loops, comparisons, and training steps to run them on."""
+"""Helpers for the tests of the compiler: loops, comparisons, and training steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from mlp_xp.nn.optimizers import SGD, Adam, AdamW, Optimizer, Rates, RMSprop
 from mlp_xp.nn.step import TrainStep
 from mlp_xp_backends.compiler.loop import CompiledLoop
 from mlp_xp_backends.compiler.recorder import record
-from mlp_xp_backends.compiler.targets.cpu.blas import Blas, blas, mkl, openblas
+from mlp_xp_backends.compiler.targets.cpu.blas import Blas
+from mlp_xp_backends.compiler.targets.cpu.libraries import blas, mkl, openblas
 from mlp_xp_backends.compiler.targets.cpu.memory import plan_memory
 from mlp_xp_backends.compiler.targets.cpu.run import PASSES, Runner
 from mlp_xp_backends.compiler.verify import verify, verify_memory

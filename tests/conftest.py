@@ -1,4 +1,4 @@
-"""The table of backends that laws are tested on.
+"""The table of backends on which laws are tested.
 
 ``MLP_XP_TEST_BACKENDS=numpy,jax-jit`` in the environment selects some of them; those not installed are skipped.
 """
@@ -21,7 +21,7 @@ from mlp_xp_backends.trees import tree_map
 
 
 class Variant:
-    """A backend of which some members are others."""
+    """A backend with some members replaced."""
 
     def __init__(self, base: Any, **members: Any) -> None:
         self._base = base
@@ -34,7 +34,7 @@ class Variant:
 
 
 class ReadOnly(PlainNumpyBackend):
-    """NumPy, where every array but the carry refuses to be written to, and nothing is compiled."""
+    """NumPy without the compiler, where every array but the carry is read-only."""
 
     def asarray(self, x: Any, dtype: Any = None) -> np.ndarray:
         x = np.array(x, dtype=dtype)
@@ -47,7 +47,7 @@ class ReadOnly(PlainNumpyBackend):
 
 
 def eager_jax() -> Variant:
-    """JAX, one operation after the other."""
+    """JAX, operation by operation, without jit."""
     jax = get_backend("jax:cpu")
     return Variant(jax, compile=jax.eager)
 
@@ -79,7 +79,7 @@ def built(name: str) -> Any:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick runs leave out eager JAX, which compiles every operation for every shape, and part of what jit compiles."""
+    """Omit slow cases from quick runs: eager JAX, which compiles every operation for every shape, and part of jit's."""
     for item in items:
         values = getattr(getattr(item, "callspec", None), "params", {})
         name, wide = values.get("backend"), values.get("dtype") == "float64"
@@ -91,7 +91,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Any:
-    """A test that asks for torch or JAX skips where that is not installed."""
+    """Skip a test that uses torch or JAX if it is not installed."""
     try:
         return (yield)
     except BackendError as error:

@@ -1,4 +1,4 @@
-"""Examples run in the process of the tests, on the CPU, in the current folder."""
+"""Functions that run examples in the process of the tests, on the CPU, in the current folder."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def draw(seed: int) -> Case:
 
 
 def laid_out(rng: Rng, x: np.ndarray) -> np.ndarray:
-    """The same numbers, lying in memory in one of many ways."""
+    """The same numbers, stored in a randomly chosen memory layout."""
     match rng.integers(6):
         case 0:
             return np.asfortranarray(x)
@@ -180,7 +180,7 @@ class _Writer:
         return self.xp.segment_sum(x, self.ids, 80)[..., :3, :]
 
     def op_pick_by_id(self, x: Any) -> Any:
-        """What a loss does with labels, large enough to be done by id."""
+        """The operations of a loss on labels, large enough to be computed by id."""
         if x.ndim != 2 or x.shape[0] != self.ids.shape[0] or x.dtype != self.xp.float32:
             return None
         xp = self.xp
@@ -199,7 +199,7 @@ class _Writer:
         return y
 
     def op_write(self, x: Any) -> Any:
-        """In place, to a carried array; seldom what saw it before is used again, which cannot be recorded."""
+        """Write in place to a carried array; rarely, an earlier view of it is used again, which cannot be recorded."""
         k = int(self.rng.integers(len(self.carry)))
         c = self.carry[k]
         y = self.pick(lambda y: y.shape in (c.shape, ()) and y.dtype == c.dtype)
@@ -217,7 +217,7 @@ class _Writer:
             case 3:
                 if self.rng.integers(4) == 0:
                     c[0, ...] = 1
-        self.carry[k] = c  # a number is not written to but replaced
+        self.carry[k] = c  # a number is replaced instead of written to
         return c * 1
 
     def op_replace(self, x: Any) -> Any:

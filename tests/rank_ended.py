@@ -23,7 +23,7 @@ from mlp_xp_backends.groups import get_group
 
 
 class Ending:
-    """The group, of which this rank ends at a call."""
+    """A group in which this rank ends at one of its calls."""
 
     def __init__(self, group: Any, folder: Path, how: str, calls: int) -> None:
         self.rank, self.size, self.local_rank, self.native = group.rank, group.size, group.local_rank, group.native

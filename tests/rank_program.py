@@ -1,4 +1,4 @@
-"""Every rank runs this under mpiexec: it checks what ranks can check together and saves what they computed."""
+"""The program of every rank under mpiexec: it runs the checks that need several ranks and saves their results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ x, labels = rank_cases.x, rank_cases.labels
 
 
 class Watching:
-    """The group, with a look at the trainer when the ranks exchange a flag after a chunk of steps."""
+    """A group that inspects the trainer when the ranks exchange a flag after a chunk of steps."""
 
     rank, size, local_rank, native = group.rank, group.size, group.local_rank, group.native
     broadcast, barrier, abort = group.broadcast, group.barrier, group.abort
@@ -71,7 +71,7 @@ def run_cases(names: list[str]) -> dict[str, np.ndarray]:
 
 
 def check_interruption() -> dict[str, np.ndarray]:
-    """Ctrl-C on the last rank stops all of them at one step, and the run can go on."""
+    """Ctrl-C on the last rank stops all ranks after the same step, and the run can be continued."""
     trainer, fit, _ = watched("dropout", interrupt_at=9)
     trainer.fit(**fit)
     assert trainer.interrupted and trainer.epoch == 1, trainer.epoch
@@ -81,7 +81,7 @@ def check_interruption() -> dict[str, np.ndarray]:
 
 
 def check_callbacks() -> None:
-    """Rank 0 calls them, and what they ask for is done on all ranks."""
+    """Rank 0 calls the callbacks, and a request to stop takes effect on all ranks."""
     calls = []
     trainer, fit, _ = watched("dropout")
     trainer.fit(**fit, callbacks=[lambda trainer, record: calls.append(1) or trainer.epoch == 2])
@@ -92,7 +92,7 @@ def check_callbacks() -> None:
 
 
 def check_checkpoints(folder: Path) -> dict[str, np.ndarray]:
-    """Resume what one process wrote, and write what one process resumes."""
+    """Resume a checkpoint that a single process wrote, and write one that a single process resumes."""
     trainer, fit, _ = watched("dropout")
     trainer.fit(**fit | {"max_epochs": 2})
     trainer.save_checkpoint(folder / f"by-{group.size}.ckpt")
@@ -117,7 +117,7 @@ def run_shards() -> dict[str, np.ndarray]:
 
 
 def check_agreement() -> None:
-    """Ranks that do not run the same program are an error on all of them."""
+    """If the ranks run different programs, an error is raised on all of them."""
     for trainer, options in (
         (Trainer(mlp(7, 3), device="cpu", group="mpi", seed=group.rank), {"max_epochs": 1}),
         (Trainer(mlp(7, 3), device="cpu", group="mpi"), {"max_epochs": 1 + group.rank}),
@@ -131,7 +131,7 @@ def check_agreement() -> None:
 
 
 def check_estimators() -> None:
-    """Estimators too, whatever their random state."""
+    """Estimators train the same model on all ranks, with any random state."""
     from mlp_xp.sklearn import MLPClassifier
 
     options = {"early_stopping": True, "max_iter": 4, "batch_size": 17, "solver": "sgd", "dropout": 0.2}

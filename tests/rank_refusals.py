@@ -1,4 +1,4 @@
-"""Every rank runs this under mpiexec: one rank refuses something, all catch their errors, and all go on together."""
+"""The program of every rank under mpiexec: one rank raises an error, all ranks catch one, and all continue together."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHARD = {"x": x, "y": labels, "max_epochs": 2, "batch_size": 17, "sharded": True
 
 
 class Failing(Callback):
-    """Raises an error at one of its calls, as a full disk does; rank 0 alone calls it."""
+    """A callback that raises an error at one of its calls, as with a full disk; only rank 0 calls it."""
 
     def __init__(self, where: str) -> None:
         setattr(self, where, self.fail)
@@ -58,7 +58,7 @@ def trainer(**options: Any) -> Trainer:
 
 
 def fit_on(rank: int, **bad: Any) -> None:
-    """Train on shards; the given rank has other arguments."""
+    """Train on shards; one rank passes other arguments."""
     trainer().fit(**SHARD | (bad if group.rank == rank else {}))
 
 
@@ -117,7 +117,7 @@ def check_full_disk() -> None:
 
 
 def check_retry() -> None:
-    """After an error at the end of an epoch the same trainer goes on, with the same parameters on all ranks."""
+    """After an error at the end of an epoch, the same trainer continues, with the same parameters on all ranks."""
     trained = trainer()
     assert caught(lambda: trained.fit(**SHARD, callbacks=[Failing("epoch")])) != "nothing"
     trained.fit(**SHARD)

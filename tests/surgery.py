@@ -1,4 +1,4 @@
-"""Files taken apart and put together again, with changes that the library would never write."""
+"""Functions that take files apart and reassemble them with changes that the library would never write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of sweeps share: a model of a sweep beside the same model trained alone."""
+"""Helpers for the tests of sweeps: a model of a sweep beside the same model trained alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments: every configuration refuses what makes no sense and stores NumPy scalars as Python numbers."""
+"""Arguments: every configuration rejects invalid values and stores NumPy scalars as Python numbers."""
 
 from __future__ import annotations
 

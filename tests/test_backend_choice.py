@@ -1,4 +1,4 @@
-"""From a word to a backend, what a machine is found to have, and what is said of what it lacks."""
+"""Selection of a backend by name, detection of the backends of a machine, and messages about missing ones."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def module(name: str, **attributes: Any) -> ModuleType:
 def fake_cupy(
     devices: int | Exception = 1, runtime: int = 13020, nvrtc: Exception | None = None, capability: float = 9.0
 ) -> ModuleType:
-    """As much of CuPy as is asked before the first array is made."""
+    """A fake CuPy with the functions that are called before the first array is created."""
 
     def answer(value: Any) -> Any:
         if isinstance(value, Exception):

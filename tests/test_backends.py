@@ -1,4 +1,4 @@
-"""What every backend promises: the way to the device and back, its namespace, its loop, its errors."""
+"""The contract of every backend: transfers to the device and back, its namespace, its loop, its errors."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_synchronize_and_memory(backend: Any) -> None:
 
 
 class OnTheGPU:
-    """An array that refuses a silent copy to the host, as CuPy's and torch's do."""
+    """An array that refuses an implicit copy to the host, like those of CuPy and torch."""
 
     def __init__(self, x: np.ndarray) -> None:
         self.x = x
@@ -169,7 +169,7 @@ def test_host_memory(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
 
 
 def standard_names() -> set[str]:
-    """What array-api-strict exports, less what is its own."""
+    """The names that array-api-strict exports, without its own additions."""
     names = pytest.importorskip("array_api_strict").__all__
     return {name for name in names if "strict" not in name.lower() and name != "Device" and name[0] != "_"}
 

@@ -1,4 +1,4 @@
-"""The benchmark of speed: all peers do equal work, wrong work is seen, and the report says what was measured."""
+"""The benchmark of speed: all peers do equal work, wrong work is detected, and the report shows the measurements."""
 
 from __future__ import annotations
 

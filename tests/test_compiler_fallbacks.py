@@ -1,4 +1,4 @@
-"""What the compiled loop records, what it leaves to the plain loop, and what it keeps of either."""
+"""The choice between the compiled and the plain loop: which bodies are recorded, and what a loop keeps."""
 
 from __future__ import annotations
 
@@ -54,6 +54,12 @@ def reshaped_then_written(xp: Any, x: Any) -> Any:
     return z + xp.reshape(y, (3, 4))
 
 
+def multiplied(xp: Any, x: Any) -> Any:
+    y = x[:3] * 1
+    y @= x[:3]
+    return y
+
+
 OWN = f((3, 3), 7)[:, :3]
 ORDINARY = {
     "zeros_like and +=": zeros_then_sum,
@@ -61,6 +67,7 @@ ORDINARY = {
     "out=": written_out,
     "positional axis": lambda xp, x: xp.sum(x, -1) + xp.max(x, 1),
     "mean(dtype=)": lambda xp, x: xp.mean(x, dtype=xp.float64),
+    "@=": multiplied,
     "squeeze": lambda xp, x: xp.squeeze(x[None]) + xp.squeeze(x[:, None], axis=1),
     "divmod": lambda xp, x: divmod(x, 0.25)[0] + divmod(1.0, x + 9)[1],
     "copy": lambda xp, x: written(xp, xp.copy(x)) + np.copy(x),

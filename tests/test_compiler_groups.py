@@ -1,4 +1,4 @@
-"""Sums over ranks in recorded loops: none is tried out, shared, left out or moved."""
+"""Sums over ranks in recorded loops: none is executed during recording, shared, removed or moved."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlp_xp_backends.groups import Solo, with_group
 
 
 class Doubling(Solo):
-    """Two ranks that hold the same numbers."""
+    """A group of two ranks with equal arrays."""
 
     size = 2
 

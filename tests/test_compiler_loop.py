@@ -1,4 +1,4 @@
-"""What a compiled loop owes the arrays that it runs on."""
+"""The guarantees of a compiled loop about the arrays that it reads and writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from mlp_xp.nn.layers import Embedding
 from mlp_xp_backends.compiler.recorder import record
-from mlp_xp_backends.compiler.targets.cpu.blas import openblas
+from mlp_xp_backends.compiler.targets.cpu.libraries import openblas
 from mlp_xp_backends.trees import leaves, tree_map
 from tests.compiler_cases import (
     LIBRARIES,
@@ -56,7 +56,7 @@ def test_what_is_carried(name: str) -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 def test_steps_do_not_know_how_they_are_chunked(network: str, optimizer: str) -> None:
-    """Bit for bit, on another loop object too: a run that is resumed ends as one that was never stopped."""
+    """The results are bitwise equal, even with another loop object, so a resumed run equals an uninterrupted one."""
     body, carry, consts, items = training(network, OPTIMIZERS[optimizer], dtype="float32")
     whole, losses = compiled(body)(copied(carry), consts, items)
     first, a = compiled(body)(copied(carry), consts, tree_map(lambda x: x[:4], items))
@@ -212,7 +212,7 @@ def test_extremes_of_rows(columns: int, dtype: str) -> None:
 @pytest.mark.parametrize("computed", [False, True])
 @pytest.mark.parametrize("width", [40, 250])
 def test_one_hot_rows_follow_their_ids_from_step_to_step(width: int, computed: bool) -> None:
-    """Large enough to be kept and moved; ids that are out of range have rows of zeros, as in the comparison."""
+    """Ids that are out of range have rows of zeros."""
 
     def body(xp, carry, consts, ids):
         (total,) = carry
@@ -222,7 +222,7 @@ def test_one_hot_rows_follow_their_ids_from_step_to_step(width: int, computed: b
         return (total,), xp.sum(hot, axis=-1)
 
     rng = np.random.default_rng(0)
-    beyond = int(computed)  # what is not computed is checked before the loop
+    beyond = int(computed)  # ids whose rows are not computed are checked before the loop
     ids = rng.integers(-beyond, width + beyond, (5, 1000)).astype(np.int32)
     weights = rng.standard_normal((1000, 3)).astype(np.float32)
     loop = compiled(body)
@@ -236,7 +236,7 @@ def test_one_hot_rows_follow_their_ids_from_step_to_step(width: int, computed: b
 
 
 def test_one_hot_rows_are_not_overwritten() -> None:
-    """The rows that are kept from step to step are neither overwritten in place nor reused for another result."""
+    """Neither in place nor by another result, as long as they are read."""
 
     def body(xp: Any, c: Any, k: Any, ids: Any) -> Any:
         changed = xp.one_hot(ids * 1, 50, dtype=xp.float32) * 2.0 - 1.0
@@ -247,8 +247,8 @@ def test_one_hot_rows_are_not_overwritten() -> None:
 
 
 def test_one_core_inside_and_as_many_as_before_after() -> None:
-    """Two runs that overlap leave the number of threads as they found it, and so does one that fails."""
-    threadpoolctl, library = pytest.importorskip("threadpoolctl"), openblas(in_parts=True)
+    """Two overlapping runs restore the number of threads, and so does a run that fails."""
+    threadpoolctl, library = pytest.importorskip("threadpoolctl"), openblas()
     if library is None:
         pytest.skip("NumPy has no OpenBLAS")
 
@@ -299,7 +299,7 @@ def test_carried_arrays_that_stay_may_lie_anyhow(lying: Any, library: Library) -
             w = lying(f((30, 40), 1)) * np.float32(scale)
             assert_same(loop((w, np.zeros((), "f")), consts, x), plain((w, np.zeros((), "f")), consts, x), 10.0)
     carry, _ = loop((lying(f((30, 40), 1)), np.zeros((), "f")), k, x)
-    carry[0][...] *= 2  # numbers that change between calls are read anew
+    carry[0][...] *= 2  # numbers that change between calls are read again
     assert_same(loop(carry, k, x)[1], plain(carry, k, x)[1], 10.0)
 
 
@@ -316,7 +316,7 @@ def test_ids_of_every_dtype(dtype: str) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_process_does_not_wait_for_who_is_not_there() -> None:
-    """A thread that trained when the process was forked holds locks which nobody gives back."""
+    """Locks that another thread held when the process was forked are never released in the child."""
     loop = compiled(lambda xp, c, k, x: (c, xp.matmul(x, k)))
     k, x = f((20, 20)), f((2, 20, 20))
     loop((), k, x)

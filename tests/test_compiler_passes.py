@@ -83,11 +83,15 @@ X, K, W = f((2, 20, 30)), f((30, 30)), (f((30, 30)),)
 LARGE, STACK = f((300, 300)), f((3, 300, 300))
 SUMS: dict[str, tuple[Any, Any, list[str]]] = {
     "alpha x + beta y": (lambda x, y: 0.1 * x + 0.9 * y, LARGE, ["AXPBY"]),
+    "alpha x + y": (lambda x, y: 0.1 * x + y, LARGE, ["AXPBY"]),
+    "y + alpha x": (lambda x, y: y + 0.1 * x, LARGE, ["AXPBY"]),
     "y - alpha x": (lambda x, y: y - x * 0.1, LARGE, ["AXPBY"]),
     "a number for each matrix": (lambda x, y: y - x * y[:, :1, :1], STACK, ["negative", "AXPBY"]),
     "alpha x - y, which is not a multiple of y": (lambda x, y: 0.1 * x - y, LARGE, ["multiply", "subtract"]),
     "x + y": (lambda x, y: x + y, LARGE, ["add"]),
     "small arrays, which are packed": (lambda x, y: 0.1 * x + 0.9 * y, f((100, 100)), ["multiply", "multiply", "add"]),
+    "small arrays of a stack": (lambda x, y: y - 0.1 * x, f((2, 256, 256)), ["multiply", "subtract"]),
+    "vectors": (lambda x, y: y - 0.1 * x, f((70_000,)), ["multiply", "subtract"]),
     "a row": (lambda x, y: 0.1 * x[:1] + y, LARGE, ["multiply", "add"]),
     "transposed": (lambda x, y: 0.1 * x.T + y, LARGE, ["multiply", "add"]),
 }
@@ -182,7 +186,7 @@ def test_memory_of_a_step_holds_what_lives_at_one_time(network: str, optimizer: 
 
 
 def test_swapped_places_are_found() -> None:
-    """Whatever two results of a plan change places, or take one, `verify_memory` accepts only what is right."""
+    """If two results of a plan swap or share a place, `verify_memory` accepts the plan only if it is still correct."""
 
     def body(xp: Any, c: Any, k: Any, x: Any) -> Any:
         a, b = xp.tanh(x), xp.exp(x)
@@ -201,7 +205,7 @@ def test_swapped_places_are_found() -> None:
 
 
 def broken(program: Program) -> dict[str, Program]:
-    """Programs that are none."""
+    """Invalid programs."""
     first, second, *rest = program.ops
     wrong = new_value((9, 9), "float32")
     longer = replace(second.out, shape=(7, 7), strides=(28, 4))

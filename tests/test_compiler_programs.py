@@ -13,7 +13,7 @@ from tests.programs import draw
 
 
 def agrees(seed: int, library: Library) -> bool:
-    """Whether program ``seed`` is recorded; its compiled and its plain loop end alike, in arrays or in an error."""
+    """Whether program ``seed`` is recorded; asserts that both loops return the same arrays or raise the same error."""
     body, carry, consts, items = draw(seed)
     loop, plain = compiled(body, library), stepwise(body)
     with np.errstate(all="ignore"):

@@ -1,4 +1,4 @@
-"""Whatever a body does, its compiled loop says what the plain loop says."""
+"""For any body, the compiled loop returns the same results, and raises the same errors, as the plain loop."""
 
 from __future__ import annotations
 

@@ -1,12 +1,15 @@
-"""Products on several cores: the same bits on any number of them, and no harm to others."""
+"""Products on several cores: the same bits on any number of cores, without side effects on other threads."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from functools import partial
 from typing import Any
 
@@ -14,22 +17,24 @@ import numpy as np
 import pytest
 
 from mlp_xp import SGD, Adam, Trainer, mlp
-from mlp_xp_backends.compiler.targets.cpu import run, shares
-from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, OpenBlas, mkl, openblas
-from mlp_xp_backends.compiler.targets.cpu.parts import EXACT, LEAST, TILE, multiplications, parts
+from mlp_xp_backends.compiler.recorder import record
+from mlp_xp_backends.compiler.targets.cpu import run, shares, team
+from mlp_xp_backends.compiler.targets.cpu.libraries import blas, mkl, openblas
+from mlp_xp_backends.compiler.targets.cpu.openblas import OpenBlas
+from mlp_xp_backends.compiler.targets.cpu.parts import LEAST, TILE, multiplications, parts
 from mlp_xp_backends.compiler.targets.cpu.shares import SHARES
-from mlp_xp_backends.compiler.targets.cpu.team import TEAM
+from mlp_xp_backends.compiler.targets.cpu.team import TEAM, Team
 from mlp_xp_backends.trees import leaves
 from tests.compiler_cases import NETWORKS, OPTIMIZERS, Library, assert_compiled, compiled, copied, f, training
 
 needs_openblas = pytest.mark.skipif(openblas() is None, reason="NumPy has no OpenBLAS")
-in_parts = partial(openblas, in_parts=True)
 always = pytest.mark.usefixtures("divide_always")
 
 
 @pytest.fixture
 def divide_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Divide elementwise operations of any size."""
+    """The team computes all products, and divides elementwise operations of any size."""
+    monkeypatch.setattr(blas(), "in_parts", True)
     for name in ("LARGE", "ENOUGH", "FEWEST"):
         monkeypatch.setattr(shares, name, 2)
 
@@ -97,29 +102,10 @@ def test_products_on_the_threads_of_the_library(
 
 
 @needs_openblas
-@pytest.mark.parametrize(
-    "shape", [(17, 60_000, 17), (9, 12_000, 40), (60, 60_000, 1), (1, 60_000, 90), (150, 200, 150)]
-)
-def test_no_part_of_a_batch_is_so_small_that_openblas_fails(shape: tuple[int, int, int]) -> None:
-    library = openblas()
-    assert isinstance(library, OpenBlas)
-    rows, terms, columns = shape
-    a, b, c = f((rows, terms)), f((terms, columns), 1), np.ones((rows, columns), "f")
-    for threads in (2, 3, 7, 30):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(OpenBlas, "threads", threads)
-            function, args = library.divided(c, a, b, np.ones((), "f"), np.zeros((), "f")) or pytest.fail(
-                "BLAS can read all of them"
-            )
-        function(*args)
-        np.testing.assert_allclose(c, a @ b, rtol=1e-3, atol=1e-2)
-
-
-@needs_openblas
 @pytest.mark.parametrize("rule", [SGD(0.1, momentum=0.9), Adam(0.001)], ids=["momentum", "adam"])
 @pytest.mark.parametrize("hidden", [[400, 400], [1200]])
 def test_the_same_bits_on_any_number_of_threads(rule: Any, hidden: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openblas(), "in_parts", True)  # products of middle size, too
+    monkeypatch.setattr(blas(), "in_parts", True)  # products of middle size, too
     x, y = f((300, 300)), np.arange(300) % 10
     weights = []
     for threads in (1, 2, 4, 3):
@@ -133,44 +119,44 @@ def test_the_same_bits_on_any_number_of_threads(rule: Any, hidden: list[int], mo
             np.testing.assert_array_equal(a, b)
 
 
-CORES = {"SkylakeX": "AVX512_SKX", "Haswell": "FMA3", "Sandybridge": "AVX", "Nehalem": "SSE42"}
-"""Kernels of OpenBLAS, and what a processor must have to run them."""
 STEPS = """
 import hashlib, sys
 import numpy as np
 from mlp_xp import SGD, Trainer, mlp
-from mlp_xp_backends.compiler.targets.cpu import run
-from mlp_xp_backends.compiler.targets.cpu.blas import OpenBlas, openblas
+from mlp_xp_backends.compiler.targets.cpu.libraries import openblas
+from mlp_xp_backends.compiler.targets.cpu.openblas import OpenBlas
 from mlp_xp_backends.trees import leaves
 
 library, rng, calls = openblas(), np.random.default_rng(0), []
-original = OpenBlas._run_divided
-OpenBlas._run_divided = lambda *args: (calls.append(1), original(*args))
-x, y = rng.standard_normal((208, 784)), np.arange(208) % 10
-for dtype, *counts in (words.split(":") for words in sys.argv[1:]):
+original = OpenBlas._on_threads
+OpenBlas._on_threads = lambda *args: (calls.append(1), original(*args))
+x, y = rng.standard_normal((208, 784)).astype("f"), np.arange(208) % 10
+for hidden, *counts in (words.split(":") for words in sys.argv[1:]):
     found = []
+    calls.clear()
     for threads in map(int, counts):
         library._set(threads)
-        trainer = Trainer(mlp(784, 300, 214, 10), optimizer=SGD(0.1, momentum=0.9), seed=1, dtype=dtype)
-        trainer.fit(x.astype(dtype), y, max_epochs=1, batch_size=104)
+        trainer = Trainer(mlp(784, int(hidden), 214, 10), optimizer=SGD(0.1, momentum=0.9), seed=1)
+        trainer.fit(x, y, max_epochs=1, batch_size=104)
         found.append(hashlib.sha256(b"".join(w.tobytes() for w in leaves(trainer.state.params))).hexdigest())
-    print(library._core, dtype, len(set(found)), len(calls) > 0, any(runner.threads for runner in run.ALIVE))
+    print(hidden, len(set(found)), bool(calls))
 """
 
 
 @needs_openblas
-@pytest.mark.parametrize("core", CORES)
-def test_the_same_bits_on_any_number_of_threads_of_the_library(core: str) -> None:
-    """Steps of middle size at the default settings; on more than `MOST` threads with the kernels that are `EXACT`."""
+def test_the_same_bits_on_any_number_of_threads_of_the_library() -> None:
+    """At the default settings, in single precision with AVX-512.
+
+    Of steps of middle size, and of large ones, which a team computes.
+    """
     features = getattr(np._core._multiarray_umath, "__cpu_features__", {})
-    if not features.get(CORES[core]):
-        pytest.skip(f"this processor has no {CORES[core]}")
-    dtypes = ["float32", "float64"]
-    asked = [f"{dtype}:1:2:3:4" + ":8" * (LETTER[np.dtype(dtype)] in EXACT[core]) for dtype in dtypes]
-    env = {**os.environ, "OPENBLAS_CORETYPE": core}
+    if not features.get("AVX512_SKX"):
+        pytest.skip("this processor has no AVX-512")
+    env = {**os.environ, "OPENBLAS_CORETYPE": "SkylakeX"}
     env.pop("MLP_XP_BLAS", None)
+    asked = ["300:1:2:3:4", "1000:1:2:4"]
     done = subprocess.run([sys.executable, "-c", STEPS, *asked], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [f"{core} {dtype} 1 True False" for dtype in dtypes]
+    assert done.stdout.split() == ["300", "1", "True", "1000", "1", "False"]
 
 
 @needs_openblas
@@ -181,10 +167,10 @@ def test_divided_rows_have_the_bits_of_the_whole(network: str, optimizer: str, m
     monkeypatch.setattr(run, "SPLIT", 0)  # no program is small
     case = training(network, OPTIMIZERS[optimizer])
     monkeypatch.setattr(OpenBlas, "threads", 1)
-    whole = compiled(case[0], in_parts)(copied(case[1]), *case[2:])
+    whole = compiled(case[0], openblas)(copied(case[1]), *case[2:])
     monkeypatch.setattr(OpenBlas, "threads", 3)
     called = count_shares(monkeypatch)
-    divided = compiled(case[0], in_parts)(copied(case[1]), *case[2:])
+    divided = compiled(case[0], openblas)(copied(case[1]), *case[2:])
     assert called
     for a, b in zip(leaves(divided), leaves(whole), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -237,9 +223,123 @@ def test_what_is_divided(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     case = (f((40, 40)), f((40, 40), 1), f((5, 40, 40), 2))
     called = count_shares(monkeypatch)
-    compiled(body_with_product, in_parts)(copied(case[0]), *case[1:])
+    compiled(body_with_product, openblas)(copied(case[0]), *case[1:])
     assert called.count(3 * SHARES) == expected
-    assert_compiled(body_with_product, *case, library=in_parts)
+    assert_compiled(body_with_product, *case, library=openblas)
+
+
+@needs_openblas
+@always
+@pytest.mark.parametrize(
+    ("limits", "divided"),
+    [
+        ({"LARGE": 1600, "ENOUGH": 1600, "FEWEST": 40}, True),
+        ({"LARGE": 1601}, False),
+        ({"ENOUGH": 1601}, False),
+        ({"FEWEST": 41}, False),
+    ],
+)
+def test_from_which_size_rows_are_divided(
+    limits: dict[str, int], divided: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, limit in limits.items():
+        monkeypatch.setattr(shares, name, limit)
+    monkeypatch.setattr(OpenBlas, "threads", 2)
+    monkeypatch.setattr(run, "SPLIT", 0)
+    called = count_shares(monkeypatch)
+    compiled(lambda xp, c, k, x: (c, (x * 2.0, xp.matmul(k, k))), openblas)((), f((40, 40)), f((2, 40, 40)))
+    assert called == [2 * SHARES] * divided
+
+
+def product_and(*others: Any) -> Any:
+    return lambda xp, c, k, x: (c, (xp.matmul(x, k), *(other(xp, x, k) for other in others)))
+
+
+def of_both(xp: Any, x: Any, k: Any) -> Any:
+    return xp.exp(k) * 2.0
+
+
+STEPS_THAT_PAY: dict[str, tuple[Any, tuple[int, ...], tuple[int, ...], bool]] = {
+    "a huge product": (product_and(), (10, 100), (100, 10), True),
+    "a smaller one": (product_and(), (10, 99), (99, 10), False),
+    "a huge product only as a stack": (product_and(), (2, 10, 99), (2, 99, 10), False),
+    "a middle product and two large results": (product_and(of_both), (10, 10), (10, 10), True),
+    "a smaller product": (product_and(of_both), (9, 10), (10, 10), False),
+    "one large result": (product_and(lambda xp, x, k: xp.exp(k)), (10, 10), (10, 10), False),
+    "results that are not large": (product_and(of_both, of_both), (15, 9), (9, 11), False),
+    "large results only as a stack": (product_and(of_both, of_both), (2, 15, 9), (2, 9, 11), False),
+    "vectors": (product_and(lambda xp, x, k: xp.exp(xp.reshape(k, (-1,))) * 2.0), (10, 20), (20, 10), False),
+    "products": (product_and(lambda xp, x, k: xp.matmul(x, xp.matmul(k, x))), (10, 10), (10, 10), False),
+    "no product": (lambda xp, c, k, x: (c, of_both(xp, x, k)), (10, 10), (10, 10), False),
+}
+
+
+@pytest.mark.parametrize("name", STEPS_THAT_PAY)
+def test_for_which_steps_a_team_pays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, size in {"LARGE": 100, "ENOUGH": 200, "MIDDLE": 1000, "HUGE": 10_000}.items():
+        monkeypatch.setattr(shares, limit, size)
+    body, x, k, expected = STEPS_THAT_PAY[name]
+    assert shares.pays(record(body, (), f(k), f((2, *x)))) is expected
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_each_thread_of_a_team_has_cores_of_its_own(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine of seven cores, for threads that run on its third core."""
+    cores, placed = set(range(10, 17)), dict[int, list[set[int]]]()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores if pid == 0 else {99}, raising=False)
+    monkeypatch.setattr(
+        os, "sched_setaffinity", lambda pid, group: placed.setdefault(pid, []).append(set(group)), raising=False
+    )
+    monkeypatch.setattr(team, "_core_number", lambda: lambda: 12)
+    crew = Team()
+    with crew.led(4):
+        assert len(crew.workers) == len(crew.called) == 3
+    placed.clear()
+    with crew.led(threads):
+        pass
+    assert all(worker.thread.daemon for worker in crew.workers)  # a process does not wait for them at its end
+    groups = [placed[0][0], *(placed[worker.thread.native_id or 0][0] for worker in crew.called)]
+    assert len(crew.called) == threads - 1 and 12 in groups[0]
+    assert sorted(core for group in groups for core in group) == sorted(cores)
+    assert max(map(len, groups)) - min(map(len, groups)) <= 1 and placed[0][-1] == cores
+    for worker in crew.workers:
+        worker.retire()
+        assert not worker.thread.is_alive()
+
+
+@pytest.mark.parametrize("told", [-1, 12])
+def test_threads_stay_where_they_are_if_there_are_too_few_cores_or_none_is_told(
+    told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {11, 12, 13} if told < 0 else {12}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, group: pytest.fail("moved"), raising=False)
+    monkeypatch.setattr(team, "_core_number", lambda: lambda: told)
+    with Team().led(2):
+        pass
+
+
+def raising(error: type[Exception]) -> Any:
+    def function(*args: Any) -> Any:
+        raise error
+
+    return function
+
+
+def test_a_system_without_numbers_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (OSError, TypeError, AttributeError):
+        monkeypatch.setattr(ctypes, "CDLL", raising(error))
+        assert team._core_number.__wrapped__()() == -1
+
+
+def test_a_run_whose_threads_may_not_be_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {11, 12}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", raising(OSError), raising=False)
+    monkeypatch.setattr(team, "_core_number", lambda: lambda: 12)
+    done: list[int] = []
+    with TEAM.led(2):
+        function, args = TEAM.call([[(done.append, (1,))]] * 4)
+        function(*args)
+    assert len(done) == 4
 
 
 @needs_openblas
@@ -294,11 +394,47 @@ def test_a_thread_that_is_late_leaves_its_shares_to_others() -> None:
     assert len(threads) == 2000 and threads.count(threading.get_ident()) > 1000
 
 
+@pytest.mark.parametrize("shares_of_all", [2, 3])
+def test_as_many_shares_run_at_a_time_as_there_are_threads(shares_of_all: int) -> None:
+    meeting = threading.Barrier(shares_of_all, timeout=20)
+    function, args = TEAM.call([[(meeting.wait, ())]] * shares_of_all)
+    with TEAM.led(3):
+        function(*args)
+
+
 def test_errors_of_workers_are_raised() -> None:
     function, args = TEAM.call([[(time.sleep, (0.02,)), (divmod, (1, 0))]] * 2)
     for _ in range(2):
         with TEAM.led(2), pytest.raises(ZeroDivisionError):
             function(*args)
+
+
+def test_an_error_that_only_a_worker_has_is_raised_once() -> None:
+    def fail() -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise ZeroDivisionError
+        time.sleep(0.05)
+
+    failing, sound = (TEAM.call([[(function, ())]] * 2)[1] for function in (fail, partial(time.sleep, 0.02)))
+    for _ in range(2):
+        with TEAM.led(2):
+            with pytest.raises(ZeroDivisionError):
+                TEAM._run(*failing)
+            TEAM._run(*sound)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_has_a_team_of_its_own() -> None:
+    with TEAM.led(2), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of newer Pythons, about threads
+        child = os.fork()
+        if child == 0:  # never returns
+            signal.alarm(20)
+            function, args = TEAM.call([[(time.sleep, (0.02,))]] * 3)
+            with TEAM.led(2):
+                function(*args)
+            os._exit(len(TEAM.workers))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
 
 @needs_openblas
@@ -358,8 +494,6 @@ def test_a_step_leaves_the_number_of_threads_as_it_was(find: Library) -> None:
 
 
 def test_mkl_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlp_xp_backends.compiler.targets.cpu.blas import blas
-
     monkeypatch.delenv("MLP_XP_BLAS", raising=False)
     assert blas.__wrapped__() is openblas()
     monkeypatch.setenv("MLP_XP_BLAS", "accelerate")

@@ -47,7 +47,7 @@ def test_a_copy_from_another_device_waits_for_its_work(backend: Any) -> None:
 
 
 def test_training_on_another_device_than_the_current_one(backend: Any) -> None:
-    """Where no device reads the memory of another, as on most desktops, nothing may run on the current one."""
+    """If devices cannot read each other's memory, as on most desktops, nothing may run on the current device."""
     import cupy
 
     if cupy.cuda.runtime.getDeviceCount() < 2:

@@ -1,4 +1,4 @@
-"""Steps replayed as a CUDA graph are the same steps, to the bit, whatever else the program does in between."""
+"""Steps replayed as a CUDA graph are bitwise the same steps, whatever else the program does in between."""
 
 from __future__ import annotations
 

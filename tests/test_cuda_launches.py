@@ -95,7 +95,7 @@ def test_launches_do_not_grow_with_the_models_of_a_stack() -> None:
 
 
 def check_places(emitted: Emitted) -> None:
-    """Between its launch and the last one that reads it, nobody else writes to the memory of a result."""
+    """No other result is written to the memory of a result between its launch and the last one that reads it."""
     makers = {op.out: k for k, launch in enumerate(emitted.order) for nest in launch for op in nest.at}
     spans = {v: (offset, offset + v.nbytes) for v, offset in emitted.offsets.items()}
     reads: dict[Any, int] = {}
@@ -147,14 +147,14 @@ EVENTS = ("launches", "kernel step*", "cublas*", "cudaGraphLaunch", "cuda*Synchr
 
 
 def counter() -> Callable[[bytes], int]:
-    """How often the emulated device was asked for something."""
+    """The number of requests to the emulated device, by kind."""
     if "EMU_HOME" not in os.environ:
         pytest.skip("counts need the emulated device")
     return ctypes.CDLL(os.environ["EMU_HOME"] + "/lib/libcuda.so.1").emu_count
 
 
 def counted(backend: Any, n: int) -> dict[str, int]:
-    """What the emulated device is asked for by a second call of ``n`` steps."""
+    """The requests to the emulated device in a second call of ``n`` steps."""
     count = counter()
     body, carry, consts, items = arguments(STEPS["Adam"], batch=16, n=n)
     loop = backend.compile(body)

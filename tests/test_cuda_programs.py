@@ -1,4 +1,4 @@
-"""Programs drawn at random say on CUDA, as few generated kernels, what NumPy says one operation at a time."""
+"""Random programs compute on CUDA, with few generated kernels, the same as NumPy operation by operation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cupy_backend() -> Any:
 
 
 def compiled(body: Any) -> Any:
-    """The loop itself, to ask it for plans."""
+    """The compiled loop itself, to inspect its plans."""
     from mlp_xp_backends.compiler.targets.cuda.launch import target
 
     backend = get_backend("cupy")
@@ -49,7 +49,7 @@ def assert_same(got: Any, expected: Any, dtype: str) -> None:
 def check(
     backend: Any, body: Any, carry: Any, consts: Any, items: Any, dtype: str = "float64", plans: bool = True
 ) -> None:
-    """Three calls, each going on with what the last one returned, and twice the same bits."""
+    """Compare three calls, each with the carry of the previous one, and check that a repetition gives the same bits."""
     device = lambda tree: tree_map(lambda a: backend.asarray(np.array(a)), tree)  # noqa: E731  a copy for each run
     loop, plain = compiled(body), plain_loop(get_backend("numpy:plain").xp, body, np.stack)
     consts_there, items_there = device(consts), device(items)
@@ -171,7 +171,7 @@ def laid_out_there(a: np.ndarray) -> Any:
 
 
 def agrees(backend: Any, seed: int) -> bool:
-    """Whether program ``seed`` of the compiler's own tests runs fused; if so it gives the bits that NumPy gives."""
+    """Whether program ``seed`` of the compiler's tests runs fused; asserts that it then has the same bits as NumPy."""
     body, carry, consts, items = draw(seed)
     plain = plain_loop(get_backend("numpy:plain").xp, body, np.stack)
     with np.errstate(all="ignore"):

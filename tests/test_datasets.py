@@ -1,4 +1,4 @@
-"""Loaders: what a format says is what arrives, and everything else is one clear error."""
+"""Loaders: files that follow the format are read correctly, and all others raise one clear error."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def offline(monkeypatch, tmp_path):
 
 
 def idx_bytes(array):
-    """An array by the published layout, written without our reader's help."""
+    """An array in the published layout, written independently of our reader."""
     code = IDX_CODE[array.dtype.str[1:]]
     head = struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape)
     return head + array.astype(array.dtype.newbyteorder(">")).tobytes()
@@ -328,7 +328,7 @@ def some_letters(n=40):
 
 
 def pairs(data):
-    """Every image of a data set with its label, in no order."""
+    """The images of a data set with their labels, independent of their order."""
     parts = (data.train, data.valid, data.test)
     return sorted((int(y), x.tobytes()) for part in parts for x, y in zip(part.x, part.y, strict=True))
 

@@ -1,4 +1,4 @@
-"""The numbers of an epoch: its weights and losses, its rates, and the lengths of its chunks."""
+"""The arithmetic of an epoch: the weights and losses of batches, the rates, and the lengths of chunks."""
 
 from __future__ import annotations
 

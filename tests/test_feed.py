@@ -1,4 +1,4 @@
-"""Data sets on their way to the device: where they are kept, in which windows and dtypes they are sent."""
+"""The transfer of data to the device: where data are stored, and in which windows and dtypes they are sent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def data(dtype: str = "float32", rows: int = ROWS) -> Batch:
 
 
 class Device:
-    """Another device than the host, with some free memory, that records the dtypes in which arrays are sent to it."""
+    """A device other than the host, with some free memory, that records the dtypes in which arrays are sent to it."""
 
     name, device, xp = "other", "cuda:0", np
 
@@ -99,7 +99,7 @@ def test_windows_of_streamed_data_are_as_large_as_allowed_and_no_larger(
 
 
 def test_the_next_window_is_gathered_while_the_present_one_is_in_use() -> None:
-    """Another thread is one window ahead, and no further."""
+    """Another thread prepares one window in advance, but not more."""
     made: list[int] = []
     ready = [threading.Event() for _ in range(5)]
 

@@ -1,4 +1,4 @@
-"""All figures of README and documentation are drawn on small data, with named axes; pages show no others."""
+"""All figures of the README and the documentation are drawn on small data, with labeled axes; pages show no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of the past can be read: one of every layer, initializer, loss, optimizer, schedule and bit generator."""
+"""Files written by earlier versions can be read: one of every layer, loss, optimizer, schedule and so on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models as files: what is saved is read again, bit for bit, and what cannot be saved is refused before writing."""
+"""Models as files: saved models are read again, bit for bit; others are rejected before anything is written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mlp_xp.nn.step import TrainStep
 
 @dataclass(frozen=True)
 class Square(Layer):
-    """A layer of one's own."""
+    """A custom layer."""
 
     scale: float = 1.0
 
@@ -43,7 +43,7 @@ class Square(Layer):
 
 @dataclass(frozen=True)
 class Cubic(SquaredError):  # noqa: N818  a loss, not an exception
-    """A loss of one's own."""
+    """A custom loss."""
 
 
 def model(**changes: object) -> SavedModel:

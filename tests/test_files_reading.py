@@ -1,4 +1,4 @@
-"""Reading: whatever is in a file, it is an object of this library or one `FileError`, and soon."""
+"""Reading: any file yields either a valid object or one `FileError`, within a short time."""
 
 from __future__ import annotations
 

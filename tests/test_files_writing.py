@@ -57,7 +57,7 @@ def test_an_error_of_the_system_names_the_path_and_keeps_the_file(
 
 @posix
 def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
-    """Nor is a device, which a test should not risk: for root, a wrong check would replace /dev/null by a file."""
+    """The same holds for a device, which is not tested: for root, a wrong check would replace /dev/null by a file."""
     os.mkfifo(tmp_path / "pipe")
     for function in (write, check_folder):
         with pytest.raises(FileError, match="it is a pipe or a device, not a regular file"):

@@ -1,4 +1,4 @@
-"""The trainer's interface: histories, early stopping, class weights, fine-tuning, callbacks, and data it refuses."""
+"""The trainer's interface: histories, early stopping, class weights, fine-tuning, callbacks, and invalid data."""
 
 from __future__ import annotations
 

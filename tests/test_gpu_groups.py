@@ -19,7 +19,7 @@ from mlp_xp_backends.groups import get_group, mpi, nccl, with_group
 from mlp_xp_backends.groups.base import Place, gpu_of
 from mlp_xp_backends.groups.rendezvous import from_first
 
-# CuPy where there is no GPU: arrays of NumPy in its clothes
+# A fake CuPy for machines without a GPU: NumPy arrays behind CuPy's interface
 
 
 class CupyArray:
@@ -70,7 +70,7 @@ class Stream:
 
 
 class NcclError(RuntimeError):
-    """What NCCL refuses."""
+    """The error that NCCL raises."""
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_each_rank_has_a_gpu() -> None:
 
 
 def test_all_ranks_receive_the_bytes_of_the_first() -> None:
-    """In any order of arrival, and whoever else connects."""
+    """This holds in any order of arrival, even if other programs connect."""
     at, sent, found = ("127.0.0.1", free_port()), bytes(range(256)), {}
 
     def rank(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Gradient checks of every layer, activation and loss, and that the check finds what is wrong."""
+"""Gradient checks of every layer, activation and loss, and tests that the check detects wrong gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What importing costs and brings along, and that the math names no array library."""
+"""Imports: their cost, the modules that they load, their layers, and that the math names no array library."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEAVY = sorted(
     | {"matplotlib", "tqdm", "pooch", "safetensors", "pandas", "polars", "pyarrow", "onnx", "keras", "tensorboardX"}
 )
 HOST_SIDE = {"initializers.py", "gradient_check.py"}  # which draw numbers with NumPy
-# Lowest first: what stands in a line imports from lines above it and from its own.
+# Lowest first: a module imports only from its own line and from the lines above it.
 FLOORS = [
     {"mlp_xp_backends"},
     {"_checks", "_optional"},
@@ -40,7 +40,7 @@ MATH = sorted(str(p.relative_to(PACKAGE)) for p in (PACKAGE / "nn").rglob("*.py"
 
 
 def loaded_after(code: str) -> set[str]:
-    """Top-level modules that a fresh interpreter has after ``code``."""
+    """The top-level modules that a new interpreter has loaded after ``code``."""
     paths = os.pathsep.join(str(Path(package.__file__).parent.parent) for package in (mlp_xp, mlp_xp_backends))
     code += "; import sys; print(*{name.partition('.')[0] for name in sys.modules})"
     result = subprocess.run(

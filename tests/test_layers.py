@@ -420,7 +420,7 @@ def test_input_gradient_is_the_dx_of_backward(layer):
 
 
 def test_the_parts_of_backward_follow_from_backward():
-    """A layer of one's own defines ``backward`` alone."""
+    """A custom layer needs to define only ``backward``."""
 
     class Own(Layer):
         def backward(self, xp, params, cache, dy):

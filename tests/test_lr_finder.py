@@ -1,4 +1,4 @@
-"""The learning-rate range test: its suggestion, and that it leaves the trainer as it was."""
+"""The learning-rate range test: its suggestion, and that it leaves the trainer unchanged."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_evaluation_is_the_weighted_mean_over_rows() -> None:
 
 @pytest.mark.parametrize("free", [10**12, 0])
 def test_processes_that_measure_parts_have_the_mean_of_all_rows(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three parts, of which one has no rows; kept on the device, or sent anew for each evaluation."""
+    """Three parts, one without rows; the data are stored on the device or sent again for each evaluation."""
     model, z = passing(SoftmaxCrossEntropy(), 3), X[:, :3].astype(np.float32)
     expected, weights = model.evaluate(z, Y, W), []
     monkeypatch.setattr(type(CPU), "memory", lambda self: Memory(free, free))

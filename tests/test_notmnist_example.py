@@ -1,4 +1,4 @@
-"""The letters example on letters drawn from fonts: recipes, views, and a test part that was not trained on."""
+"""The letters example on letters drawn from fonts: recipes, views, and a test part without training images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every operation on every backend within its bound, and bounds that wrong formulas exceed."""
+"""Parity: every operation on every backend is within its bound, and wrong formulas exceed the bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many files a batch and a parameter pass through: those of both packages of which a function runs."""
+"""The number of files through which a batch and a parameter pass: those with a function that runs."""
 
 from __future__ import annotations
 
@@ -59,9 +59,10 @@ def fits() -> list[set[str]]:
 
 
 def test_a_batch_passes_through_few_files(fits: list[set[str]]) -> None:
-    """From `fit` to the BLAS; four of them bind the compiled program to new arrays."""
+    """From `fit` to the BLAS: 18 files, and of the compiler six, or eleven if arrays have moved and are bound anew."""
     for files in fits:
-        assert len(files) <= 28, listed(files)
+        assert len({name for name in files if "/compiler/" not in name}) <= 18, listed(files)
+        assert len(files) <= 30, listed(files)
 
 
 def test_a_fit_enters_no_file_of_a_feature_that_it_does_not_use(fits: list[set[str]]) -> None:

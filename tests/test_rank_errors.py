@@ -1,4 +1,4 @@
-"""Errors on one of several ranks: all of them hear of it, or the job ends; none waits."""
+"""Errors on one of several ranks: all of them raise an error, or the job ends; none waits forever."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def mpi_run(ranks: int, program: Path, *arguments: str, folder: Path) -> subproc
 
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """The errors of three ranks in each case, in one job that goes on after all of them."""
+    """The errors of three ranks in each case, from one job that continues after all of them."""
     folder = tmp_path_factory.mktemp("refused")
     ran = mpi_run(3, TESTS / "rank_refusals.py", str(folder), folder=folder)
     assert ran.returncode == 0, ran.stderr

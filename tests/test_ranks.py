@@ -1,4 +1,4 @@
-"""Training on several processes: the run does not depend on their number."""
+"""Training on several processes: the result does not depend on their number."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def undisturbed(max_epochs: int) -> dict[str, np.ndarray]:
     ("how", "call"), [("dies", None), ("raises", 8), pytest.param("raises", None, marks=pytest.mark.slow)]
 )
 def test_a_rank_that_ends_ends_the_job_which_then_resumes(tmp_path: Path, how: str, call: int | None) -> None:
-    """At a random call of the group, or inside one for which the others wait already."""
+    """The rank ends at a random call of the group, or inside a call in which the others already wait."""
     ended = run_ended(tmp_path, 2, 5, how, victim=1, when=call or int(np.random.default_rng().integers(8, 50)))
     assert ended.returncode != 0
     assert (tmp_path / "ended").exists()
@@ -222,7 +222,7 @@ def test_shares_are_contiguous_and_nearly_equal() -> None:
 
 
 class Two(Solo):
-    """Rank 1 of 2, while nobody is there to be rank 0."""
+    """Rank 1 of a group of two, without a rank 0."""
 
     rank, size, local_rank = 1, 2, 1
 
@@ -366,7 +366,7 @@ def test_a_flag_of_any_rank_is_one_of_all_and_numbers_are_summed() -> None:
 
 
 def test_anything_that_ranks_do_not_share_is_named() -> None:
-    """Rank 1 is asked; rank 0 has sent the digests of what it has, of which one differs."""
+    """Rank 1 checks the digests that rank 0 has sent, one of which differs."""
     own = {"options": (1, "a"), "parameters": (np.zeros(3), {"b": np.ones((2, 2), np.float32)}), "progress": {"n": 1}}
     for name, others in {
         "options": [(1, "b"), (2, "a")],

@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere and resumed ends with the bits of an undisturbed run."""
+"""A run that is stopped anywhere and resumed ends with the same bits as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ KINDS: dict[str, tuple[Any, dict[str, Any], Any]] = {
 
 
 def everything(trainer: Trainer) -> tuple[Any, ...]:
-    """All that a run ends with, the seconds aside."""
+    """The complete result of a run, except for the seconds."""
     s = trainer.snapshot()
     history = [{name: repr(value) for name, value in record.items() if name != "seconds"} for record in s.history]
     arrays = [leaf.tobytes() for leaf in leaves(s.state)]

@@ -1,4 +1,4 @@
-"""Arrays of other libraries go in, and predictions come back to where they came from."""
+"""Arrays of other libraries as input; predictions are arrays of the same library on the same device."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_tensor_that_wants_gradients() -> None:
 
 
 class OnGPU:
-    """What an array on the third GPU says of itself."""
+    """A fake array on the third GPU."""
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
         return pytest.importorskip("array_api_strict")

@@ -22,7 +22,7 @@ X, y = load_iris(return_X_y=True)
 
 
 class Recorder:
-    """Notes what it is told, and stops after some tasks."""
+    """A callback that records its calls and stops the fit after some tasks."""
 
     def __init__(self, stop_after: int = 10**6) -> None:
         self.stop_after = stop_after

@@ -1,4 +1,4 @@
-"""What scikit-learn's own machinery does with our estimators."""
+"""Our estimators in scikit-learn's pipelines, searches, calibration, metadata routing and pickles."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ QUICK: dict[str, Any] = {"hidden_layer_sizes": (12,), "max_iter": 40, "learning_
 
 
 def leaves(x: Any) -> list[Any]:
-    """Everything that a pickled estimator holds."""
+    """All objects in a pickled estimator."""
     if isinstance(x, dict):
         return [leaf for value in x.values() for leaf in leaves(value)]
     if isinstance(x, (list, tuple)):

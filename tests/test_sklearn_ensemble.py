@@ -1,4 +1,4 @@
-"""Ensembles: members trained at once, each as alone."""
+"""Ensembles: members train together, each with the same result as alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimators of scikit-learn become ours, and ours theirs: equal predictions, equal parameters."""
+"""Conversion between scikit-learn's estimators and ours, with equal predictions and parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What our estimators have and scikit-learn's lack."""
+"""Options of our estimators that scikit-learn's do not have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Targets, weights and settings that an estimator cannot use are errors that say why."""
+"""Targets, weights and settings that an estimator cannot use raise errors with the reason."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sklearn.datasets import make_classification
 
 from mlp_xp.nn.losses import BinaryCrossEntropy, Huber, SoftmaxCrossEntropy
 from mlp_xp.sklearn import MLPClassifier, MLPRegressor
+from mlp_xp.training.ranks import Ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -144,3 +145,20 @@ def test_rows_of_any_kind_predict_the_same() -> None:
     huge = np.full((2, 8), 1e308)
     with np.errstate(all="ignore"):
         assert model.predict(huge).shape == (2,)
+
+
+def test_rows_without_a_label_in_partial_fit_of_several_outputs() -> None:
+    model = MLPClassifier((8,), class_weight=[{1: 2.0}, {0: 3.0, 1: 1.0}, {1: 2.0}], random_state=0)
+    marks = np.eye(3, dtype=int)
+    model.partial_fit(X[:3], marks, classes=[0, 1, 2])
+    model.partial_fit(X[:2], marks[:2])
+    assert model.t_ == 5
+
+
+@pytest.mark.parametrize("device", ["cpu", None])
+def test_the_ranks_are_given_the_name_of_the_device(device: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend in place of the name ``cuda`` would be the first GPU for every rank of a machine."""
+    named, backend = [], Ranks.backend
+    monkeypatch.setattr(Ranks, "backend", lambda ranks, name: named.append(name) or backend(ranks, name))
+    MLPClassifier(**QUICK, device=device).fit(X, y)
+    assert named == ["cpu"]

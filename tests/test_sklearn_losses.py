@@ -1,4 +1,4 @@
-"""Robust losses, and scikit-learn's own measures, against formulas of other libraries."""
+"""Robust losses, and the losses that scikit-learn reports, against formulas of other libraries."""
 
 from __future__ import annotations
 

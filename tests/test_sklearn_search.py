@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 
 def same(ours, theirs):
-    """Whether two searches found the same."""
+    """Assert that two searches have the same results."""
     a, b = ours.cv_results_, theirs.cv_results_
     assert set(a) == set(b)
     for name in a:

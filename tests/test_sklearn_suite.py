@@ -53,7 +53,7 @@ def _seed() -> None:
 
 @pytest.fixture
 def global_random_seed() -> int:
-    """What scikit-learn's own configuration of pytest provides."""
+    """The fixture that scikit-learn's own pytest configuration provides."""
     return 42
 
 

@@ -1,4 +1,4 @@
-"""Sources of batches train like arrays: the same bits, checked batch by batch, resumed where they were."""
+"""Training on sources of batches gives the same bits as on arrays, with checks of each batch and resumption."""
 
 from __future__ import annotations
 

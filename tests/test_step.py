@@ -1,4 +1,4 @@
-"""The training step: against torch, with models in front, clipped, penalized; and what it may touch."""
+"""The training step: against torch, for stacks of models, with clipping and penalties, and the arrays it writes."""
 
 from __future__ import annotations
 

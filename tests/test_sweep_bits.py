@@ -1,4 +1,4 @@
-"""A model of a sweep has the bits of the model alone at every size from which the compiler decides differently."""
+"""A model of a sweep has the bits of the model trained alone, at sizes at which the compiler decides differently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stack holds, where tasks run, and what a result reports."""
+"""The size of stacks, the processes of tasks, and the reports of results."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def test_data_in_other_memory_are_not_read_by_an_old_recording() -> None:
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What `cuda_graph` asks of CUDA, in order, on a machine without CUDA."""
+    """The calls that `cuda_graph` makes to CUDA, in order, recorded on a machine without CUDA."""
     log: list[str] = []
 
     class Context:

@@ -1,4 +1,4 @@
-"""The trainer: what every run keeps to, whatever the network."""
+"""The trainer: laws of every run, for any network."""
 
 from __future__ import annotations
 

@@ -14,8 +14,7 @@ from mlp_xp_backends.compiler.loop import CompiledLoop
 from mlp_xp_backends.compiler.targets.cuda.launch import target
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.memory import as_host, memory_guard
-from mlp_xp_backends.namespace import CREATION, derived, mapped
-from mlp_xp_backends.namespace_extras import extras
+from mlp_xp_backends.namespace import CREATION, derived, extras, mapped
 from mlp_xp_backends.protocol import Body, Loop, Memory
 from mlp_xp_backends.typing import Array, HostArray, Tree
 

@@ -98,7 +98,7 @@ def _version(distribution: str) -> str:
 
 def _engine() -> str:
     """The BLAS library that compiled loops of NumPy call."""
-    from mlp_xp_backends.compiler.targets.cpu.blas import blas
+    from mlp_xp_backends.compiler.targets.cpu.libraries import blas
 
     library = blas()
     return f"calls {library.name}" if library is not None else "no BLAS of its own: calls NumPy for products"

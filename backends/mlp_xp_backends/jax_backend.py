@@ -14,8 +14,7 @@ import numpy as np
 
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.memory import as_host, host_memory, memory_guard
-from mlp_xp_backends.namespace import derived, mapped, names
-from mlp_xp_backends.namespace_extras import extras, over_models
+from mlp_xp_backends.namespace import derived, extras, mapped, names, over_models
 from mlp_xp_backends.protocol import Body, Loop, Memory
 from mlp_xp_backends.trees import length
 from mlp_xp_backends.typing import Array, HostArray, Tree

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from mlp_xp_backends.compiler.loop import CompiledLoop
-from mlp_xp_backends.compiler.targets.cpu.blas import Blas, blas
+from mlp_xp_backends.compiler.targets.cpu.blas import Blas
+from mlp_xp_backends.compiler.targets.cpu.libraries import blas
 from mlp_xp_backends.compiler.targets.cpu.run import Runner
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.memory import as_host, host_memory, memory_guard

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlp_xp_backends.namespace_extras import over_models
+from mlp_xp_backends.namespace import over_models
 from mlp_xp_backends.typing import HostArray
 
 

@@ -7,8 +7,7 @@ import numpy as np
 
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.memory import as_host, host_memory, memory_guard
-from mlp_xp_backends.namespace import derived
-from mlp_xp_backends.namespace_extras import extras
+from mlp_xp_backends.namespace import derived, extras
 from mlp_xp_backends.protocol import Body, Loop, Memory
 from mlp_xp_backends.typing import Array, HostArray, Tree
 

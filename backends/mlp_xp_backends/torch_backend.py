@@ -13,8 +13,7 @@ import torch
 from mlp_xp_backends.groups.base import Group
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.memory import as_host, host_memory, memory_guard
-from mlp_xp_backends.namespace import CREATION, derived, mapped
-from mlp_xp_backends.namespace_extras import over_models
+from mlp_xp_backends.namespace import CREATION, derived, mapped, over_models
 from mlp_xp_backends.protocol import Body, Loop, Memory
 from mlp_xp_backends.torch_graphs import CAPTURING, GraphLoop, cuda_graph
 from mlp_xp_backends.typing import Array, HostArray, Tree

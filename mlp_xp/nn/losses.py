@@ -97,7 +97,7 @@ def weight_of_rows(xp: Namespace, cost: Array, rows: int, w: Array) -> Array:
 
 
 def sum_of_outputs(xp: Namespace, x: Array) -> Array:
-    """The sum of each row, (..., rows, n_out) to (..., rows); at first a column, which the compiler makes a product."""
+    """The sum of each row, (..., rows, n_out) to (..., rows), in a form that the compiler turns into a product."""
     return xp.squeeze(xp.sum(x, axis=-1, keepdims=True), axis=-1)
 
 

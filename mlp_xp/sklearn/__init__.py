@@ -12,9 +12,8 @@ except ImportError as error:
         f"mlp_xp.sklearn needs scikit-learn 1.7 or newer ({error}): pip install 'mlp-xp[sklearn]'"
     ) from error
 
-from mlp_xp.sklearn.classifier import MLPClassifier
 from mlp_xp.sklearn.ensemble import EnsembleClassifier, EnsembleRegressor
-from mlp_xp.sklearn.regressor import MLPRegressor
+from mlp_xp.sklearn.estimators import MLPClassifier, MLPRegressor
 from mlp_xp.sklearn.search import BatchedSearchCV
 
 __all__ = ["BatchedSearchCV", "EnsembleClassifier", "EnsembleRegressor", "MLPClassifier", "MLPRegressor"]

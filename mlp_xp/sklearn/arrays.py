@@ -1,4 +1,4 @@
-"""Arrays of any library as input, and predictions in the library and on the device of the input."""
+"""What users pass, on the host: arrays of any library, and weights of rows and of classes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
 from scipy import sparse
+from sklearn.utils import compute_sample_weight
+from sklearn.utils.validation import _check_sample_weight
 
+from mlp_xp._checks import shown
 from mlp_xp_backends.memory import as_host
+from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import Array, HostArray
 
 DENSE_BYTES = 64 * 2**20
@@ -63,3 +67,49 @@ def as_rows(x: Any) -> Any:
         return np.ascontiguousarray(x)
     rows = SparseRows(x.tocsr())
     return x.toarray() if rows.nbytes <= DENSE_BYTES else rows
+
+
+def row_weights(sample_weight: Any, x: Any, factors: HostArray | float = 1.0) -> Any:
+    """The weight of each row of ``x`` times its factor, (rows,) float64, or `ABSENT` without either."""
+    if sample_weight is None and isinstance(factors, float):
+        return ABSENT
+    w = _check_sample_weight(to_host(sample_weight), x, dtype=np.float64, ensure_non_negative=True) * factors
+    if not (np.all(np.isfinite(w)) and np.any(w > 0.0)):
+        raise ValueError(
+            "sample_weight, times class_weight if given, must be finite and not all zero, but ranges from "
+            f"{w.min():g} to {w.max():g}"
+        )
+    return w
+
+
+def scaled(w: Any) -> Any:
+    """``w`` over a power of two, so that the largest is in [0.5, 1) and sums stay in the range of the dtype.
+
+    Only ratios of weights enter the gradient of a mean.
+    """
+    return ABSENT if w is ABSENT else np.ldexp(w, -np.frexp(w.max())[1])
+
+
+def class_factors(class_weight: Any, classes: HostArray, y: HostArray) -> HostArray:
+    """The weight of each row's class, (rows,); of several outputs the product."""
+    if y.ndim == 1 and not isinstance(class_weight, str):
+        return _table(class_weight, classes)[np.searchsorted(classes, y)]
+    if isinstance(class_weight, list):
+        class_weight = [dict(enumerate(_table(weights, np.arange(2)))) for weights in class_weight]
+    return compute_sample_weight(class_weight, y)  # type: ignore[no-any-return]
+
+
+def _table(weights: Any, classes: HostArray) -> HostArray:
+    """The weight of each class; `ValueError` unless ``weights`` are non-negative numbers for some of them."""
+    if not isinstance(weights, dict):
+        raise ValueError(
+            "class_weight must be 'balanced', a dictionary {label: weight}, or for several outputs a list of "
+            f"dictionaries, not {shown(weights)}"
+        )
+    unknown = [label for label in weights if label not in classes.tolist()]
+    if unknown:
+        raise ValueError(f"class_weight names the label {unknown[0]!r}, but the classes are {classes.tolist()}")
+    for label, weight in weights.items():
+        if not (np.isreal(weight) and 0.0 <= weight < np.inf):
+            raise ValueError(f"class_weight must hold non-negative numbers, but that of {label!r} is {weight!r}")
+    return np.array([float(weights.get(label, 1.0)) for label in classes.tolist()])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context
+from sklearn.base import RegressorMixin, _fit_context, is_classifier
 from sklearn.model_selection import train_test_split
 from sklearn.utils import _safe_indexing, check_random_state, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -17,64 +17,29 @@ from mlp_xp._checks import Count, check_set
 from mlp_xp.data.feed import Batch
 from mlp_xp.forward import predictions
 from mlp_xp.model import as_backend
-from mlp_xp.nn.layers import Chain
-from mlp_xp.nn.schedules import Schedule
-from mlp_xp.sklearn.arrays import as_rows, home, like, to_host
+from mlp_xp.sklearn.arrays import as_rows, class_factors, home, like, row_weights, to_host
 from mlp_xp.sklearn.exchange import Exchange
 from mlp_xp.sklearn.lbfgs import fit_lbfgs
 from mlp_xp.sklearn.losses import OUT_ACTIVATIONS
-from mlp_xp.sklearn.network import Activation, build_network, lists, no_state, tree
-from mlp_xp.sklearn.stochastic import fit_stochastic
+from mlp_xp.sklearn.network import Setting, Weights, build_network, layer_states, lists, tree
+from mlp_xp.sklearn.parameters import Parameters
+from mlp_xp.sklearn.stochastic import Held, fit_stochastic
 from mlp_xp.sklearn.tasks import CallbackSupportMixin, Tasks
-from mlp_xp.sklearn.validation import Held, Setting
-from mlp_xp.sklearn.weights import row_weights
 from mlp_xp.training.group_ranks import ranks_of
 from mlp_xp.training.ranks import Ranks
-from mlp_xp_backends import Backend
-from mlp_xp_backends.groups import Group
 from mlp_xp_backends.trees import tree_map
 from mlp_xp_backends.typing import Array, HostArray
 
 
 @dataclass(eq=False, repr=False)
-class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-learn has no types
+class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-learn has no types
     """The common base of `MLPClassifier` and `MLPRegressor`.
 
-    They define ``_learn_labels``, ``_encode`` (labels or values to targets of the loss), ``_decode`` (back),
-    ``_decide`` (outputs of the loss to labels or values), ``_loss`` and ``_metric`` (the score).
+    They define ``_encode`` (labels or values to targets of the loss), ``_decide`` (outputs of the
+    loss, or targets, to labels or values), ``_loss`` and ``_metric`` (the score).
     """
 
-    hidden_layer_sizes: Any = (100,)
-    activation: Activation = "relu"
-    _: KW_ONLY
-    solver: Any = "adam"
-    alpha: float = 0.0001
-    batch_size: int | str = "auto"
-    learning_rate: str | Schedule = "constant"
-    learning_rate_init: float = 0.001
-    power_t: float = 0.5
-    max_iter: int = 200
-    shuffle: bool = True
-    random_state: Any = None
-    tol: float = 1e-4
-    verbose: bool | int = False
-    warm_start: bool = False
-    momentum: float = 0.9
-    nesterovs_momentum: bool = True
-    early_stopping: bool = False
-    validation_fraction: float = 0.1
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-8
-    n_iter_no_change: float = 10
-    max_fun: int = 15000
-    device: str | Backend | None = None
-    dtype: str | None = None
-    dropout: float = 0.0
-    scoring: Any = None
-    l2_mode: str = "batch"
-    group: str | Group | None = None
-
+    class_weight: ClassVar[Any] = None
     _doc_link_module = "mlp_xp"
     _doc_link_template = (
         "https://scikit-learn.org/stable/modules/generated/sklearn.neural_network.{estimator_name}.html"
@@ -120,19 +85,13 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
                 return self
         ranks = ranks_of(self.group)
         with ranks.together():
+            has = {"dropout": self.dropout, "validation_data": validation_data is not None, "group": ranks.size > 1}
+            if self.solver == "lbfgs" and (refused := [name for name in has if has[name]]):
+                raise ValueError(f"{refused[0]} needs a solver that trains in epochs, such as 'adam', not 'lbfgs'")
             given, labels = to_host(X), to_host(y)
             setting, data = self._prepare(X, given, labels, sample_weight, incremental, ranks)
             with Tasks(self, given, labels, sample_weight, on=not incremental and ranks.rank == 0) as tasks:
                 if self.solver == "lbfgs":
-                    has = {
-                        "dropout": self.dropout,
-                        "validation_data": validation_data is not None,
-                        "group": ranks.size > 1,
-                    }
-                    if refused := [name for name in has if has[name]]:
-                        raise ValueError(
-                            f"{refused[0]} needs a solver that trains in epochs, such as 'adam', not 'lbfgs'"
-                        )
                     fit_lbfgs(self, setting, _part(data), tasks)
                 else:
                     data, held = self._split(given, data, validation_data)
@@ -142,28 +101,33 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
     def _prepare(
         self, X: Any, given: Any, labels: Any, sample_weight: Any, incremental: bool, ranks: Ranks
     ) -> tuple[Setting, Batch]:
-        """Check the data and set the attributes that training starts from."""
+        """Check the data and set the attributes from which training starts."""
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         x, y = self._check(given, labels, reset=first)
         self._learn_labels(y, incremental)
-        data = Batch(x, self._encode(y), self._weights(sample_weight, y, x, incremental))
+        target = self._encode(y)
+        factors = 1.0 if self.class_weight is None else class_factors(self.class_weight, self.classes_, y)
+        data = Batch(x, target, row_weights(sample_weight, x, factors))
         sizes = self.hidden_layer_sizes if isinstance(self.hidden_layer_sizes, Iterable) else [self.hidden_layer_sizes]
         hidden = [Count()("each of hidden_layer_sizes", n) for n in sizes]
-        units = [x.shape[1], *hidden, data.y.shape[1]]
+        units = [x.shape[1], *hidden, target.shape[1]]
         network = build_network(units, self.activation, self.dropout)
         self._random_state = ranks.random_state(check_random_state(self.random_state))
         if first:
             dtype = self.dtype or str(x.dtype)
             drawn = network.init(self._random_state)
-            self._initialize(*lists(tree_map(lambda a: a.astype(dtype, copy=False), drawn)))
+            self._initialize(lists(tree_map(lambda a: a.astype(dtype, copy=False), drawn)))
         elif units != self._units():
             raise ValueError(
-                f"this estimator was fitted with layers of {self._units()} units, and now has {units}: to continue with "
-                "warm_start or partial_fit, keep hidden_layer_sizes and the outputs; to start over, fit a clone"
+                f"this estimator was fitted with layers of {self._units()} units, and now has {units}: to continue "
+                "with warm_start or partial_fit, keep hidden_layer_sizes and the outputs; to start over, fit a clone"
             )
-        ranks.check_equal(parameters=(*self.coefs_, *self.intercepts_), data=(x.shape, data.y.shape))
-        setting = Setting(ranks.backend(self._backend(X)), network, self._loss(), str(self.coefs_[0].dtype))
-        return setting, data
+        ranks.check_equal(parameters=(*self.coefs_, *self.intercepts_), data=(x.shape, target.shape))
+        backend = ranks.backend(self.device or home(X))
+        return Setting(backend, network, self._loss(), str(self.coefs_[0].dtype)), data
+
+    def _learn_labels(self, y: HostArray, incremental: bool) -> None:
+        """Do nothing: only classes have labels."""
 
     def _checked(self) -> Any:
         """Return the estimator after its training. Raises `ValueError` if it has diverged."""
@@ -177,6 +141,10 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
     def _check(self, x: Any, y: Any, reset: bool) -> tuple[Any, HostArray]:
         """Return rows and labels or values, checked by scikit-learn's own rules."""
         numeric = isinstance(self, RegressorMixin)
+        if numeric and (given := np.asarray(y)).dtype.kind in "OSU":
+            words = [v for v in given.ravel().tolist() if isinstance(v, (str, bytes))]
+            if words:
+                raise ValueError(f"y must hold numbers, but holds {words[0]!r}: use MLPClassifier for class labels")
         options = {"accept_sparse": ["csr", "csc"], "multi_output": True, "dtype": (np.float64, np.float32)}
         x, y = validate_data(self, x, y, y_numeric=numeric, reset=reset, **options)
         return x, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
@@ -185,22 +153,13 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
         """The number of units of each layer of the fitted network, from input to output."""
         return [*(W.shape[0] for W in self.coefs_), self.coefs_[-1].shape[1]]
 
-    def _network(self) -> Chain:
-        """The fitted network."""
-        return build_network(self._units(), self.activation, self.dropout)
-
-    def _backend(self, x: Any) -> Backend:
-        """The backend for computations with ``x``."""
-        return as_backend(home(x) if self.device is None else self.device)
-
-    def _initialize(self, coefs: list[HostArray], intercepts: list[HostArray]) -> None:
+    def _initialize(self, weights: Weights) -> None:
         """Set the attributes from which a first fit starts."""
-        self.coefs_, self.intercepts_ = coefs, intercepts
+        self.coefs_, self.intercepts_ = weights
+        self._best_coefs, self._best_intercepts = ([a.copy() for a in arrays] for arrays in weights)
         self.n_iter_ = self.t_ = 0
-        self.n_layers_, self.n_outputs_ = len(coefs) + 1, coefs[-1].shape[1]
+        self.n_layers_, self.n_outputs_ = len(self.coefs_) + 1, self.coefs_[-1].shape[1]
         self.out_activation_ = OUT_ACTIVATIONS[self._loss().target]
-        self._best_coefs = [W.copy() for W in coefs]
-        self._best_intercepts = [b.copy() for b in intercepts]
         if self.solver != "lbfgs":
             self.loss_curve_: list[float] = []
             self._no_improvement_count = 0
@@ -220,7 +179,7 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
                 np.arange(data.x.shape[0]),
                 random_state=self._random_state,
                 test_size=self.validation_fraction,
-                stratify=data.y if isinstance(self, ClassifierMixin) and self.n_outputs_ == 1 else None,
+                stratify=data.y if is_classifier(self) and self.n_outputs_ == 1 else None,
             )
             if len(valid) < 2:
                 raise ValueError(
@@ -229,28 +188,20 @@ class BaseMLP(CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-l
             given, held = _safe_indexing(given, valid), _part(data, valid)
         else:
             return _part(data), None
-        return _part(data, train), Held(given, held, self._decode(held.y))
-
-    def _rows(self, X: Any) -> Any:
-        """``X`` as scikit-learn checks it; skips checks that would take longer than the products."""
-        W = self.coefs_[0]
-        if type(X) is np.ndarray and X.ndim == 2 and X.dtype == W.dtype and X.shape[1] == len(W) and len(X):
-            with np.errstate(all="ignore"):
-                if math.isfinite(X.sum()) and not hasattr(self, "feature_names_in_"):
-                    return np.ascontiguousarray(X)
-        return as_rows(validate_data(self, to_host(X), accept_sparse=["csr", "csc"], reset=False))
+        return _part(data, train), Held(given, held, self._decide(held.y))
 
     def _predictions(self, X: Any) -> HostArray:
         """The output of the loss, such as probabilities, (rows, outputs), on the host."""
         check_is_fitted(self)
-        x, network, backend, dtype = self._rows(X), self._network(), self._backend(X), str(self.coefs_[0].dtype)
+        backend, W = as_backend(self.device or home(X)), self.coefs_[0]
+        plain = type(X) is np.ndarray and X.ndim == 2 and X.dtype == W.dtype and X.shape[1] == len(W) and len(X)
+        with np.errstate(all="ignore"):  # skips checks that would take longer than the products
+            if not plain or not math.isfinite(X.sum()) or hasattr(self, "feature_names_in_"):
+                X = validate_data(self, to_host(X), accept_sparse=["csr", "csc"], reset=False)
+        x, dtype, network = as_rows(X), str(W.dtype), build_network(self._units(), self.activation, self.dropout)
         params = tree(network, self.coefs_, self.intercepts_, lambda a: backend.asarray(a, dtype))
-        z = predictions(backend, network, params, no_state(network), x, dtype)
+        z = predictions(backend, network, params, layer_states(network), x, dtype)
         return self._loss().output(np, z)  # type: ignore[no-any-return]
-
-    def _weights(self, sample_weight: Any, y: HostArray, x: Any, incremental: bool) -> Any:
-        """One weight per row, or `ABSENT`."""
-        return row_weights(sample_weight, x)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -16,8 +16,7 @@ from mlp_xp._checks import shown
 from mlp_xp.model import Model, load
 from mlp_xp.sklearn.arrays import like, to_host
 from mlp_xp.sklearn.base import BaseMLP
-from mlp_xp.sklearn.classifier import MLPClassifier
-from mlp_xp.sklearn.regressor import MLPRegressor
+from mlp_xp.sklearn.estimators import MLPClassifier, MLPRegressor
 from mlp_xp.sklearn.stacked import Job, fit_all
 from mlp_xp_backends import Backend
 from mlp_xp_backends.trees import tree_map

@@ -8,54 +8,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlp_xp.nn.losses import (
-    AbsoluteError,
-    BinaryCrossEntropy,
-    Huber,
-    Loss,
-    Poisson,
-    Quantile,
-    SoftmaxCrossEntropy,
-    SquaredError,
-    sum_of_outputs,
-)
+from mlp_xp.nn import losses
+from mlp_xp.nn.losses import Loss, sum_of_outputs
 from mlp_xp_backends.typing import Array, Namespace
 
 
-def clipped(xp: Namespace, p: Array) -> Array:
-    """``p``, at least the epsilon of its dtype away from 0 and 1."""
+def clipped_log(xp: Namespace, p: Array) -> Array:
+    """``log p`` of the rounded ``p``, at least the epsilon of its dtype away from 0 and 1, as in scikit-learn.
+
+    A row that is all but certain costs whole multiples of the epsilon.
+    """
     eps = float(xp.finfo(p.dtype).eps)
-    return xp.clip(p, min=eps, max=1.0 - eps)
+    return xp.log(xp.clip(p, min=eps, max=1.0 - eps))
 
 
 @dataclass(frozen=True)
-class LogLoss(SoftmaxCrossEntropy):
-    """``l = -log clip(p_y)`` with ``p = softmax(z)``, for one-hot ``y`` of shape (rows, n_out).
-
-    As in scikit-learn, the logarithm is that of the rounded ``p``: the cost of an almost certain row is a multiple of
-    the epsilon.
-    """
+class LogLoss(losses.SoftmaxCrossEntropy):
+    """``l = -log clip(p_y)`` with ``p = softmax(z)``, for one-hot ``y`` of shape (rows, n_out)."""
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
         """Return the cost and the cache ``(p, y)``."""
         p, y = self.output(xp, z), xp.astype(y, z.dtype, copy=False)
-        return -xp.log(clipped(xp, sum_of_outputs(xp, y * p))), (p, y)
+        return -clipped_log(xp, sum_of_outputs(xp, y * p)), (p, y)
 
 
 @dataclass(frozen=True)
-class BinaryLogLoss(BinaryCrossEntropy):
+class BinaryLogLoss(losses.BinaryCrossEntropy):
     """``l = -sum_k y_k log clip(p_k) + (1 - y_k) log(1 - clip(p_k))`` with ``p = sigmoid(z)``."""
 
+    slope = losses.SoftmaxCrossEntropy.slope
+
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
         """Return the cost and the cache ``(p, y)``."""
         p, y = self.output(xp, z), xp.astype(y, z.dtype, copy=False)
-        q = clipped(xp, p)
-        return -sum_of_outputs(xp, xp.log(xp.where(y > 0.0, q, 1.0 - q))), (p, y)
-
-    def slope(self, xp: Namespace, cache: tuple[Array, Array]) -> Array:
-        """``dz = p - y``."""
-        p, y = cache
-        return p - y
+        return -sum_of_outputs(xp, clipped_log(xp, xp.where(y > 0.0, p, 1.0 - p))), (p, y)
 
     def output(self, xp: Namespace, z: Array) -> Array:
         """``sigmoid(z)``, with a relative error of the order of rounding even where it is tiny."""
@@ -64,7 +50,7 @@ class BinaryLogLoss(BinaryCrossEntropy):
 
 
 @dataclass(frozen=True)
-class HalfSquaredError(SquaredError):
+class HalfSquaredError(losses.SquaredError):
     """``l = mean_k (z_k - y_k)^2 / 2``, while the gradient is that of the sum over the outputs."""
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, Array]:
@@ -74,7 +60,7 @@ class HalfSquaredError(SquaredError):
 
 
 @dataclass(frozen=True)
-class PoissonDeviance(Poisson):
+class PoissonDeviance(losses.Poisson):
     """``l = sum_k y_k log y_k - y_k - y_k z_k + exp z_k``: half the deviance of counts with rate ``exp(z)``."""
 
     def rows(self, xp: Namespace, z: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -87,15 +73,15 @@ class PoissonDeviance(Poisson):
 REGRESSION: dict[str, Loss] = {
     "squared_error": HalfSquaredError(),
     "poisson": PoissonDeviance(),
-    "absolute_error": AbsoluteError(),
-    "huber": Huber(),
-    "quantile": Quantile(),
+    "absolute_error": losses.AbsoluteError(),
+    "huber": losses.Huber(),
+    "quantile": losses.Quantile(),
 }
 PORTABLE: dict[Loss, Loss] = {
-    LogLoss(): SoftmaxCrossEntropy(),
-    BinaryLogLoss(): BinaryCrossEntropy(),
-    HalfSquaredError(): SquaredError(),
-    PoissonDeviance(): Poisson(),
+    LogLoss(): losses.SoftmaxCrossEntropy(),
+    BinaryLogLoss(): losses.BinaryCrossEntropy(),
+    HalfSquaredError(): losses.SquaredError(),
+    PoissonDeviance(): losses.Poisson(),
 }
 """The losses of `mlp_xp` with the same gradients."""
 OUT_ACTIVATIONS = {"class": "softmax", "binary": "logistic", "real": "identity", "count": "exp"}

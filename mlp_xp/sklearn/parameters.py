@@ -1,9 +1,9 @@
-"""The parameters of the estimators: their constraints and descriptions."""
+"""The parameters of the estimators: defaults, constraints and descriptions."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from dataclasses import KW_ONLY, dataclass, fields
 from inspect import cleandoc
 from numbers import Real
 from typing import Any
@@ -11,8 +11,50 @@ from typing import Any
 from sklearn import neural_network
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
+from mlp_xp.nn.losses import Loss
+from mlp_xp.nn.schedules import Schedule
 from mlp_xp.sklearn.losses import REGRESSION
-from mlp_xp.sklearn.network import NAMES
+from mlp_xp.sklearn.network import NAMES, Activation
+from mlp_xp_backends import Backend
+from mlp_xp_backends.groups import Group
+
+
+@dataclass(eq=False, repr=False)
+class Parameters:
+    """The parameters that `MLPClassifier` and `MLPRegressor` have in common; a classifier has its own loss."""
+
+    loss: str | Loss = "squared_error"
+    hidden_layer_sizes: Any = (100,)
+    activation: Activation = "relu"
+    _: KW_ONLY
+    solver: Any = "adam"
+    alpha: float = 0.0001
+    batch_size: int | str = "auto"
+    learning_rate: str | Schedule = "constant"
+    learning_rate_init: float = 0.001
+    power_t: float = 0.5
+    max_iter: int = 200
+    shuffle: bool = True
+    random_state: Any = None
+    tol: float = 1e-4
+    verbose: bool | int = False
+    warm_start: bool = False
+    momentum: float = 0.9
+    nesterovs_momentum: bool = True
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    n_iter_no_change: float = 10
+    max_fun: int = 15000
+    device: str | Backend | None = None
+    dtype: str | None = None
+    dropout: float = 0.0
+    scoring: Any = None
+    l2_mode: str = "batch"
+    group: str | Group | None = None
+
 
 CONSTRAINTS: dict[str, list[Any]] = {
     **neural_network.MLPClassifier._parameter_constraints,
@@ -30,7 +72,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
 }
 """scikit-learn's own constraints, and those of parameters that are new or accept more values."""
 
-PARAMETERS = """
+DESCRIPTIONS = """
 loss : str or loss, default='squared_error'
     ``squared_error``, ``poisson``, ``absolute_error``, ``huber``, ``quantile`` (the median), or a loss of `mlp_xp`
     such as ``Quantile(q=0.9)`` or ``Huber(delta=2.0)``.
@@ -61,14 +103,15 @@ l2_mode : {'batch', 'constant'}, default='batch'
 group : {'mpi', 'nccl', 'torch'}, group or None, default=None
     The processes that train this estimator together, each on its part of every batch, as in `mlp_xp.Trainer`. All of
     them pass the same data to `fit`; rank 0 prints. Not for ``solver="lbfgs"``.
-"""
-ATTRIBUTES = """
 validation_loss_curve_ : list of float or None
     The loss on the validation set after each epoch.
 stopped_ : bool
     Whether training ended before ``max_iter`` epochs. After `partial_fit` with ``early_stopping`` has stopped, the
     estimator has the best weights, and further calls do not change them.
 """
+"""Descriptions in the format of numpydoc; the names of attributes end with an underscore."""
+ENTRY = re.compile(r"^(\w+) : .*\n(?:(?: .*)?\n)*", re.M)
+"""A name and its description in such a text."""
 
 
 def described(cls: type) -> type:
@@ -79,17 +122,11 @@ def described(cls: type) -> type:
     names = {field.name for field in fields(cls)}
     cls._parameter_constraints = {name: allowed for name, allowed in CONSTRAINTS.items() if name in names}  # type: ignore[attr-defined]
     if cls.__doc__:  # not under python -OO
+        theirs = cleandoc(getattr(neural_network, cls.__name__).__doc__)
+        entries = {found[1]: found[0].strip() for found in ENTRY.finditer(f"{theirs}\n{DESCRIPTIONS}")}
+        parameters = [text for name, text in entries.items() if name in names]
+        attributes = [text for name, text in entries.items() if name.endswith("_")]
         head, heading, examples = cleandoc(cls.__doc__).partition("Examples\n")
-        for section, ours in (("Parameters", PARAMETERS), ("Attributes", ATTRIBUTES)):
-            theirs = re.split(r"^(\w[\w ]*)\n-+\n", cleandoc(getattr(neural_network, cls.__name__).__doc__), flags=re.M)
-            entries = _entries(theirs[theirs.index(section) + 1]) | _entries(ours)
-            shown = (entry for name, entry in entries.items() if name in names or name.endswith("_"))
-            head += f"{section}\n{'-' * len(section)}\n{''.join(shown)}\n"
-        cls.__doc__ = head + heading + examples
+        parts = ["Parameters\n----------", *parameters, "Attributes\n----------", *attributes, heading + examples]
+        cls.__doc__ = head + "\n\n".join(parts)
     return cls
-
-
-def _entries(section: str) -> dict[str, str]:
-    """The descriptions in a section of a docstring by name."""
-    parts = re.split(r"^(?=\w+ : )", section, flags=re.M)
-    return {part.partition(" : ")[0]: part.strip() + "\n\n" for part in parts if part.strip()}

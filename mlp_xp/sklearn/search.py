@@ -20,8 +20,8 @@ from sklearn.utils.validation import _check_method_params
 
 from mlp_xp._checks import shown
 from mlp_xp.sklearn.base import BaseMLP
+from mlp_xp.sklearn.solver import warn_of_the_end
 from mlp_xp.sklearn.stacked import Alone, Job, start_all, train_all, warned
-from mlp_xp.sklearn.stochastic import warn_of_the_end
 from mlp_xp.sweep.halving import Halving
 from mlp_xp.sweep.tasks import on_one_core
 

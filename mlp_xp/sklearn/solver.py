@@ -1,4 +1,4 @@
-"""The stochastic solvers: the update rule, and the learning rate and penalty of each epoch."""
+"""The stochastic solvers from epoch to epoch: update rule, learning rate, penalty, records, and the end of training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from mlp_xp._checks import check_kind
 from mlp_xp.nn.optimizers import SGD, Adam, AdamW, Optimizer, Rates
@@ -16,6 +17,9 @@ from mlp_xp.training.epoch import batch_weights, rate_table, step_count
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray, Tree
 
+SMALLEST_RATE = 1e-6
+"""The rate at which ``learning_rate="adaptive"`` stops."""
+
 
 @dataclass
 class Solver:
@@ -23,13 +27,10 @@ class Solver:
 
     optimizer: Optimizer
     schedule: Schedule
-    adaptive: bool
-    learning_rate: float
-    """The learning rate at the start of the next epoch."""
+    learning_rate: float  # at which the next epoch begins
     steps: int = 0
     epochs: int = 0
-    memory: Tree | None = None
-    """Layer states, optimizer slots and schedule state, on the host."""
+    memory: Tree | None = None  # layer states, optimizer slots and schedule state, on the host
 
     @property
     def by_epoch(self) -> bool:
@@ -39,22 +40,22 @@ class Solver:
 
 def make_solver(e: Any) -> Solver:
     """The solver that an estimator's parameters describe, before its first step."""
-    lr = float(e.learning_rate_init)
-    schedule: Schedule = ConstantRate(lr) if isinstance(e.learning_rate, str) else e.learning_rate
+    lr = e.learning_rate
+    if isinstance(lr, str):
+        first = float(e.learning_rate_init)
+        lr = InverseScaling(first, power=e.power_t) if lr == "invscaling" and e.solver == "sgd" else ConstantRate(first)
     if not isinstance(e.solver, str):
         check_kind("solver", e.solver, ("rates", "init", "update"), "'adam' or Adam(0.001)")
-        optimizer, schedule = e.solver, as_schedule(e.solver.lr)
+        optimizer = e.solver
     elif e.solver == "adam":
-        optimizer = Adam(schedule, b1=e.beta_1, b2=e.beta_2, eps=e.epsilon, eps_hat=True)
+        optimizer = Adam(lr, b1=e.beta_1, b2=e.beta_2, eps=e.epsilon, eps_hat=True)
     elif e.solver == "adamw":
-        optimizer = AdamW(schedule, b1=e.beta_1, b2=e.beta_2, eps=e.epsilon, weight_decay=e.alpha)
+        optimizer = AdamW(lr, b1=e.beta_1, b2=e.beta_2, eps=e.epsilon, weight_decay=e.alpha)
     else:
         momentum = min(float(e.momentum), math.nextafter(1.0, 0.0))  # scikit-learn admits 1, `SGD` only less
-        optimizer = SGD(schedule, momentum=momentum, nesterov=e.nesterovs_momentum and momentum > 0.0)
-        if e.learning_rate == "invscaling":
-            schedule = InverseScaling(lr, power=e.power_t)
-    start = schedule.rate(Moment(0, 1, 0, 0))
-    return Solver(optimizer, schedule, e.solver == "sgd" and e.learning_rate == "adaptive", start)
+        optimizer = SGD(lr, momentum=momentum, nesterov=e.nesterovs_momentum and momentum > 0.0)
+    schedule = as_schedule(optimizer.lr)
+    return Solver(optimizer, schedule, schedule.rate(Moment(0, 1, 0, 0)))
 
 
 class Course:
@@ -75,8 +76,7 @@ class Course:
     def moment(self) -> Moment:
         """The current position, for schedules."""
         e, solver = self.e, self.e._optimizer
-        curve = getattr(e, "validation_loss_curve_", None)
-        losses = e.loss_curve_ if curve is None else curve
+        losses = getattr(e, "validation_loss_curve_", None) or e.loss_curve_
         return Moment(solver.steps, self.steps * e.max_iter, solver.epochs, e.t_, losses[len(losses) - solver.epochs :])
 
     def rates(self) -> Rates:
@@ -94,3 +94,59 @@ class Course:
             return np.full(self.steps, alpha)
         sums = batch_weights(order, self.batch_size, self.w)
         return np.divide(alpha, sums, out=np.zeros_like(sums), where=sums > 0.0)  # without weight, no change
+
+
+def note(e: Any, course: Course, loss: float, scored: tuple[float, float] | None, prints: bool = True) -> bool:
+    """Record the results of an epoch; return whether its weights are the best so far, for early stopping."""
+    solver: Solver = e._optimizer
+    solver.steps += course.steps
+    solver.epochs += 1
+    e.n_iter_ += 1
+    e.t_ += course.rows
+    e.loss_ = loss
+    e.loss_curve_.append(loss)
+    if e.verbose and prints:
+        print(f"Iteration {e.n_iter_}, loss = {loss:.8f}")
+    is_best, no_better = False, False
+    if scored is not None:
+        score, cost = scored
+        e.validation_scores_.append(score)
+        e.validation_loss_curve_.append(cost)
+        if e.verbose and prints:
+            print(f"Validation score: {score:f}")
+        is_best, no_better = score > e.best_validation_score_, score < e.best_validation_score_ + e.tol
+        e.best_validation_score_ = max(e.best_validation_score_, score)
+    if not e.early_stopping:
+        is_best, no_better = False, loss > e.best_loss_ - e.tol
+        e.best_loss_ = min(e.best_loss_, loss)
+    e._no_improvement_count = e._no_improvement_count + 1 if no_better else 0
+    if not isinstance(solver.schedule, ConstantRate):  # which only `is_over` changes
+        solver.learning_rate = solver.schedule.rate(course.moment())
+    return is_best
+
+
+def is_over(e: Any, prints: bool = True) -> bool:
+    """Whether too many epochs have passed without an improvement, and the solver does not lower its rate instead."""
+    if e._no_improvement_count <= e.n_iter_no_change:
+        return False
+    solver: Solver = e._optimizer
+    adaptive = e.solver == "sgd" and e.learning_rate == "adaptive"
+    lowers, says = adaptive and solver.learning_rate > SMALLEST_RATE, "Stopping."
+    if lowers:
+        solver.learning_rate /= 5.0
+        e._no_improvement_count, says = 0, f"Setting learning rate to {solver.learning_rate:f}"
+    elif adaptive:
+        says = "Learning rate too small. Stopping."
+    if e.verbose and prints:
+        what = "Validation score" if e.early_stopping else "Training loss"
+        print(f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs. {says}")
+    return not lowers
+
+
+def warn_of_the_end(e: Any) -> None:
+    """Issue scikit-learn's warning about a fit that ended at ``max_iter``."""
+    warnings.warn(
+        f"Stochastic Optimizer: Maximum iterations ({e.max_iter}) reached and the optimization hasn't converged yet.",
+        ConvergenceWarning,
+        stacklevel=6,
+    )

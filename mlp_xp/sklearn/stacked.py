@@ -16,13 +16,11 @@ from mlp_xp.data.feed import Batch, Feed, make_feed
 from mlp_xp.model import as_backend
 from mlp_xp.nn.optimizers import Rates
 from mlp_xp.nn.step import TrainStep
-from mlp_xp.sklearn.arrays import SparseRows, home, to_host
+from mlp_xp.sklearn.arrays import SparseRows, home, scaled, to_host
 from mlp_xp.sklearn.base import BaseMLP
-from mlp_xp.sklearn.network import lists
-from mlp_xp.sklearn.solver import Course, make_solver
-from mlp_xp.sklearn.stochastic import adopt, first_state, is_over, note, warn_of_the_end
-from mlp_xp.sklearn.validation import Held, Setting, Validation
-from mlp_xp.sklearn.weights import scaled
+from mlp_xp.sklearn.network import Setting, lists
+from mlp_xp.sklearn.solver import Course, is_over, make_solver, note, warn_of_the_end
+from mlp_xp.sklearn.stochastic import Held, Validation, adopt, first_state
 from mlp_xp.sweep.binding import differing, structure
 from mlp_xp.sweep.driver import SHRINK
 from mlp_xp.sweep.stack import EpochPlan, Stack, models_together

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import check_scoring
 
 from mlp_xp.data.feed import Batch
-from mlp_xp.nn.schedules import ConstantRate
+from mlp_xp.forward import blocks, outputs
 from mlp_xp.nn.step import TrainState, TrainStep
-from mlp_xp.sklearn.arrays import SparseRows
-from mlp_xp.sklearn.network import draw_state, lists, tree
-from mlp_xp.sklearn.solver import Course, Solver, make_solver
+from mlp_xp.sklearn.arrays import SparseRows, scaled
+from mlp_xp.sklearn.network import Setting, Weights, layer_states, lists, tree
+from mlp_xp.sklearn.solver import Course, is_over, make_solver, note, warn_of_the_end
 from mlp_xp.sklearn.tasks import Tasks
-from mlp_xp.sklearn.validation import Held, Setting, Validation
-from mlp_xp.sklearn.weights import scaled
 from mlp_xp.training.callbacks import Interrupt
 from mlp_xp.training.epoch import batch_weights, epoch_loop, losses_on_host, mean_loss, run_epoch
 from mlp_xp.training.ranks import Ranks
 from mlp_xp_backends import get_backend
-from mlp_xp_backends.memory import to_host
-from mlp_xp_backends.trees import tree_map
-from mlp_xp_backends.typing import HostArray
+from mlp_xp_backends.memory import to_device, to_host
+from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends.typing import HostArray, Tree
 
-SMALLEST_RATE = 1e-6
-"""The rate at which ``learning_rate="adaptive"`` stops."""
 PLAIN_WORK = 10**7
 """Up to so many multiply-adds of a forward pass, `partial_fit` runs NumPy's loop uncompiled, which is then faster."""
+
+
+class Held(NamedTuple):
+    """Rows held out from training."""
+
+    given: Any  # as the user passed them, for scorers
+    data: Batch  # rows (rows, n_in), targets as the loss takes them (rows, n_out), weights
+    labels: HostArray  # or values
 
 
 def fit_stochastic(
@@ -43,9 +48,11 @@ def fit_stochastic(
         setting = setting._replace(backend=get_backend("numpy:plain"))
     validation = None if held is None else Validation(e, setting, held)
     epochs, prints = Epochs(e, setting, data, ranks), ranks.rank == 0
-    e.n_iter_, stopped = 0, False
+    e.n_iter_, stopped, order = 0, False, np.arange(epochs.rows)
     with Interrupt() as interrupt:
-        for order in orders(e, epochs.rows, 1 if incremental else e.max_iter):
+        for _ in range(1 if incremental else e.max_iter):
+            if e.shuffle:
+                order = order[e._random_state.permutation(epochs.rows)]
             tasks.begin(f"epoch {e.n_iter_}")
             loss = epochs.run(order, interrupt)
             if loss is None:
@@ -56,8 +63,8 @@ def fit_stochastic(
                 score, cost = validation(epochs.state.params, epochs.state.layers)
                 scored = ranks.first(score), ranks.first(cost)
             if note(e, epochs, loss, scored, prints):
-                e._best_coefs, e._best_intercepts = epochs.fitted().values()
-            wants_stop = ranks.any(tasks.end(epochs.fitted))
+                e._best_coefs, e._best_intercepts = epochs.weights()
+            wants_stop = ranks.any(tasks.end(lambda: epochs.weights()._asdict()))
             stopped = is_over(e, prints) or wants_stop
             if stopped:
                 break
@@ -78,11 +85,10 @@ class Epochs(Course):
         self.backend, network, loss, dtype = setting
         step = TrainStep(network, loss, e._optimizer.optimizer)
         self.loop = epoch_loop(ranks.bound(self.backend), step)
+        self.state = to_device(self.backend, first_state(e, setting, step))
         self.ranks, self.cut = ranks, ranks.division(self.rows, sharded=False).cut
         resident = False if isinstance(data.x, SparseRows) else None
         self.feed = ranks.feed(self.backend, network, data._replace(w=scaled(data.w)), dtype, resident)
-        state = first_state(e, setting, step)
-        self.state = tree_map(lambda a: self.backend.asarray(a, dtype if a.dtype.kind == "f" else None), state)
 
     def run(self, order: HostArray, interrupt: Interrupt) -> float | None:
         """Train on all rows in that order; return the mean loss of a row, or ``None`` after Ctrl-C."""
@@ -95,90 +101,56 @@ class Epochs(Course):
                 return None
         return float(mean_loss(losses_on_host(self.backend, losses), batch_weights(order, self.batch_size)))
 
-    def fitted(self) -> dict[str, list[HostArray]]:
-        """The current learned attributes."""
-        coefs, intercepts = lists(to_host(self.backend, self.state.params))
-        return {"coefs_": coefs, "intercepts_": intercepts}
-
-
-def orders(e: Any, rows: int, at_most: int) -> Iterator[HostArray]:
-    """The order of the rows in each epoch: that of the epoch before, shuffled again."""
-    order = np.arange(rows)
-    for _ in range(at_most):
-        if e.shuffle:
-            order = order[e._random_state.permutation(rows)]
-        yield order
-
-
-def warn_of_the_end(e: Any) -> None:
-    """Issue scikit-learn's warning about a fit that ended at ``max_iter``."""
-    warnings.warn(
-        f"Stochastic Optimizer: Maximum iterations ({e.max_iter}) reached and the optimization hasn't converged yet.",
-        ConvergenceWarning,
-        stacklevel=6,
-    )
+    def weights(self) -> Weights:
+        """The current weights, as the estimator would store them."""
+        return lists(to_host(self.backend, self.state.params))
 
 
 def first_state(e: Any, setting: Setting, step: TrainStep) -> TrainState:
-    """The state to continue from, a copy on the host."""
-    _, network, _, dtype = setting
-    params = tree(network, e.coefs_, e.intercepts_, lambda a: np.array(a, dtype))
-    memory = e._optimizer.memory
-    if memory is None:
-        state = step.init(np, params, draw_state(network, e._random_state))
-    else:
-        state = TrainState(params, *memory)
-    return tree_map(np.array, state)  # type: ignore[no-any-return]
+    """The state to continue from, on the host."""
+    params = tree(setting.network, e.coefs_, e.intercepts_, np.asarray)
+    if e._optimizer.memory is None:
+        return step.init(np, params, layer_states(setting.network, e._random_state))
+    return TrainState(params, *e._optimizer.memory)
 
 
 def adopt(e: Any, state: TrainState) -> None:
     """Set the learned attributes from a state on the host."""
-    params, *memory = state
-    e.coefs_, e.intercepts_ = lists(params)
-    e._optimizer.memory = tuple(memory)
+    e.coefs_, e.intercepts_ = lists(state.params)
+    e._optimizer.memory = tuple(state[1:])
 
 
-def note(e: Any, course: Course, loss: float, scored: tuple[float, float] | None, prints: bool = True) -> bool:
-    """Record the results of an epoch; return whether its weights are the best so far, for early stopping."""
-    e.n_iter_ += 1
-    e.loss_ = loss
-    e.t_ += course.rows
-    e.loss_curve_.append(loss)
-    verbose, is_best, no_better = e.verbose and prints, False, False
-    if verbose:
-        print(f"Iteration {e.n_iter_}, loss = {loss:.8f}")
-    if scored is not None:
-        score, cost = scored
-        e.validation_scores_.append(score)
-        e.validation_loss_curve_.append(cost)
-        if verbose:
-            print(f"Validation score: {score:f}")
-        is_best, no_better = score > e.best_validation_score_, score < e.best_validation_score_ + e.tol
-        e.best_validation_score_ = max(e.best_validation_score_, score)
-    if not e.early_stopping:
-        is_best, no_better = False, loss > e.best_loss_ - e.tol
-        e.best_loss_ = min(e.best_loss_, loss)
-    e._no_improvement_count = e._no_improvement_count + 1 if no_better else 0
-    solver: Solver = e._optimizer
-    solver.steps += course.steps
-    solver.epochs += 1
-    if not isinstance(solver.schedule, ConstantRate):  # which only `is_over` changes
-        solver.learning_rate = solver.schedule.rate(course.moment())
-    return is_best
+class Validation:
+    """Scores and losses of the network on held-out rows, which are sent to the device once."""
 
+    def __init__(self, estimator: Any, setting: Setting, held: Held) -> None:
+        self.e, self.setting, self.held = estimator, setting, held
+        self.w = None if held.data.w is ABSENT else held.data.w
+        self.batches: list[Batch] = []  # on the device, once they are needed
+        if getattr(estimator, "validation_scores_", None) is None:
+            estimator.validation_scores_, estimator.best_validation_score_ = [], -math.inf
+            estimator.validation_loss_curve_ = []
 
-def is_over(e: Any, prints: bool = True) -> bool:
-    """Whether too many epochs have passed without an improvement, and the solver does not lower its rate instead."""
-    if e._no_improvement_count <= e.n_iter_no_change:
-        return False
-    solver: Solver = e._optimizer
-    lowers = solver.adaptive and solver.learning_rate > SMALLEST_RATE
-    if lowers:
-        solver.learning_rate /= 5.0
-        e._no_improvement_count = 0
-    if e.verbose and prints:
-        what = "Validation score" if e.early_stopping else "Training loss"
-        says = "Learning rate too small. Stopping." if solver.adaptive else "Stopping."
-        says = f"Setting learning rate to {solver.learning_rate:f}" if lowers else says
-        print(f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs. {says}")
-    return not lowers
+    def __call__(self, params: Tree, state: Tree) -> tuple[float, float]:
+        """The score by the estimator's ``scoring`` and the mean loss per row; NaN if the network has diverged."""
+        backend, network, _, dtype = self.setting
+        if not self.batches:
+            self.batches = list(blocks(backend, network, Batch(self.held.data.x, ABSENT, ABSENT), dtype, pad=True))
+        z = outputs(backend, network, params, state, self.batches, len(self.held.labels))
+        return self.of_outputs(z, lambda: params)
+
+    def of_outputs(self, z: HostArray, params: Callable[[], Tree]) -> tuple[float, float]:
+        """Score and loss from the outputs for the held-out rows; only scikit-learn's scorers need the parameters."""
+        e, (given, data, labels), loss, score = self.e, self.held, self.setting.loss, math.nan
+        with np.errstate(all="ignore"):
+            cost, _ = loss.rows(np, z, data.y)
+            mean = float(np.average(cost, weights=self.w))
+            if e.scoring is None and np.all(np.isfinite(p := loss.output(np, z))):
+                score = e._metric(labels, e._decide(p), sample_weight=self.w)
+        if isinstance(e.scoring, str) and e.scoring == "loss":
+            score = -mean
+        elif e.scoring is not None:  # a scorer uses the estimator in its current state
+            e.coefs_, e.intercepts_ = lists(to_host(self.setting.backend, params()))
+            weights = {} if self.w is None else {"sample_weight": self.w}
+            score = check_scoring(e, e.scoring)(e, given, labels, **weights)
+        return float(score), mean

@@ -19,33 +19,32 @@ class Tasks:
     Calls nothing unless ``on``: a `partial_fit` is not a task. scikit-learn before 1.9 has no callbacks.
     """
 
-    def __init__(self, estimator: Any, x: Any, y: Any, sample_weight: Any, on: bool) -> None:
-        self.estimator, self.on = estimator, on and hasattr(estimator, "_init_callback_context")
+    def __init__(self, e: Any, x: Any, y: Any, sample_weight: Any, on: bool) -> None:
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-        self.given = {"X": x, "y": y, "metadata": metadata}
+        self.told = {"estimator": e, "X": x, "y": y, "metadata": metadata}
+        self.root: Any = None
         self.open: Any = None
+        if on and hasattr(e, "_init_callback_context"):
+            one_more = e.solver == "lbfgs"  # it may end in the middle of an iteration
+            self.root = e._init_callback_context(max_subtasks=e.max_iter + one_more)
 
     def __enter__(self) -> Self:
-        if self.on:
-            one_more = self.estimator.solver == "lbfgs"  # it may end in the middle of an iteration
-            self.root = self.estimator._init_callback_context(max_subtasks=self.estimator.max_iter + one_more)
-            self.root.call_on_fit_task_begin(estimator=self.estimator, **self.given)
+        if self.root is not None:
+            self.root.call_on_fit_task_begin(**self.told)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.on and kind is None:
+        if self.root is not None and kind is None:
             self.end()
-            self.root.call_on_fit_task_end(estimator=self.estimator, reconstruction_attributes={}, **self.given)
+            self.root.call_on_fit_task_end(reconstruction_attributes={}, **self.told)
 
     def begin(self, name: str) -> None:
         """Begin a subtask, unless one is open."""
-        if self.on and self.open is None:
+        if self.root is not None and self.open is None:
             self.open = self.root.subcontext(task_name=name)
-            self.open.call_on_fit_task_begin(estimator=self.estimator, **self.given)
+            self.open.call_on_fit_task_begin(**self.told)
 
     def end(self, fitted: Callable[[], dict[str, Any]] | None = None) -> bool:
         """End the subtask; return whether a callback asks to stop. ``fitted`` gives the attributes learned so far."""
         task, self.open = self.open, None
-        return task is not None and bool(
-            task.call_on_fit_task_end(estimator=self.estimator, reconstruction_attributes=fitted, **self.given)
-        )
+        return task is not None and bool(task.call_on_fit_task_end(reconstruction_attributes=fitted, **self.told))

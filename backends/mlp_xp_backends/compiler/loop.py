@@ -1,4 +1,4 @@
-"""The compiled loop: the body is recorded once for each set of shapes; the plain loop runs what cannot be recorded."""
+"""The compiled loop: the body is recorded for each set of shapes; the plain loop runs what cannot be recorded."""
 
 from __future__ import annotations
 

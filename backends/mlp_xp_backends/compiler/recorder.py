@@ -1,4 +1,7 @@
-"""Recording: the body runs on stand-ins, which have a shape and a dtype but no elements."""
+"""Recording: the body runs on stand-ins, which have a shape and a dtype but no elements.
+
+It runs twice on the same tape, so that bodies that compute something else at every call are found.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,21 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from mlp_xp_backends.compiler.program import Kind, Program, Unrecordable, Value, new_value
 from mlp_xp_backends.compiler.stand_in import StandIn, index
-from mlp_xp_backends.compiler.tape import NUMBERS, Tape, layout_of
+from mlp_xp_backends.compiler.tape import Tape, layout_of
 from mlp_xp_backends.namespace import CREATION
 from mlp_xp_backends.protocol import Body
 from mlp_xp_backends.trees import leaves, unflatten
 from mlp_xp_backends.typing import Array, HostArray, Tree
 
+NUMBERS = (bool, int, float, complex)
+"""Types of numbers that are converted to the dtype of the arrays they are combined with."""
 REDUCTIONS = {"sum", "prod", "max", "min", "any", "all"}
 VIEWS = {"transpose", "matrix_transpose", "swapaxes", "moveaxis", "expand_dims", "squeeze", "broadcast_to", "flip"}
 DATA_DEPENDENT = {"nonzero", "argwhere", "flatnonzero", "repeat", "extract", "compress"}
 ABOUT_DTYPES = {"finfo", "iinfo", "isdtype", "can_cast", "result_type"}
 OTHER_NAMES = {"permute_dims": "transpose", "amax": "max", "amin": "min", "concatenate": "concat"}
-IN_PLACE = partial(np.reshape, copy=False)  # ValueError if that needs a copy
-OTHER_NAMES |= {"empty": "zeros", "empty_like": "zeros_like"}  # equal in every recording
-
+OTHER_NAMES |= {"empty": "zeros", "empty_like": "zeros_like"}  # equal in every run
+RESHAPED = partial(np.reshape, copy=False)  # a view; ValueError if that needs a copy
 
 AllSum = Callable[[Array, Array], Any]
 """``f(x, out)``: write the sum of ``x`` over all ranks to ``out``."""
@@ -39,7 +43,7 @@ def record(body: Body, carry: Tree, consts: Tree, items: Tree, all_sum: AllSum |
     """The program of ``body`` for arrays of these layouts, on the host or a device.
 
     Only the shapes and dtypes of the arrays count, and the strides of ``consts``. ``all_sum``, not called here,
-    is recorded where the body calls ``xp.all_sum``; without it, such a body cannot be recorded. The body runs twice.
+    is recorded where the body calls ``xp.all_sum``; without it, such a body cannot be recorded.
     Raises `Unrecordable`, `Unrepeatable`, and whatever the body raises on stand-ins.
     """
     tape = Tape()
@@ -56,7 +60,10 @@ def record(body: Body, carry: Tree, consts: Tree, items: Tree, all_sum: AllSum |
 
 
 def _run(xp: Recorder, body: Body, *given: tuple[Tree, tuple[Value, ...]]) -> tuple[Any, ...]:
-    """The carry and the out that the body returns, their structures, and the sums over ranks, in order."""
+    """The leaves of the carry and the out that the body returns, their structures, and the sums over ranks, in order.
+
+    ``given`` are the trees of the carry, the constants and the item, each with the values of its leaves.
+    """
     stand_ins = [[StandIn(xp, v, writable=k == 0) for v in values] for k, (_, values) in enumerate(given)]
     trees = body(xp, *(unflatten(tree, iter(xs)) for (tree, _), xs in zip(given, stand_ins, strict=True)))
     if xp.tape.refused is not None:
@@ -85,7 +92,8 @@ def _aliased(before: tuple[Value, ...], after: tuple[Value, ...]) -> bool:
 class Recorder:
     """NumPy's namespace for stand-ins, in one run of a body.
 
-    Functions without a method here are recorded as calls if they return one new array.
+    The method ``_f`` records NumPy's function ``f``. Functions without a rule or a method here are recorded as calls if
+    they return one new array.
     """
 
     def __init__(self, tape: Tape, all_sum: AllSum | None = None) -> None:
@@ -131,12 +139,12 @@ class Recorder:
         return StandIn(self, self.tape.constant(f(*first, *args[like:], **options)))
 
     def _call(self, name: str, f: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """``f``, tried out on zeros, as an operation of its own; ``f`` itself if no argument is a stand-in."""
+        """The result of ``f``, recorded as a call after a trial on zeros, if an argument is a stand-in."""
         if name in ABOUT_DTYPES:
             return f(*(x.dtype if isinstance(x, StandIn) else x for x in args), **options)
-        nested = [y for x in (*args, *options.values()) for y in (x if isinstance(x, (tuple, list)) else ())]
+        nested = (y for x in (*args, *options.values()) for y in (x if isinstance(x, (tuple, list)) else ()))
         if any(isinstance(x, StandIn) for x in (*nested, *options.values())):
-            raise self.tape.refuse(f"{name} of a sequence of arrays")
+            raise self.tape.refuse(f"{name} of a sequence of arrays, or of one as an option")
         if not any(isinstance(x, StandIn) for x in args):
             return f(*args, **options)
         if name in DATA_DEPENDENT or name.startswith("unique"):
@@ -157,8 +165,15 @@ class Recorder:
         return StandIn(self, self.tape.emit(Kind.CALL, name, inputs, make=out, f=f, args=given, keywords=keywords))
 
     def _elementwise(self, name: str, *args: Any, out: Any = None) -> StandIn:
-        given = [x if type(x) in NUMBERS else self._value(x) for x in args]
-        return self._into(out, self.tape.elementwise(name, given, None if out is None else out.dtype))
+        given = [x if type(x) in NUMBERS else self._stand_in(x) for x in args]
+        dtypes = (x.dtype if isinstance(x, StandIn) else np.dtype(bool) if type(x) is bool else type(x) for x in given)
+        *loop, made = getattr(np, name).resolve_dtypes((*dtypes, None))
+        dtype = made if out is None else out.dtype
+        if not np.can_cast(made, dtype, "same_kind"):
+            raise TypeError(f"{name} in place makes {made}, but the array is {dtype}")
+        pairs = zip(given, loop, strict=True)
+        inputs = (x.value() if isinstance(x, StandIn) else self.tape.constant(np.asarray(x, d)) for x, d in pairs)
+        return self._into(out, self.tape.emit(Kind.ELEMENTWISE, name, inputs, dtype, loop=tuple(loop)))
 
     def _matmul(self, x: Any, y: Any, /, out: Any = None) -> StandIn:
         a, b = self._stand_in(x), self._stand_in(y)
@@ -255,10 +270,10 @@ class Recorder:
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         if not copy:
             try:
-                return self._view("reshape", IN_PLACE, x, shape)
+                return self._view("reshape", RESHAPED, x, shape)
             except ValueError:
                 pass
-        return self._view("reshape", IN_PLACE, self._copy(x), shape)
+        return self._view("reshape", RESHAPED, self._copy(x), shape)
 
     def _ravel(self, x: Any) -> StandIn:
         return self._reshape(x, -1)

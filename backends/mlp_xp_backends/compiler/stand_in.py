@@ -13,9 +13,9 @@ from mlp_xp_backends.typing import HostArray, Namespace
 
 
 class StandIn(NDArrayOperatorsMixin):
-    """An array that records the operations on it, with the functions of ``xp``, a `Recorder`; ``of`` makes it a view.
+    """An array that records the operations on it: the mixin turns operators into ufuncs, and ``xp`` records these.
 
-    The mixin turns operators into ufuncs.
+    ``xp`` is a `Recorder`. A view of another stand-in refers to it as ``of``.
     """
 
     __array_priority__ = 1000.0  # other libraries defer to the operators of a stand-in

@@ -1,4 +1,4 @@
-"""The operations recorded so far."""
+"""A tape: operations in the order in which a body, or a pass, performs them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ import numpy as np
 from mlp_xp_backends.compiler.program import Kind, Op, Unrecordable, Value, new_value, view_value
 from mlp_xp_backends.typing import Array, HostArray
 
-NUMBERS = (bool, int, float, complex)
-"""Types of numbers that are converted to the dtype of the arrays they are combined with."""
-
 
 def layout_of(x: Any) -> tuple[tuple[int, ...], np.dtype[Any], tuple[int, ...]]:
-    """Shape, dtype and strides of an array."""
+    """Shape, dtype and strides of an array; raises `Unrecordable` for a dtype that is not one of native numbers."""
     shape, dtype = tuple(x.shape), np.dtype(x.dtype)
     if dtype.kind not in "biufc" or not dtype.isnative:
         raise Unrecordable(f"an array of dtype {dtype}")
@@ -23,9 +20,10 @@ def layout_of(x: Any) -> tuple[tuple[int, ...], np.dtype[Any], tuple[int, ...]]:
 
 
 class Tape:
-    """A list of operations; the same operation on the same values is recorded once.
+    """A list of operations, where the same operation on the same values is recorded once.
 
-    So a body that is recorded a second time, after `rewind`, adds nothing to it unless it computes something else.
+    So a body that runs a second time, after `rewind`, gets the values of its first run, unless it computes something
+    else.
     """
 
     def __init__(self) -> None:
@@ -41,7 +39,7 @@ class Tape:
         return self.refused
 
     def rewind(self) -> None:
-        """Expect the same body again. An array that it makes has the value of its first one if it has its elements."""
+        """Begin another run: its k-th array has the value of the k-th one of the previous run if both are equal."""
         self._earlier, self._arrays = [value for value, _ in self._arrays.values()], {}
 
     def constant(self, x: Any) -> Value:
@@ -92,17 +90,6 @@ class Tape:
             return self.constant(f(x.constant, *args, **keywords))
         given = (*args, *keywords.items())
         return self.emit(Kind.VIEW, name, (x,), make=lambda: view_value(x, f, *args, **keywords), args=given)
-
-    def elementwise(self, name: str, args: Iterable[Any], into: np.dtype[Any] | None = None) -> Value:
-        """An elementwise function of values and numbers, cast to ``into``; numbers take the arrays' dtype."""
-        f, given = getattr(np, name), list(args)
-        dtypes = [x.dtype if isinstance(x, Value) else np.dtype(bool) if type(x) is bool else type(x) for x in given]
-        *loop, out = f.resolve_dtypes((*dtypes, None))
-        if into is not None and not np.can_cast(out, into, "same_kind"):
-            raise TypeError(f"{name} in place makes {out}, but the array is {into}")
-        pairs = zip(given, loop, strict=True)
-        inputs = [x if isinstance(x, Value) else self.constant(np.asarray(x, dtype)) for x, dtype in pairs]
-        return self.emit(Kind.ELEMENTWISE, name, inputs, into or out, loop=tuple(loop))
 
 
 def _same(a: Array, b: Array) -> bool:

@@ -1,4 +1,4 @@
-"""Check programs: every operation obeys its rule and reads only values that exist."""
+"""Check programs: every operation has the form of its kind and reads only values that exist."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Fusion:
         """``-s``."""
         if s.constant is not None:
             return self.tape.constant(np.negative(s.constant))
-        return self.tape.elementwise("negative", (s,))
+        return self.tape.emit(Kind.ELEMENTWISE, "negative", (s,), s.dtype, loop=(s.dtype,))
 
 
 class _Products(Fusion):

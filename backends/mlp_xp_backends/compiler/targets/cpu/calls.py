@@ -12,16 +12,13 @@ import numpy as np
 from mlp_xp_backends.compiler.passes.sums import SHORT
 from mlp_xp_backends.compiler.program import Kind, Op, Value
 from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
-from mlp_xp_backends.compiler.targets.cpu.ids import OneHot, SumById
+from mlp_xp_backends.compiler.targets.cpu.ids import SumById
 from mlp_xp_backends.compiler.targets.cpu.parts import LEAST, MOST, multiplications, parts
 from mlp_xp_backends.compiler.targets.cpu.team import TEAM
 from mlp_xp_backends.typing import HostArray
 
 QUARTERS = 64_000_000
 """Multiplications of a product from which a team computes it in `MOST` parts, otherwise in two."""
-ONE_BY_ONE = 32_768
-"""Elements of one-hot rows from which moving the ones is faster than comparing with every number."""
-
 SMALL, INNER = 262_144, 128
 """Multiplications and columns of ``a`` up to which the products of a stack are one call."""
 ONE = {dtype: np.ones((), dtype) for dtype in LETTER}
@@ -43,8 +40,11 @@ class Machine(NamedTuple):
 
     def same_place(self, x: Value, y: Value) -> bool:
         """Whether two values have the same memory and layout."""
-        a, b = self.at(x), self.at(y)
-        return (a.ctypes.data, a.strides, a.shape) == (b.ctypes.data, b.strides, b.shape)
+        return _are_one(self.at(x), self.at(y))
+
+
+def _are_one(a: HostArray, b: HostArray) -> bool:
+    return (a.ctypes.data, a.strides, a.shape) == (b.ctypes.data, b.strides, b.shape)
 
 
 def calls(op: Op, machine: Machine) -> list[Call]:
@@ -128,7 +128,7 @@ def _products(
     alpha, beta = (np.broadcast_to(s, (*stack, 1, 1)) for s in (alpha, beta))
     for k in np.ndindex(stack):
         of_part = m.blas.gemm if m.small or m.threads else m.blas.divided
-        pieces = parts(c[k], a[k], b[k], (MOST if multiplications(c[k], a) >= QUARTERS else 2) if m.threads else 1)
+        pieces = parts(c[k], a[k], b[k], (MOST if multiplications(c[k], a[k]) >= QUARTERS else 2) if m.threads else 1)
         calls = [call for x, y, z in pieces if (call := of_part(x, y, z, alpha[k], beta[k])) is not None]
         if len(calls) < len(pieces):
             return None
@@ -186,32 +186,22 @@ def _take(op: Op, m: Machine) -> list[Call]:
 
 
 def _concat(op: Op, m: Machine) -> list[Call]:
-    axis, out = op["axis"], m.at(op.out)
-    stops = np.cumsum([v.shape[axis] for v in op.inputs]).tolist()
-    parts = [
-        out[(*[slice(None)] * axis, slice(stop - v.shape[axis], stop))]
-        for v, stop in zip(op.inputs, stops, strict=True)
-    ]
-    return [copied(part, m.at(v)) for part, v in zip(parts, op.inputs, strict=True) if v.size]
+    axis = op["axis"]
+    places = np.split(m.at(op.out), np.cumsum([v.shape[axis] for v in op.inputs])[:-1], axis)
+    return [copied(place, m.at(v)) for place, v in zip(places, op.inputs, strict=True) if v.size]
 
 
 def _pack(op: Op, m: Machine) -> list[Call]:
     """Copies of the operands that were not computed in place."""
-    out, found, start = m.at(op.out), [], 0
-    for v in op.inputs:
-        x, there = m.at(v), out[start : start + v.size].reshape(v.shape)
-        if (x.ctypes.data, x.strides) != (there.ctypes.data, there.strides):
-            found.append(copied(there, x))
-        start += v.size
-    return found
+    places = np.split(m.at(op.out), np.cumsum([v.size for v in op.inputs])[:-1])
+    pairs = [(place.reshape(v.shape), m.at(v)) for place, v in zip(places, op.inputs, strict=True)]
+    return [copied(place, x) for place, x in pairs if not _are_one(place, x)]
 
 
 def _one_hot(op: Op, m: Machine) -> list[Call]:
-    out, ids = m.at(op.out), m.at(op.inputs[0])
-    if out.size < ONE_BY_ONE:
-        return [(np.equal, (np.expand_dims(ids, -1), np.arange(op["n"]), out))]
-    out[...] = 0
-    return [(OneHot(out, ids), ())]
+    ids, n = m.at(op.inputs[0]), op["n"]
+    columns = np.arange(n, dtype=np.promote_types(ids.dtype, np.min_scalar_type(n)))  # fastest in one dtype
+    return [(np.equal, (np.expand_dims(ids, -1), columns, m.at(op.out)))]
 
 
 def _segment_sum(op: Op, m: Machine) -> list[Call]:

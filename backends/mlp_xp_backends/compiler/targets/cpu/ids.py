@@ -1,29 +1,10 @@
-"""One-hot rows and sums by id."""
+"""Sums by id."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from mlp_xp_backends.typing import HostArray
-
-
-class OneHot:
-    """Update ``out``, zeros at first, to the one-hot rows of ``ids``, whose elements change between calls."""
-
-    def __init__(self, out: HostArray, ids: HostArray) -> None:
-        self.flat, self.n, self.ids = out.reshape(-1), out.shape[-1], ids
-        self.starts = np.arange(ids.size) * self.n
-        self.ones = np.empty(0, np.intp)
-
-    def __call__(self) -> None:
-        """Move the ones. An id outside [0, n) has a row of zeros."""
-        ids = self.ids.reshape(-1).astype(np.intp, copy=False)
-        places = self.starts + ids
-        if ids.min() < 0 or ids.max() >= self.n:
-            places = places[(ids >= 0) & (ids < self.n)]
-        self.flat[self.ones] = 0
-        self.ones = places  # before writing, so that the next call repairs an interrupted one
-        self.flat[places] = 1
 
 
 class SumById:

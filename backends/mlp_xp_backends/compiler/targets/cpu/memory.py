@@ -23,10 +23,6 @@ class Place(NamedTuple):
         return f"{self.kind} {self.number}" + (f" + {self.offset}" if self.offset else "")
 
 
-OWN = (Kind.PACK, Kind.ONE_HOT, Kind.VIEW)
-"""Operations whose results are not stored in the memory of another value, or, if views, not stored at all."""
-
-
 @dataclass(frozen=True, eq=False)
 class Plan:
     """The places of the results of a program."""
@@ -91,35 +87,34 @@ class _Planner:
                 break
         for x in op.inputs:
             self.allocate(x.root)
-        if place.kind == "buffer" and op.kind is not Kind.ONE_HOT:  # whose ones persist between steps
+        if place.kind == "buffer":
             self.users[place.number] -= 1
 
     def put(self, v: Value, place: Place) -> bool:
         """Compute ``v`` at this place, which is also that of another value, if possible; return whether it is."""
         op = self.makers.get(v)
-        if op is None or v in self.places or op.kind in OWN:
+        if op is None or v in self.places or op.kind is Kind.VIEW:
+            return False
+        if place.kind == "carry" and not self._over(self.carry[place.number], op):
             return False
         if place.kind == "buffer":
             self.users[place.number] += 1
-        elif not self._over(self.carry[place.number], op):
-            return False
         self.places[v] = place
         return True
 
     def _over(self, before: Value, op: Op) -> bool:
         """Whether the result of ``op`` may overwrite the carried array ``before``."""
-        if (before.shape, before.dtype) != (op.out.shape, op.out.dtype):
-            return False
+        if op.kind is Kind.PACK or (before.shape, before.dtype) != (op.out.shape, op.out.dtype):
+            return False  # parts of a pack are computed in place only in a buffer
         last, here = self.last_read.get(before, -1), self.position[op]
         return last < here or (last == here and before in op.overwritable())
 
     def allocate(self, v: Value) -> None:
         """Compute ``v``, if it is a result without a place, in a free buffer, enlarged if necessary, or a new one."""
-        op = self.makers.get(v)
-        if op is None or v in self.places:
+        if v in self.places or v not in self.makers:
             return
         free = [k for k, users in enumerate(self.users) if not users]
-        if not free or op.kind is Kind.ONE_HOT:
+        if not free:
             free = [len(self.buffers)]
             self.buffers.append(v.nbytes)
             self.users.append(0)

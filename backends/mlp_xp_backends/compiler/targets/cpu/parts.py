@@ -1,7 +1,7 @@
-"""Parts of a large product, each for one thread: the bits do not depend on the number of threads.
+"""Parts of a large product, each for one thread: they depend on its shape only, and so do the bits.
 
-They do if OpenBLAS divides a product: with several threads it cuts long sums at other places, and some of its kernels
-round differently at the edges of a block. For these kernels the parts depend on the shape of the product only.
+If OpenBLAS divides a product, they may depend on the number of threads: with several of them it cuts long sums at other
+places, and some of its kernels round differently at the edges of a block.
 """
 
 from __future__ import annotations
@@ -14,13 +14,9 @@ Product = tuple[HostArray, HostArray, HostArray]
 LEAST = 1_900_000
 """The fewest multiplications of a part."""
 MOST = 4
-"""The largest number of parts that do not depend on the threads."""
+"""The largest number of parts."""
 TILE = 8
 """The rows or columns of all parts but the last are multiples of this."""
-EXACT = {"SkylakeX": "s", "Haswell": "d", "Sandybridge": "sd", "Nehalem": "sd", "Katmai": "sd"}
-"""The precisions in which OpenBLAS's kernels for a processor round each element alike in all parts, tried for products
-of 3 to 40 million multiplications: not in the corners of blocks (SkylakeX, double), or not at all (Haswell, single).
-"""
 
 
 def parts(c: HostArray, a: HostArray, b: HostArray, most: int) -> list[Product]:
@@ -33,4 +29,4 @@ def parts(c: HostArray, a: HostArray, b: HostArray, most: int) -> list[Product]:
 
 def multiplications(c: HostArray, a: HostArray) -> int:
     """Those of the product ``c = a b`` of two matrices."""
-    return int(c.size * a.shape[-1])
+    return int(c.size * a.shape[1])

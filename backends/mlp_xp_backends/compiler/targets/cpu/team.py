@@ -10,11 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from threading import Lock, Thread, get_ident
-from typing import Any
 
 import numpy as np
 
@@ -29,9 +28,8 @@ class Worker:
     """A thread that takes shares of the work and sleeps while there is none."""
 
     def __init__(self) -> None:
-        self.todo: deque[Share] = deque()
+        self.todo: deque[Share] | None = None
         self.error: BaseException | None = None
-        self.retired = False
         self.go, self.done = Lock(), Lock()
         self.go.acquire()
         self.done.acquire()
@@ -42,7 +40,7 @@ class Worker:
         with flushed(), np.errstate(all="ignore"):
             while True:
                 self.go.acquire()
-                if self.retired:
+                if self.todo is None:
                     return
                 try:
                     _work_off(self.todo)
@@ -61,7 +59,7 @@ class Worker:
 
     def retire(self) -> None:
         """End the thread after the shares that it may have begun."""
-        self.retired = True
+        self.todo = None
         with suppress(RuntimeError):  # it has been released already
             self.go.release()
         self.thread.join()
@@ -141,7 +139,7 @@ def _apart(workers: Sequence[Thread]) -> Iterator[None]:
     Linux tends to wake a thread on the core of the thread that wakes it, so that both would share one core.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    n, here = len(workers) + 1, _core()
+    n, here = len(workers) + 1, _core_number()()
     if len(cores) < n or here not in cores:
         yield
         return
@@ -158,15 +156,9 @@ def _apart(workers: Sequence[Thread]) -> Iterator[None]:
             os.sched_setaffinity(0, {here, *cores})
 
 
-def _core() -> int | None:
-    """The core that this thread runs on; `None` if the system does not tell."""
-    library = _c_library()
-    return None if library is None else int(library.sched_getcpu())
-
-
 @cache
-def _c_library() -> Any:
-    with suppress(OSError, TypeError):  # on Windows, there is no such handle
-        library = ctypes.CDLL(None)
-        return library if hasattr(library, "sched_getcpu") else None
-    return None
+def _core_number() -> Callable[[], int]:
+    """The function that returns the core that a thread runs on, or -1 if the system does not tell."""
+    with suppress(OSError, TypeError, AttributeError):  # Windows has no such handle, others no such function
+        return ctypes.CDLL(None).sched_getcpu
+    return lambda: -1

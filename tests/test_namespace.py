@@ -1,4 +1,4 @@
-"""`one_hot` and `segment_sum`, the two functions that every backend's namespace has beside the standard's."""
+"""`one_hot` and `segment_sum`, the two functions that every backend's namespace has in addition to the standard's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlp_xp_backends import get_backend
-from mlp_xp_backends.namespace_extras import extras
+from mlp_xp_backends.namespace import extras
 
 SHAPES = {"one model": (), "three models": (3,), "a grid of models": (2, 3)}
 
