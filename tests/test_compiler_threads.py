@@ -262,6 +262,7 @@ def of_both(xp: Any, x: Any, k: Any) -> Any:
 STEPS_THAT_PAY: dict[str, tuple[Any, tuple[int, ...], tuple[int, ...], bool]] = {
     "a huge product": (product_and(), (10, 100), (100, 10), True),
     "a smaller one": (product_and(), (10, 99), (99, 10), False),
+    "a stack of huge products": (product_and(), (2, 10, 100), (2, 100, 10), True),
     "a huge product only as a stack": (product_and(), (2, 10, 99), (2, 99, 10), False),
     "a middle product and two large results": (product_and(of_both), (10, 10), (10, 10), True),
     "a smaller product": (product_and(of_both), (9, 10), (10, 10), False),

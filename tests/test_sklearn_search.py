@@ -18,6 +18,8 @@ from sklearn.preprocessing import StandardScaler
 
 from mlp_xp import Halving
 from mlp_xp.sklearn import BatchedSearchCV, MLPClassifier, MLPRegressor
+from mlp_xp.sklearn.jobs import Job
+from mlp_xp.sklearn.stacked import fit_all, start_all, train_all
 
 X, Y = make_classification(157, 6, n_informative=4, n_classes=3, random_state=0)
 MLP = MLPClassifier((7,), solver="sgd", learning_rate_init=0.1, max_iter=12, random_state=0)
@@ -66,6 +68,7 @@ def test_a_grid_gives_the_scores_ranks_and_model_of_scikit_learns_search():
         {"learning_rate": ["constant", "invscaling", "adaptive"], "n_iter_no_change": [1], "tol": [0.1]},
         {"dropout": [0.0, 0.2, 0.5], "class_weight": [None, "balanced"]},
         {"random_state": [1, 2], "shuffle": [True, False], "l2_mode": ["batch", "constant"]},
+        {"random_state": [1, np.random.RandomState(1)], "early_stopping": [True, False], "alpha": [0.0, 0.1]},
         {"early_stopping": [True], "scoring": ["loss", "neg_log_loss", None]},
         [
             {"solver": ["lbfgs"], "alpha": [0.1, 1.0]},
@@ -120,6 +123,14 @@ def test_transformers_of_a_pipeline_are_fitted_once_per_fold_and_setting():
     assert list(ours.feature_names_in_) == list("abcdef")
 
 
+def test_data_are_checked_once_for_each_fold(monkeypatch):
+    learn, learned = MLPClassifier._learn, []
+    monkeypatch.setattr(MLPClassifier, "_learn", lambda e, *a, **k: learned.append(len(a[0])) or learn(e, *a, **k))
+    grid = {"alpha": [0.0, 0.1], "hidden_layer_sizes": [(3,), (4,)], "class_weight": [None, {0: 2.0}]}
+    BatchedSearchCV(MLP, grid, cv=KFold(4), refit=False).fit(X, Y)
+    assert learned == 2 * [117, 118, 118, 118]  # the weights of classes depend on the setting
+
+
 def test_draws_are_those_of_the_random_search():
     distributions = {"learning_rate_init": [0.001, 0.01, 0.1, 0.3], "alpha": [1e-4, 1e-2]}
     ours = BatchedSearchCV(MLP, distributions, n_iter=3, random_state=5, cv=3).fit(X, Y)
@@ -169,6 +180,18 @@ def test_halving_drops_the_weakest_and_goes_on():
         j = whole.cv_results_["params"].index(results["params"][i])
         assert results["mean_test_score"][i] == whole.cv_results_["mean_test_score"][j]
     assert ours.best_index_ in last
+
+
+def test_fits_of_one_seed_that_share_a_stack_go_on_apart(monkeypatch):
+    """They share their random numbers only as long as they are in one stack."""
+    jobs = [[Job(clone(MLP).set_params(alpha=alpha), X, Y, {}) for alpha in (0.0, 0.1, 1.0)] for _ in range(2)]
+    whole, fits = fit_all(jobs[0]), start_all(jobs[1])
+    train_all(fits, None, until=4)
+    monkeypatch.setattr("mlp_xp.sweep.tasks.STACKS", 1)
+    monkeypatch.setattr("mlp_xp.sklearn.stacked.models_together", lambda *_: 1)
+    train_all(fits, None)
+    for a, b in zip(whole, fits, strict=True):
+        np.testing.assert_array_equal(a.coefs_[0], b.result().coefs_[0])
 
 
 def test_the_warnings_of_fits_that_did_not_converge_are_given():

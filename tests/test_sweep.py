@@ -30,7 +30,9 @@ from mlp_xp import (
     schedules,
 )
 from mlp_xp.sweep.binding import differing, structure
-from mlp_xp.sweep.driver import Team, train
+from mlp_xp.sweep.driver import train
+from mlp_xp.sweep.storage import Storage
+from mlp_xp.sweep.team import Team
 from tests import sweep_cases
 from tests.sweep_cases import same, values
 
@@ -232,7 +234,7 @@ def test_a_killed_sweep_continues_and_ends_with_the_same_bits(tmp_path, monkeypa
         return train(group, runs, until, save)
 
     monkeypatch.setattr("mlp_xp.sweep.sweep.train", counted)
-    monkeypatch.setattr("mlp_xp.sweep.sweep.TASK", 1)
+    monkeypatch.setattr("mlp_xp.sweep.tasks.STACKS", 1)
     with pytest.raises(KeyboardInterrupt):
         sweep.fit(X, Y, **data, checkpoint=tmp_path, together=2)
     trained.clear()
@@ -272,7 +274,7 @@ def test_a_sweep_that_is_killed_within_a_stack_continues_there(tmp_path, monkeyp
         epoch(team)
 
     monkeypatch.setattr(Team, "epoch", counted)
-    monkeypatch.setattr("mlp_xp.sweep.driver.INTERVAL", 0.0)
+    monkeypatch.setattr("mlp_xp.sweep.team.INTERVAL", 0.0)
     parts = 0
     while True:  # killed after every four epochs
         epochs.clear()
@@ -287,6 +289,38 @@ def test_a_sweep_that_is_killed_within_a_stack_continues_there(tmp_path, monkeyp
     for i, record in enumerate(whole.records):
         if record["diverged"] is None:
             same(result, i, whole.trainer(i))
+
+
+def test_tasks_of_other_processes_write_what_is_under_way(tmp_path, monkeypatch):
+    """Each task is killed after two epochs; the next call begins with the third."""
+    joblib = pytest.importorskip("joblib")
+    sweep = Sweep(network, optimizer=SGD(0.1), grid={"lr": [0.1, 0.2], "seed": [0, 1]}, device="numpy:plain")
+    whole, epoch = sweep.fit(X, Y, **FIT), Team.epoch
+
+    def killed(team):
+        if any(run.epoch == 2 for run in team.members):
+            raise RuntimeError("killed")
+        epoch(team)
+
+    monkeypatch.setattr("mlp_xp.sweep.team.INTERVAL", 0.0)
+    with joblib.parallel_config(backend="threading", n_jobs=2):
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+            patch.setattr(Team, "epoch", killed)
+            sweep.fit(X, Y, **FIT, checkpoint=tmp_path)
+        epochs = []
+        monkeypatch.setattr(Team, "epoch", lambda team: epochs.append(team.members[0].epoch) or epoch(team))
+        result = sweep.fit(X, Y, **FIT, checkpoint=tmp_path)
+    assert set(epochs) == {2, 3, 4}
+    for i in range(4):
+        same(result, i, whole.trainer(i))
+
+
+def test_a_machine_that_does_not_see_the_folder_writes_nothing(tmp_path):
+    storage = Storage(tmp_path / "sweep", [], None)
+    (tmp_path / "sweep" / "sweep.txt").unlink()
+    (tmp_path / "sweep").rmdir()
+    storage.write_if_seen(None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_processes_give_the_same_models():

@@ -13,7 +13,7 @@ import pytest
 from mlp_xp import SGD, Dense, EarlyStopping, Sweep, Trainer, mlp
 from mlp_xp.nn.layers import Chain
 from mlp_xp.sweep.stack import Stack, models_together
-from mlp_xp.sweep.tasks import processes, run_tasks
+from mlp_xp.sweep.tasks import STACKS, divided, processes, run_tasks, stack_size
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 3))
@@ -48,9 +48,12 @@ def test_a_stack_on_a_gpu_takes_a_tenth_of_its_free_memory(free, size):
     assert models_together(backend, Chain(Dense(30, 10, bias=False)), 7, "float32") == size
 
 
-@pytest.mark.parametrize(("together", "sizes"), [(4, [4, 4, 2, 1]), (3, [3, 3, 3, 1, 1]), (2, [2, 2, 2, 2, 1, 1])])
+@pytest.mark.parametrize(("together", "sizes"), [(4, [4, 4, 2, 1]), (3, [2, 2, 2, 2, 1, 1]), (2, [2, 2, 2, 2, 1, 1])])
 def test_a_stack_is_refilled_and_then_compacted_when_half_of_its_models_are_left(monkeypatch, together, sizes):
-    """Each size is compiled, so models that are done stay until then. These end after 1, 2, 3 and 4 epochs."""
+    """Each size is compiled, so models that are done stay until then. These end after 1, 2, 3 and 4 epochs.
+
+    Four models, of which at most three train together, are two stacks of two.
+    """
     found, epoch = [], Stack.epoch
     monkeypatch.setattr(Stack, "epoch", lambda stack, plans: found.append(len(plans)) or epoch(stack, plans))
     settings = [{"max_epochs": n} for n in (1, 2, 3, 4)]
@@ -68,6 +71,31 @@ def test_tasks_run_here_in_order_unless_processes_are_asked_for():
     assert list(run_tasks(lambda a, b: a - b, [(3, 1), (5, 4)], None)) == [2, 1]
     assert list(run_tasks(lambda a, b: a - b, [(3, 1), (5, 4)], 1)) == [2, 1]
     assert processes(None) == processes(1) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 16])
+@pytest.mark.parametrize("most", [1, 2, 7, 16, 1000])
+def test_models_are_divided_into_equal_stacks(most, workers):
+    for n in (1, 2, 5, 15, 16, 17, 33, 120, 121, 1000):
+        tasks = divided(range(n), most, workers)
+        assert [i for members in tasks for i in members] == list(range(n))
+        lengths = []
+        for task in tasks:
+            left, before = len(task), len(lengths)
+            while left:
+                lengths.append(stack_size(left, most))
+                left -= lengths[-1]
+            assert len(lengths) - before <= STACKS
+        assert max(lengths) <= most
+        assert max(lengths) - min(lengths) <= 1
+        assert len(tasks) % workers == 0 or len(tasks) == n
+    assert divided([], most, workers) == []
+
+
+def test_120_models_in_stacks_of_16_are_four_tasks_for_two_processes():
+    assert [len(members) for members in divided(range(120), 16, 2)] == [30, 30, 30, 30]
+    assert [len(members) for members in divided(range(120), 16, 1)] == [60, 60]
+    assert [len(members) for members in divided(range(3), 16, 4)] == [1, 1, 1]
 
 
 def test_processes_need_joblib(monkeypatch):

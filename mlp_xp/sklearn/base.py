@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,6 +45,12 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
     _doc_link_template = (
         "https://scikit-learn.org/stable/modules/generated/sklearn.neural_network.{estimator_name}.html"
     )
+
+    @classmethod
+    @cache
+    def _get_param_names(cls) -> list[str]:
+        """The names of the parameters; scikit-learn inspects the signature each time."""
+        return super()._get_param_names()  # type: ignore[no-any-return]
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> Any:
@@ -101,13 +108,22 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
     def _prepare(
         self, X: Any, given: Any, labels: Any, sample_weight: Any, incremental: bool, ranks: Ranks
     ) -> tuple[Setting, Batch]:
-        """Check the data and set the attributes from which training starts."""
+        """Check the data and set the attributes that training starts from."""
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+        data = self._learn(given, labels, sample_weight, incremental, first)
+        return self._begin(X, data, ranks, first), data
+
+    def _learn(self, given: Any, labels: Any, sample_weight: Any, incremental: bool, first: bool) -> Batch:
+        """Check the data and set the attributes that describe features and labels."""
         x, y = self._check(given, labels, reset=first)
         self._learn_labels(y, incremental)
         target = self._encode(y)
         factors = 1.0 if self.class_weight is None else class_factors(self.class_weight, self.classes_, y)
-        data = Batch(x, target, row_weights(sample_weight, x, factors))
+        return Batch(x, target, row_weights(sample_weight, x, factors))
+
+    def _begin(self, X: Any, data: Batch, ranks: Ranks, first: bool) -> Setting:
+        """Set the attributes that training starts from."""
+        x, target, _ = data
         sizes = self.hidden_layer_sizes if isinstance(self.hidden_layer_sizes, Iterable) else [self.hidden_layer_sizes]
         hidden = [Count()("each of hidden_layer_sizes", n) for n in sizes]
         units = [x.shape[1], *hidden, target.shape[1]]
@@ -124,7 +140,7 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
             )
         ranks.check_equal(parameters=(*self.coefs_, *self.intercepts_), data=(x.shape, target.shape))
         backend = ranks.backend(self.device or home(X))
-        return Setting(backend, network, self._loss(), str(self.coefs_[0].dtype)), data
+        return Setting(backend, network, self._loss(), str(self.coefs_[0].dtype))
 
     def _learn_labels(self, y: HostArray, incremental: bool) -> None:
         """Do nothing: only classes have labels."""

@@ -17,7 +17,8 @@ from mlp_xp.model import Model, load
 from mlp_xp.sklearn.arrays import like, to_host
 from mlp_xp.sklearn.base import BaseMLP
 from mlp_xp.sklearn.estimators import MLPClassifier, MLPRegressor
-from mlp_xp.sklearn.stacked import Job, fit_all
+from mlp_xp.sklearn.jobs import Job
+from mlp_xp.sklearn.stacked import fit_all
 from mlp_xp_backends import Backend
 from mlp_xp_backends.trees import tree_map
 from mlp_xp_backends.typing import Array, HostArray
@@ -64,10 +65,7 @@ class BaseEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # 
         return self
 
     def _adopt(self, members: list[Any]) -> None:
-        """Set all attributes; raises the first exception of a member's fit."""
-        for member in members:
-            if isinstance(member, Exception):
-                raise member
+        """Set all attributes."""
         self.estimators_ = members
         for name in ("n_features_in_", "feature_names_in_", "classes_", "n_outputs_"):
             if hasattr(members[0], name):

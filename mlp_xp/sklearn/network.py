@@ -66,7 +66,7 @@ def _build(units: tuple[int, ...], hidden: tuple[Layer, ...], dropout: float) ->
 
 
 def layer_states(network: Chain, random_state: np.random.RandomState | None = None) -> Tree:
-    """The states of the layers before the first step or, without a generator, for prediction.
+    """The states of the layers before the first step; without a generator, those for prediction.
 
     Draws only where there are stateful layers, so that others get scikit-learn's numbers.
     """

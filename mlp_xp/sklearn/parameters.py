@@ -1,4 +1,4 @@
-"""The parameters of the estimators: defaults, constraints and descriptions."""
+"""The parameters of the estimators: defaults, what each may be, and what it means."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ stopped_ : bool
     Whether training ended before ``max_iter`` epochs. After `partial_fit` with ``early_stopping`` has stopped, the
     estimator has the best weights, and further calls do not change them.
 """
-"""Descriptions in the format of numpydoc; the names of attributes end with an underscore."""
+"""In the format of numpydoc; the names of attributes end with an underscore."""
 ENTRY = re.compile(r"^(\w+) : .*\n(?:(?: .*)?\n)*", re.M)
 """A name and its description in such a text."""
 

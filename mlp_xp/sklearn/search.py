@@ -20,8 +20,8 @@ from sklearn.utils.validation import _check_method_params
 
 from mlp_xp._checks import shown
 from mlp_xp.sklearn.base import BaseMLP
-from mlp_xp.sklearn.solver import warn_of_the_end
-from mlp_xp.sklearn.stacked import Alone, Job, start_all, train_all, warned
+from mlp_xp.sklearn.jobs import Job, StackedFit, hashable
+from mlp_xp.sklearn.stacked import start_all, train_all
 from mlp_xp.sweep.halving import Halving
 from mlp_xp.sweep.tasks import on_one_core
 
@@ -122,9 +122,9 @@ class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has n
         jobs = Jobs(self.estimator, X, y, splits, routed.estimator.fit)
         search = _Search(self, candidates, splits, jobs)
         search.fit(X, y, **params)
-        for name in FITTED:
-            if hasattr(search, name):
-                setattr(self, name, getattr(search, name))
+        for name, value in vars(search).items():
+            if name.endswith("_"):
+                setattr(self, name, value)
         if hasattr(self, "best_estimator_"):
             self.best_estimator_ = search.best_estimator_.fitted
             if hasattr(self.best_estimator_, "feature_names_in_"):
@@ -149,18 +149,6 @@ class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has n
         raise NotImplementedError("see fit")
 
 
-FITTED = (
-    "cv_results_",
-    "best_estimator_",
-    "best_score_",
-    "best_params_",
-    "best_index_",
-    "n_splits_",
-    "refit_time_",
-    "multimetric_",
-)
-
-
 class Jobs:
     """The fits of candidates on folds; a pipeline's transformers are fitted here, its last step in a stack."""
 
@@ -171,47 +159,35 @@ class Jobs:
 
     def of(self, candidate: dict[str, Any]) -> Iterator[tuple[Job, Any]]:
         """The job of each fold, and the pipeline around its estimator or ``None``."""
-        for i, (train, _) in enumerate(self.splits):
+        for fold, (train, _) in enumerate(self.splits):
             whole = clone(self.estimator).set_params(**clone(candidate, safe=False))
-            if i not in self.parts:
+            if fold not in self.parts:
                 params = _check_method_params(self.X, params=self.fit_params, indices=train)
-                self.parts[i] = *_safe_split(whole, self.X, self.y, train), params
-            x, y, params = self.parts[i]
-            if not isinstance(whole, Pipeline) or not isinstance(whole.steps[-1][1], BaseMLP) or len(whole.steps) < 2:
-                yield Job(whole, x, y, params), None
-                continue
-            name, last = whole.steps[-1]
-            own = {key.removeprefix(f"{name}__"): value for key, value in params.items()}
-            if any(not key.startswith(f"{name}__") for key in params):
-                yield Job(whole, x, y, params), None
-                continue
-            try:
-                front, rows = self._front(i, candidate, whole, name, x, y)
-            except Exception:  # raised again, and handled, when the whole pipeline is fitted
-                yield Job(whole, x, y, params), None
-                continue
-            whole.steps = [*front.steps, (name, last)]
-            yield Job(last, rows, y, own), whole
+                self.parts[fold] = *_safe_split(whole, self.X, self.y, train), params
+            job = self._last_step(fold, candidate, whole)
+            yield (Job(whole, *self.parts[fold]), None) if job is None else (job, whole)
 
-    def _front(
-        self, fold: int, candidate: dict[str, Any], whole: Pipeline, name: str, x: Any, y: Any
-    ) -> tuple[Any, Any]:
-        """All steps but the last, fitted to the rows of a fold, and the transformed rows."""
-        own = {key: value for key, value in candidate.items() if not key.startswith(f"{name}__")}
-        key = fold, tuple((name, _hashable(value)) for name, value in sorted(own.items()))
-        if key not in self.fronts:
-            front = whole[:-1]
-            self.fronts[key] = front, front.fit_transform(x, y)
-        return self.fronts[key]  # type: ignore[no-any-return]
+    def _last_step(self, fold: int, candidate: dict[str, Any], whole: Any) -> Job | None:
+        """The job of a pipeline's last step; its other steps are fitted to the rows of a fold.
 
-
-def _hashable(value: Any) -> Any:
-    """A key for a value in a grid; candidates share these objects."""
-    try:
-        hash(value)
-    except TypeError:
-        return id(value)
-    return type(value), value
+        ``None`` if the whole has to be fitted at once.
+        """
+        if not isinstance(whole, Pipeline) or not isinstance(whole.steps[-1][1], BaseMLP) or len(whole.steps) < 2:
+            return None
+        (x, y, params), (name, last) = self.parts[fold], whole.steps[-1]
+        if any(not key.startswith(f"{name}__") for key in params):
+            return None
+        own = sorted((key, value) for key, value in candidate.items() if not key.startswith(f"{name}__"))
+        key = fold, tuple((name, hashable(value)) for name, value in own)
+        try:
+            if key not in self.fronts:
+                front = whole[:-1]
+                self.fronts[key] = front, front.fit_transform(x, y)
+        except Exception:  # raised again, and handled, when the whole pipeline is fitted
+            return None
+        front, rows = self.fronts[key]
+        whole.steps = [*front.steps, (name, last)]
+        return Job(last, rows, y, {key.removeprefix(f"{name}__"): value for key, value in params.items()})
 
 
 class _Search(BaseSearchCV):  # type: ignore[misc]
@@ -245,7 +221,7 @@ class _Search(BaseSearchCV):  # type: ignore[misc]
         started = [pair for candidate in self.candidates for pair in self.jobs.of(candidate)]
         fits = start_all([job for job, _ in started])
         wholes = [whole for _, whole in started]
-        epochs = max((fit.e.max_iter for fit in fits if hasattr(fit, "e")), default=1)
+        epochs = max((fit.e.max_iter for fit in fits if isinstance(fit, StackedFit)), default=1)
         rungs = [] if halving is None else halving.rungs(epochs, len(chosen))
         for n, until in enumerate([*rungs, None]):
             k = len(self.jobs.splits)
@@ -253,9 +229,7 @@ class _Search(BaseSearchCV):  # type: ignore[misc]
             part = [fits[i] for i in at]
             with joblib.parallel_config(**self.parallel):
                 train_all(part, self.owner.n_jobs, until)
-            for i, fit in zip(at, part, strict=True):
-                fits[i] = fit
-            self.seconds += [getattr(fit, "seconds", 0.0) for fit in part]
+            self.seconds += [fit.seconds for fit in part]
             self.store[:] = [(fit, wholes[i]) for i, fit in zip(at, part, strict=True)]
             more = {"iter": [n] * len(chosen), "n_resources": [until or epochs] * len(chosen)}
             candidates = [self.candidates[i] for i in chosen]
@@ -325,14 +299,8 @@ class Prefitted:
             self.fitted = fresh.fit(X, y, **params)
             return self
         fit, whole = self.store.pop(0)
-        if isinstance(fit, Exception):
-            raise fit
-        fitted = fit.result()
-        if isinstance(fitted, Exception):
-            raise fitted
-        if warned(fit):
-            warn_of_the_end(fitted)
+        self.fitted = fit.result()
         if whole is not None:
-            whole.steps[-1] = (whole.steps[-1][0], fitted)
-        self.fitted = whole if whole is not None and not isinstance(fit, Alone) else whole or fitted
+            whole.steps[-1] = (whole.steps[-1][0], self.fitted)
+            self.fitted = whole
         return self

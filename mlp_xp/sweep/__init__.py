@@ -1,6 +1,6 @@
-"""Many models at once: models whose settings differ only in numbers train together, stacked along a leading axis.
+"""Many models at once: models whose settings differ in numbers train together, as one model with an axis in front.
 
 `settings` turns a grid, a list or distributions into training steps; `binding` finds the numbers in which steps differ;
-`stack` trains models together; `run` is one model of a sweep, and `driver` keeps stacks filled; `sweep` and `result`
-are the public interface.
+`stack` trains models together, and `team` keeps a stack filled; `tasks` divides models among processes; `run` is one
+model of a sweep, and `driver` measures those of a group; `sweep` and `result` are the public part.
 """

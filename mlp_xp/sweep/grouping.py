@@ -58,8 +58,7 @@ class Fitting:
     ) -> list[tuple[Group, list[int]]]:
         """The candidates, grouped by those that can train together, with their checked data."""
         rows, found = int(np.shape(x)[0]), dict[Any, list[int]]()
-        for i, one in enumerate(candidates):
-            candidate = self.clipped(one, rows)
+        for i, candidate in enumerate(candidates):
             held = 0 if candidate.fold is None else len(self.split[candidate.fold][1])
             weight = None if candidate.class_weight is None else (repr(candidate.class_weight), candidate.fold)
             size = (candidate.batch_size, self.rows_of(candidate, rows), held)
@@ -68,7 +67,7 @@ class Fitting:
 
     def _group(self, part: list[Candidate], x: Array, y: Array, w: Array | None, together: int | None) -> Group:
         first = part[0]
-        step, rows = first.step, int(np.shape(x)[0])
+        step, batch_size = first.step, first.batch_size
         for rule in (self.rule, self.halving and EarlyStopping(monitor=self.halving.monitor, mode=self.halving.mode)):
             FitOptions.checked(1, None, self._sets_to_check(x, y), self.shuffle, rule, self.resident, False, step.loss)
         data = self._checked(step, x, y, w)
@@ -82,7 +81,6 @@ class Fitting:
         if self.split:
             plain = data if first.class_weight is None else self._checked(step, x, y, w)
             sets["valid"] = Measured(plain, held)
-        batch_size = self.clipped(first, rows).batch_size
         size = models_together(self.backend, step.network, batch_size, self.dtype)
         size = size if together is None else check_count("together", together)
         own_l2 = bool(step.l2)

@@ -27,7 +27,9 @@ class SweepResult:
     """The result of a `Sweep`: one record per model, in the order of the settings and folds.
 
     ``monitor`` and ``mode`` define the ``best`` model: they are those of early stopping, otherwise ``valid_loss``, or
-    ``loss`` without validation data, and ``min``.
+    ``loss`` without validation data, and ``min``. All models stay in the memory of the host, with what their
+    optimizers store and, with early stopping, the parameters of the best epoch: three to four times the parameters for
+    Adam.
 
     >>> x = np.random.default_rng(0).standard_normal((100, 2))
     >>> sweep = Sweep(mlp(2, 8, 2), grid={"lr": [0.001, 0.1], "seed": [0, 1]}, device="cpu")

@@ -48,6 +48,7 @@ class Run:
     ) -> None:
         self.index, self.candidate, self.rule, self.rows = index, candidate, rule, rows
         self._dtype, self._plan = dtype, Plan(candidate.max_epochs, candidate.batch_size, shuffle, rows)
+        self.step, self._steps = candidate.step, epochs.step_count(rows, candidate.batch_size)
         self.records: list[Record] = [] if snapshot is None else [dict(record) for record in snapshot.history]
         self.diverged: int | None = None
         """The epoch in which the loss became infinite or NaN."""
@@ -77,30 +78,45 @@ class Run:
         return len(self.records)
 
     @property
+    def state(self) -> TrainState:
+        """The state to continue from."""
+        return self.snapshot.state
+
+    @property
+    def kept(self) -> tuple[Any, Any] | None:
+        """Parameters and layer states of the best epoch, or before it of the start; ``None`` without a rule."""
+        best = self.state if self.best is None else self.best
+        return None if self.rule is None else (best.params, best.layers)
+
+    @property
     def is_done(self) -> bool:
         """Whether nothing is left to train."""
         stopped = self._snapshot is not None and self._snapshot.stopped
         return self.diverged is not None or stopped or self.epoch >= self.candidate.max_epochs
 
+    def is_over(self, until: int | None) -> bool:
+        """Whether ``until`` epochs are done, or the last."""
+        return self.is_done or (until is not None and self.epoch >= until)
+
     def plan(self, part: HostArray | None, known: dict[Any, Rates], own_l2: bool) -> EpochPlan:
         """The next epoch over the rows ``part`` of the data (``None`` for all); ``known`` shares tables of rates."""
         plan = self._plan
         order = epochs.row_order(self._rng, plan)
-        steps, optimizer = epochs.step_count(plan.rows, plan.batch_size), self.candidate.step.optimizer
-        at = self._moment(steps)
+        steps, optimizer = self._steps, self.step.optimizer
+        at = self._moment()
         lrs = epochs.learning_rates(as_schedule(optimizer.lr), at, steps)
         key = (optimizer, at.step, tuple(lrs))
         if key not in known:
             known[key] = epochs.rates_of(optimizer, lrs, at.step)
         self._lr = lrs[-1]
-        l2 = np.full(steps, self.candidate.step.l2) if own_l2 else ABSENT
+        l2 = np.full(steps, self.step.l2) if own_l2 else ABSENT
         return EpochPlan(order if part is None else part[order], known[key], l2)
 
-    def _moment(self, steps: int) -> Moment:
-        total = self.snapshot.updates + steps * (self.candidate.max_epochs - self.epoch)
+    def _moment(self) -> Moment:
+        total = self.snapshot.updates + self._steps * (self.candidate.max_epochs - self.epoch)
         return Moment(self.snapshot.updates, total, self.epoch, self.snapshot.samples, self._losses)
 
-    def note(self, loss: float, measured: dict[str, float], steps: int, seconds: float) -> bool:
+    def note(self, loss: float, measured: dict[str, float], seconds: float) -> bool:
         """Record an epoch; return whether it is the best so far."""
         if not math.isfinite(loss):
             self.diverged = self.epoch + 1
@@ -112,7 +128,7 @@ class Run:
         else:
             self._monitor, self._losses = monitored(self.records)
         self._snapshot = self.snapshot._replace(
-            updates=self.snapshot.updates + steps, samples=self.snapshot.samples + self.rows
+            updates=self.snapshot.updates + self._steps, samples=self.snapshot.samples + self.rows
         )
         if self.rule is None:
             return False
@@ -125,10 +141,10 @@ class Run:
         self._snapshot = self.snapshot._replace(stopped=stopped)
         return improved
 
-    def store(self, state: TrainState, best: tuple[Any, Any] | None) -> None:
+    def store(self, state: TrainState, kept: tuple[Any, Any] | None) -> None:
         """Store the state from the stack, and the best parameters and layer states, which are restored at the end."""
-        if best is not None and self.best is not None:
-            self.best = self.best._replace(params=best[0], layers=best[1])
+        if kept is not None and self.best is not None:
+            self.best = self.best._replace(params=kept[0], layers=kept[1])
         self._note_divergence(state)
         if self.is_done and self.best is not None:
             state = state._replace(params=self.best.params, layers=self.best.layers)

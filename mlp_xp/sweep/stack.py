@@ -86,16 +86,9 @@ class Stack:
 
     def exchange(self, keep: Sequence[int], new: Sequence[tuple[TrainStep, TrainState]]) -> None:
         """Keep the models at these positions, in this order, and append new ones, whose states are on the host."""
-        xp, backend, parts = self.backend.xp, self.backend, []
-        if keep:
-            chosen = backend.asarray(np.array(keep, np.int32))
-            parts.append(tree_map(lambda a: xp.take(a, chosen, axis=0), self.state))
-        if new:
-            states = [state for _, state in new]
-            parts.append(tree_map(lambda *rows: backend.asarray(np.stack(rows)), *states))
-        self.state = tree_map(lambda *leaf: leaf[0] if len(leaf) == 1 else xp.concat(leaf, axis=0), *parts)
+        self.state = exchanged(self.backend, self.state, keep, [state for _, state in new])
         self.steps = [*(self.steps[i] for i in keep), *(step for step, _ in new)]
-        self.numbers = columns(backend, self.steps, self.paths, self.feed.dtype)
+        self.numbers = columns(self.backend, self.steps, self.paths, self.feed.dtype)
 
     def epoch(self, plans: Sequence[EpochPlan]) -> HostArray:
         """Train for an epoch; return the losses of the steps, (steps, models). Waits for the device."""
@@ -137,6 +130,17 @@ class Stack:
             _, outs = loop((), (data, self.state.params, self.state.layers), items)
             found.append(self.backend.to_numpy(outs))
         return found
+
+
+def exchanged(backend: Backend, stacked: Tree, keep: Sequence[int], new: Sequence[Tree]) -> Tree:
+    """The models at these positions of a stacked tree, in this order, followed by new ones, which are on the host."""
+    parts = []
+    if keep:
+        chosen = backend.asarray(np.array(keep, np.int32))
+        parts.append(tree_map(lambda a: backend.xp.take(a, chosen, axis=0), stacked))
+    if new:
+        parts.append(tree_map(lambda *rows: backend.asarray(np.stack(rows)), *new))
+    return tree_map(lambda *leaf: leaf[0] if len(leaf) == 1 else backend.xp.concat(leaf, axis=0), *parts)
 
 
 def rows_on_host(backend: Backend, tree: Tree, chosen: Sequence[int]) -> list[Any]:

@@ -21,7 +21,7 @@ class Storage:
     """
 
     def __init__(self, folder: str | Path | None, candidates: Sequence[Candidate], options: Any) -> None:
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else Path(folder).absolute()
         if self.folder is None:
             return
         self.types = {kind for candidate in candidates for kind in custom_types(candidate.step)}
@@ -47,6 +47,11 @@ class Storage:
         return read_snapshot(self._path(index), self.types)
 
     def write(self, run: Run) -> None:
-        """Write a model that is done or paused."""
+        """Write a model as far as it is trained."""
         if self.folder is not None:
             write_snapshot(self._path(run.index), run.snapshot)
+
+    def write_if_seen(self, run: Run) -> None:
+        """Write a model unless this process runs on a machine that does not see the folder."""
+        if self.folder is not None and self.folder.exists():
+            self.write(run)

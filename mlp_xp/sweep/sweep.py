@@ -14,7 +14,7 @@ from mlp_xp.model import as_backend
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss, SoftmaxCrossEntropy
 from mlp_xp.nn.optimizers import Adam, Optimizer
-from mlp_xp.sweep.driver import is_over, train
+from mlp_xp.sweep.driver import train
 from mlp_xp.sweep.folds import as_folds
 from mlp_xp.sweep.grouping import Fitting, named_sets
 from mlp_xp.sweep.halving import Halving
@@ -22,7 +22,7 @@ from mlp_xp.sweep.result import SweepResult
 from mlp_xp.sweep.run import Candidate, Run
 from mlp_xp.sweep.settings import STEP, Base, from_distributions, from_grid, from_list
 from mlp_xp.sweep.storage import Storage
-from mlp_xp.sweep.tasks import processes, run_tasks
+from mlp_xp.sweep.tasks import divided, processes, run_tasks
 from mlp_xp.training.early_stopping import EarlyStopping
 from mlp_xp_backends import Backend
 from mlp_xp_backends.typing import Array
@@ -133,14 +133,13 @@ class Sweep:
         halving
             Drop the weakest settings after a few epochs; the others continue where they are.
         n_jobs
-            The number of processes, with joblib's conventions; ``joblib.parallel_config`` can also set it, and the
-            backend (loky, dask, ray).
+            Processes, as joblib counts them; ``joblib.parallel_config`` sets it too, and the backend (loky, dask, ray).
         together
-            The number of models that train together; by default it depends on the device and the size of the network.
+            Models that train together; by default by the device and the size of the network.
         checkpoint
-            A folder to which every finished model is written as a checkpoint of a trainer; in a single process,
-            unfinished models are also written every minute. A call with the same data and options continues from the
-            models in the folder.
+            A folder. Every model is written there as a checkpoint of a trainer, once a minute and when its task is
+            done; processes on other machines write to it if they see it. A call with the same data and options
+            continues from what it finds.
         progress
             Whether to report to stderr how many models are done.
 
@@ -151,42 +150,35 @@ class Sweep:
         split = as_folds(folds, x, y)
         size = rows if batch_size is None else check_count("batch_size", batch_size)
         check_count("max_epochs", max_epochs)
+        sets = named_sets(validation_data, split)
+        fitting = Fitting(backend, self.device, self.dtype, split, sets, early_stopping, halving, shuffle, resident)
         candidates = [
-            self.base.candidate(setting, size, max_epochs, fold)
+            fitting.clipped(self.base.candidate(setting, size, max_epochs, fold), rows)
             for setting in self.settings
             for fold in (range(len(split)) if split else [None])
         ]
-        sets = named_sets(validation_data, split)
-        fitting = Fitting(backend, self.device, self.dtype, split, sets, early_stopping, halving, shuffle, resident)
         groups = fitting.groups(candidates, x, y, sample_weight, together)
         storage = Storage(checkpoint, candidates, (shuffle, early_stopping, halving, *fitting.identity(groups[0][0])))
         runs = [
-            Run(
-                i,
-                fitting.clipped(candidate, rows),
-                self.dtype,
-                fitting.rows_of(candidate, rows),
-                shuffle,
-                early_stopping,
-                storage.read(i),
-            )
-            for i, candidate in enumerate(candidates)
+            Run(i, one, self.dtype, fitting.rows_of(one, rows), shuffle, early_stopping, storage.read(i))
+            for i, one in enumerate(candidates)
         ]
         reporter = Reporter(len(runs), progress)
-        save = storage.write if checkpoint is not None and processes(n_jobs) == 1 else None
-        for until, chosen in _rungs(halving, runs, candidates, max_epochs, len(split) or 1):
+        save = None if checkpoint is None else storage.write_if_seen
+        for until, chosen in _rungs(halving, runs, candidates, len(split) or 1):
             jobs = [
                 (group, part, until, save)
                 for group, members in groups
-                for part in _parts(
-                    [runs[i] for i in members if i in chosen and not is_over(runs[i], until)], group.size
+                for part in divided(
+                    [runs[i] for i in members if i in chosen and not runs[i].is_over(until)],
+                    group.size,
+                    processes(n_jobs),
                 )
             ]
             for done in run_tasks(train, jobs, n_jobs):
                 for run in done:
                     runs[run.index] = run
-                    if save is None:
-                        storage.write(run)
+                    storage.write(run)
                     reporter.note(run)
         reporter.close()
         per_setting = len(split) or 1
@@ -195,17 +187,9 @@ class Sweep:
 
 
 SOURCES = ("grid", "settings", "distributions")
-TASK = 4
-"""The number of stacks in a task: the models of a finished task are written and not trained again."""
 
 
-def _parts(runs: list[Run], size: int) -> list[list[Run]]:
-    """Divide runs into tasks of a few stacks."""
-    most = TASK * size
-    return [runs[i : i + most] for i in range(0, len(runs), most)]
-
-
-def _rungs(halving: Halving | None, runs: list[Run], candidates: list[Candidate], max_epochs: int, folds: int) -> Any:
+def _rungs(halving: Halving | None, runs: list[Run], candidates: list[Candidate], folds: int) -> Any:
     """Pairs of a number of epochs and the runs that train so long."""
     everyone = set(range(len(runs)))
     if halving is None:

@@ -4,7 +4,44 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
+
+from mlp_xp.data.shares import share
+
+T = TypeVar("T")
+TASKS = 2
+"""Tasks of each process, so that all are busy to the end."""
+STACKS = 4
+"""Stacks of a task at most: what a task has trained is reported and written when it ends."""
+
+
+def divided(members: Sequence[T], size: int, workers: int) -> list[list[T]]:
+    """The members of each task, to train in stacks of at most ``size``.
+
+    The lengths of all stacks differ by at most one, so that few of them are compiled. The processes get equal numbers
+    of stacks, unless there are too few members.
+
+    >>> [len(task) for task in divided(range(120), 16, workers=2)]
+    [30, 30, 30, 30]
+    """
+    stacks = min(len(members), workers * -(-len(members) // (size * workers)))
+    tasks = workers * max(TASKS if workers > 1 else 1, -(-stacks // (STACKS * workers)))
+    return [list(chain(*task)) for task in _equal(_equal(members, stacks), min(tasks, stacks))]
+
+
+def stack_size(members: int, most: int) -> int:
+    """The length of the first of as few stacks as ``members`` need; the others are at most one shorter.
+
+    >>> stack_size(30, 16)
+    15
+    """
+    return -(-members // -(-members // most))
+
+
+def _equal(things: Any, count: int) -> list[Any]:
+    """``count`` parts of a sequence, as equal as can be, the longer ones first."""
+    return [things[slice(*share(len(things), i, count))] for i in range(count)]
 
 
 def run_tasks(f: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], n_jobs: int | None) -> Iterator[Any]:
