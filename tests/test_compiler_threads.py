@@ -102,6 +102,19 @@ def test_products_on_the_threads_of_the_library(
 
 
 @needs_openblas
+def test_products_of_runs_side_by_side_do_not_wait_for_each_other() -> None:
+    library = openblas()
+    assert isinstance(library, OpenBlas)
+    waiting: list[bool] = []
+    call = (lambda: waiting.append(library._lock.locked()), ())
+    with library.on_one_core():
+        library._on_threads(call)
+        with library.on_one_core():
+            library._on_threads(call)
+    assert waiting == [True, False]  # alone, no other run may begin meanwhile
+
+
+@needs_openblas
 @pytest.mark.parametrize("rule", [SGD(0.1, momentum=0.9), Adam(0.001)], ids=["momentum", "adam"])
 @pytest.mark.parametrize("hidden", [[400, 400], [1200]])
 def test_the_same_bits_on_any_number_of_threads(rule: Any, hidden: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

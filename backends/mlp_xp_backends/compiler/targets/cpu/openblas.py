@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import Any
@@ -73,12 +73,12 @@ class OpenBlas(Blas):
             alone = self._inside == 1
             if alone:
                 self._set(self._before)
-            try:
-                for f, args in calls:
-                    f(*args)
-            finally:
-                if alone:
+                try:
+                    _run(calls)
+                finally:
                     self._set(1)
+        if not alone:  # two runs do not wait for each other
+            _run(calls)
 
     def _set(self, threads: int) -> None:
         self._put(ctypes.byref(ctypes.c_int(threads)))
@@ -94,3 +94,8 @@ class OpenBlas(Blas):
         if self._inside:
             self._inside = 0
             self._set(self._before)
+
+
+def _run(calls: Iterable[Call]) -> None:
+    for f, args in calls:
+        f(*args)
