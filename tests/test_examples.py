@@ -188,7 +188,7 @@ def test_an_animation_that_cannot_be_written_is_refused_before_training(
         ("--no-such-option", "unrecognized arguments"),
         ("--device tpu", "unknown backend or device 'tpu'"),
         ("--dataset digits --resume nowhere", "cannot read nowhere"),
-        ("--dataset digits --resume text", "cannot read text: it is cut short or not a file of mlp_xp"),
+        ("--dataset digits --resume text", "cannot read text: it is truncated, or not a safetensors file"),
         ("--data-dir empty", "no mnist data in empty"),
         ("--dataset digits --epochs 1 --json empty", "empty is a folder"),
         ("--dataset digits --epochs 1 --save empty", "empty is a folder"),

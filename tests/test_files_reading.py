@@ -51,7 +51,7 @@ def test_a_missing_file_a_folder_a_pipe_and_devices_are_not_opened(tmp_path: Pat
         (tmp_path / "pipe", "a pipe or a device"),
         ("/dev/zero", "a pipe or a device"),
         ("/dev/null", "a pipe or a device"),
-        ("/proc/self/status", "cut short"),
+        ("/proc/self/status", "truncated"),
         ("", "expected the path"),
         ("a\0b", "expected the path"),
     ]:
@@ -81,10 +81,10 @@ def test_a_file_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "cut short"),
-        (b"short", "cut short"),
-        ((2**40).to_bytes(8, "little") + b"{}", "cut short"),
-        ((2**64 - 1).to_bytes(8, "little") + b"{}", "cut short"),
+        (b"", "truncated"),
+        (b"short", "truncated"),
+        ((2**40).to_bytes(8, "little") + b"{}", "truncated"),
+        ((2**64 - 1).to_bytes(8, "little") + b"{}", "truncated"),
         (raw(b"{" + b" " * 5_000_000 + b"}"), "its index has 5000002 bytes"),
         (raw(b"{}"), "another program"),
         (raw(b"[]"), "it is damaged"),
@@ -98,7 +98,7 @@ def test_a_file_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.
         (raw(b'{"a":' + b"9" * 100_000 + b"}"), "limit"),
         (raw(json.dumps({str(i): 0 for i in range(200_000)}).encode()), "it is damaged"),
         (raw(b'{"a":[' + b"{}," * 1_200_000 + b"{}]}"), "it is damaged"),
-        (pickle.dumps([1] * 99), "cut short"),
+        (pickle.dumps([1] * 99), "truncated"),
         (MODEL[:-1], "it is damaged"),
         (MODEL + b"\0", "it is damaged"),
     ],

@@ -52,7 +52,7 @@ def test_columns_are_in_the_order_in_which_they_appear_with_nan_for_what_is_miss
 
 def test_a_history_prints_its_last_record() -> None:
     assert repr(History()) == "History of 0 epochs"
-    assert repr(History(RECORDS[:1])) == "History of 1 epochs; the last: epoch 1, loss 0.5, lr 0.1, seconds 2"
+    assert repr(History(RECORDS[:1])) == "History of 1 epoch; the last: epoch 1, loss 0.5, lr 0.1, seconds 2"
 
 
 def drawn(history: History, *names: str) -> list[list[str]]:

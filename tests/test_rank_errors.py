@@ -43,7 +43,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     [
         ("columns", 2, "ValueError: x has 5 columns"),
         ("a label", 0, "ValueError: y"),
-        ("weights", 1, "ValueError: sample_weight must be finite, not negative"),
+        ("weights", 1, "ValueError: sample_weight must be finite and non-negative"),
         ("no rows", 1, "ValueError: x has no rows"),
         ("validation rows", 1, "ValueError: x has 2 columns"),
         ("an option", 2, "TypeError: max_epochs must be an integer"),

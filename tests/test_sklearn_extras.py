@@ -191,7 +191,7 @@ def test_activations_per_layer() -> None:
     for activation in ("gelu", "softplus", "leaky_relu", LeakyReLU(0.2), ["relu", "gelu"], ("logistic", LeakyReLU())):
         model = MLPClassifier(**QUICK | {"max_iter": 40, "learning_rate_init": 0.02}, activation=activation).fit(X, y)
         assert model.score(X, y) > 0.7
-    with pytest.raises(ValueError, match="names 1 functions, but there are 2 hidden layers"):
+    with pytest.raises(ValueError, match="has 1 entries, but there are 2 hidden layers"):
         MLPClassifier(**QUICK, activation=["relu"]).fit(X, y)
     with pytest.raises(ValueError, match=r"must be one of .*gelu"):
         MLPClassifier(**QUICK, activation=["relu", "step"]).fit(X, y)

@@ -220,7 +220,7 @@ class TestErrors:
         ("batch", "message"),
         [
             (lambda x, y: (x[:, :3], y), "batch 1 of the source: x has 3 columns"),
-            (lambda x, y: (x, y + 5), r"batch 1 of the source: y must lie in 0 ... 1 for 2 outputs"),
+            (lambda x, y: (x, y + 5), r"batch 1 of the source: y must be integers from 0 to 1 for 2 outputs"),
             (lambda x, y: (x, y[:-1]), r"batch 1 of the source: y has shape \(15,\) but x has 16 rows"),
             (lambda x, y: (x.astype(str), y), "batch 1 of the source: x must hold real numbers"),
             (lambda x, y: (x, y, -np.ones(len(x))), "batch 1 of the source: sample_weight must be"),

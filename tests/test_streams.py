@@ -181,8 +181,8 @@ def test_a_pass_ends_after_its_length_and_may_not_end_before() -> None:
         ((1, 2, 3, 4), TypeError, "batch 1 of the source must be"),
         ((np.zeros((2, 4)), np.zeros(2, int)), ValueError, "batch 1 of the source: x has 4 columns"),
         ((len, np.zeros(2, int)), TypeError, "batch 1 of the source: x must be an array"),
-        ((np.zeros((2, 3)), np.full(2, 5)), ValueError, r"batch 1 of the source: y must lie in 0 \.\.\. 1"),
-        ((*batch(2), np.zeros(2)), ValueError, "batch 1 of the source: sample_weight must be finite, not negative"),
+        ((np.zeros((2, 3)), np.full(2, 5)), ValueError, r"batch 1 of the source: y must be integers from 0 to 1"),
+        ((*batch(2), np.zeros(2)), ValueError, "batch 1 of the source: sample_weight must be finite and non-negative"),
     ],
 )
 def test_bad_batches_are_named_by_their_number(bad: Any, kind: type, message: str) -> None:

@@ -206,7 +206,7 @@ def test_validation_sets_have_names():
     assert {"near_loss", "near_accuracy", "far_loss", "far_accuracy"} <= result.best.keys()
     for name, arrays in data.items():
         assert result.best[f"{name}_loss"] == pytest.approx(result.member().evaluate(*arrays)["loss"], rel=1e-6)
-    with pytest.raises(ValueError, match="folds measure their held-out rows as 'valid'"):
+    with pytest.raises(ValueError, match="'valid' names the rows that a fold holds out"):
         sweep(0.1).fit(X, Y, **FIT, validation_data=(X, Y), folds=2)
     with pytest.raises(TypeError, match=r"validation_data must be \(x, y\)"):
         sweep(0.1).fit(X, Y, **FIT, validation_data=(X,))

@@ -1,4 +1,4 @@
-"""Inputs, targets and weights where they enter: recognized, and checked once on the host."""
+"""Recognition and checks of inputs, targets and weights, once, on the host."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from mlp_xp_backends.typing import Array, HostArray
 
 
 def is_source(x: Any) -> bool:
-    """Whether ``x`` yields batches, and is not an array, a frame, a list of rows, or a mapping."""
+    """Whether ``x`` yields batches, that is, is not an array, a frame, a list of rows, or a mapping."""
     if isinstance(x, (Sequence, Mapping, str)) or hasattr(x, "shape") or hasattr(x, "__array__"):
         return False
     return isinstance(x, Iterable) or (callable(x) and not isinstance(x, type))
 
 
 def is_frame(x: Any) -> bool:
-    """Whether ``x`` is a data frame or an Arrow table, by what it offers: none of their libraries is imported."""
+    """Whether ``x`` is a data frame or an Arrow table, by its attributes: none of their libraries is imported."""
     return hasattr(x, "shape") and not hasattr(x, "dtype") and (hasattr(x, "columns") or hasattr(x, "column_names"))
 
 
 def on_host(backend: Backend, a: Any, name: str = "x") -> HostArray:
-    """``a``, an array of any library and device, a list or a data frame, on the host."""
+    """Return ``a``, an array of any library and device, a list or a data frame, as an array on the host."""
     if isinstance(a, np.ma.MaskedArray):
         raise ValueError("masked arrays are not supported: fill them in with a.filled(value), or drop the masked rows")
     if is_frame(a):
@@ -40,13 +40,13 @@ def on_host(backend: Backend, a: Any, name: str = "x") -> HostArray:
 
 
 def check_inputs(backend: Backend, network: Chain, x: Any, name: str = "x") -> Array:
-    """``x`` if the network can take it, with two axes; `ValueError` if not."""
+    """Return ``x`` with two axes. Raises `ValueError` if the network cannot process it."""
     if isinstance(x, Iterator) or callable(x):
         raise TypeError(f"{name} must be an array of shape (rows, features), not {shown(x)}: stack its rows first")
     if isinstance(x, np.ma.MaskedArray) or not hasattr(x, "shape") or not hasattr(x, "dtype"):
         x = on_host(backend, x, name)
     if hasattr(x, "toarray"):
-        raise ValueError(f"{name} is a sparse matrix, and dense rows are needed: {name}.toarray() makes them")
+        raise ValueError(f"{name} is a sparse matrix, but the trainer needs dense rows: pass {name}.toarray()")
     if len(x.shape) == 0:
         raise TypeError(f"{name} must be an array of shape (rows, features), not {shown(x[()])}")
     if len(x.shape) != 2:
@@ -58,7 +58,7 @@ def check_inputs(backend: Backend, network: Chain, x: Any, name: str = "x") -> A
         network.width(x.shape[1])
     except ValueError as error:
         reason = str(error).partition(": ")[0]
-        raise ValueError(f"{name} has {x.shape[1]} columns, and the network is built for others: {reason}") from None
+        raise ValueError(f"{name} has {x.shape[1]} columns, which do not fit the network: {reason}") from None
     kind = _kind(x)
     if kind not in "buif":
         raise ValueError(f"{name} must hold real numbers, but its dtype is {x.dtype}: convert it to float32")
@@ -72,7 +72,7 @@ def check_inputs(backend: Backend, network: Chain, x: Any, name: str = "x") -> A
 def check_targets(
     backend: Backend, loss: Loss, n_out: int | None, targets: Any, rows: int, name: str = "y"
 ) -> HostArray:
-    """``targets`` on the host as ``loss`` takes them; `ValueError` if they are something else."""
+    """Return ``targets`` on the host, in the form that ``loss`` takes. Raises `ValueError` if they do not fit."""
     if targets is None:
         raise TypeError(f"{name}, the targets of the rows of x, is missing: only a source of batches yields both")
     y = on_host(backend, targets, name)
@@ -87,7 +87,9 @@ def check_targets(
             whole = y.dtype.kind == "b" or bool(np.all(y == np.floor(y)))
             how = f"use {name}.astype(int)" if whole else f"number the classes: np.unique({name}, return_inverse=True)"
             raise ValueError(f"{name} must hold integer class labels, but its dtype is {y.dtype}: {how}")
-        _check_range(name, y, n_out, "outputs", f"number the classes from 0: np.unique({name}, return_inverse=True)")
+        numbered = f"number the classes from 0: np.unique({name}, return_inverse=True)"
+        single = "build the network with one output for each class, or use BinaryCrossEntropy"
+        _check_range(name, y, n_out, "outputs", single if n_out == 1 else numbered)
         return y.astype(np.int32, copy=False)
     if y.ndim == 1 and n_out in (1, None):
         y = y.reshape(-1, 1)
@@ -99,9 +101,9 @@ def check_targets(
 
 
 def check_weights(backend: Backend, w: Any, rows: int, dtype: str) -> Any:
-    """One weight per row on the host, or `ABSENT` for ``None``; `ValueError` for negative ones or only zeros.
+    """Return one weight per row on the host, or `ABSENT` for ``None``. Raises `ValueError` for invalid weights.
 
-    They are checked as floats of ``dtype``, in which the device adds them up.
+    They are checked as floats of ``dtype``, in which the device adds them.
     """
     if w is None:
         return ABSENT
@@ -109,7 +111,7 @@ def check_weights(backend: Backend, w: Any, rows: int, dtype: str) -> Any:
     if w.shape != (rows,) or w.dtype.kind not in "buif":
         raise ValueError(f"sample_weight must hold {rows} numbers, one per row, not {w.dtype} of shape {w.shape}")
     if not (np.all(np.isfinite(w)) and np.all(w >= 0) and np.any(w > 0)):
-        raise ValueError("sample_weight must be finite, not negative, and above 0 somewhere")
+        raise ValueError("sample_weight must be finite and non-negative, with at least one positive entry")
     info = np.finfo(dtype)
     high, total = float(w.max()), float(np.sum(w, dtype=np.float64))
     if high < float(info.tiny) or total > float(info.max):
@@ -121,9 +123,9 @@ def check_weights(backend: Backend, w: Any, rows: int, dtype: str) -> Any:
 
 
 def _kind(x: Array) -> str:
-    """NumPy's one-letter kind of an array's dtype, whatever library it is of."""
+    """NumPy's one-letter kind of an array's dtype, for arrays of any library."""
     name = str(x.dtype).rpartition(".")[2]
-    if "float" in name:  # also of bfloat16, which NumPy knows only once JAX is imported, and then as another kind
+    if "float" in name:  # bfloat16 too, which NumPy knows only after JAX is imported, and then as another kind
         return "f"
     try:
         return np.dtype(name).kind
@@ -132,7 +134,7 @@ def _kind(x: Array) -> str:
 
 
 def first_not_finite(backend: Backend, x: Array, block: int = 10_000) -> int | None:
-    """The first row of ``x`` with NaN or infinity; `None` if there is none."""
+    """The number of the first row of ``x`` with NaN or infinity, or ``None``."""
     for start in range(0, x.shape[0] if _kind(x) == "f" else 0, block):
         rows = np.isfinite(on_host(backend, x[start : start + block])).all(axis=1)
         if not rows.all():
@@ -143,17 +145,19 @@ def first_not_finite(backend: Backend, x: Array, block: int = 10_000) -> int | N
 def _check_range(name: str, ids: HostArray, n: int | None, what: str, how: str = "") -> None:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or (n is not None and high >= n):
-        allowed = "0 ..." if n is None else f"0 ... {n - 1} for {n} {what}"
-        raise ValueError(f"{name} must lie in {allowed}, but holds {low} ... {high}{': ' + how if how else ''}")
+        allowed = "of at least 0" if n is None else f"from 0 to {n - 1} for {n} {what}"
+        raise ValueError(f"{name} must be integers {allowed}, but contains {low} to {high}{': ' + how if how else ''}")
 
 
 def _check_values(loss: Loss, y: HostArray, name: str) -> None:
-    """What each kind of target allows."""
+    """Check the values that each kind of target allows."""
     if not np.all(np.isfinite(y)):
         raise ValueError(f"{name} holds NaN or infinity: drop these rows or fill them in")
     if loss.target == "class" and not (np.all(y >= 0) and np.allclose(y.sum(axis=1), 1.0, atol=1e-3)):
-        raise ValueError(f"{name} of shape {y.shape} must hold one distribution per row: not negative, sum 1")
+        raise ValueError(
+            f"{name} of shape {y.shape} must contain one distribution per row: non-negative numbers whose sum is 1"
+        )
     if loss.target == "binary" and not (np.all(y >= 0) and np.all(y <= 1)):
-        raise ValueError(f"{name} must lie in [0, 1] for {type(loss).__name__}, but holds {y.min()} ... {y.max()}")
+        raise ValueError(f"{name} must be in [0, 1] for {type(loss).__name__}, not {y.min()} to {y.max()}")
     if loss.target == "count" and not np.all(y >= 0):
         raise ValueError(f"{name} must not be negative for {type(loss).__name__}, but holds {y.min()}")

@@ -1,4 +1,4 @@
-"""Class weights, as weights of rows."""
+"""Conversion of class weights to weights of rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXPECTED = "class_weight must be 'balanced', a weight for each class in order, o
 
 
 def check_class_weight(class_weight: Any) -> Any:
-    """``class_weight`` as ``None``, ``"balanced"``, a list of floats, or a dict of floats by class."""
+    """Return ``class_weight`` as ``None``, ``"balanced"``, a list of floats, or a dict of floats by class."""
     if class_weight is None or (isinstance(class_weight, str) and class_weight == "balanced"):
         return class_weight
     if isinstance(class_weight, Mapping):
@@ -33,10 +33,10 @@ def weigh_classes(
     w: Any = ABSENT,
     total: Callable[[HostArray], HostArray] = np.asarray,
 ) -> Any:
-    """The sample weights ``w`` times the weight of each row's class, (rows,) float64.
+    """Multiply the sample weights ``w`` by the weight of each row's class, (rows,) float64.
 
     ``"balanced"`` gives class c the weight ``rows / (k rows_c)`` for the ``k`` classes that occur (King and Zeng 2001);
-    classes that a mapping leaves out have weight 1. ``total`` sums counts over processes that have other rows.
+    classes missing in a mapping have the weight 1. ``total`` sums counts over the ranks that have other rows.
     """
     if class_weight is None:
         return w

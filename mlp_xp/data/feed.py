@@ -1,6 +1,6 @@
-"""The rows of a data set on their way to the device: which of them a step takes, and when they are sent.
+"""The transfer of rows to the device: which rows a step uses, and when they are sent.
 
-`Batches` are the row numbers of an epoch's steps. A `Feed` has the rows: all on the device, or sent window by window.
+`Batches` are the row numbers of an epoch's steps. A `Feed` holds the rows, all on the device or sent window by window.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Namespace
 
 RESIDENT_SHARE = 0.5
-"""Of the device's free memory: the rest is for parameters and temporaries."""
+"""The share of the device's free memory for data; the rest is for parameters and temporaries."""
 WINDOW_BYTES = 64 * 2**20
-"""Of a window of streamed data on the host."""
+"""The size of a window of streamed data on the host, in bytes."""
 
 
 class Batch(NamedTuple):
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
 
 def gather(xp: Namespace, data: Batch, rows: Array) -> Batch:
-    """The batch of these rows, ``(rows,)``, or for each model of its own rows, ``(models, rows)``."""
+    """Gather the batch of these rows, ``(rows,)``, or of the rows of each model, ``(models, rows)``."""
     batch: Batch = tree_map(lambda leaf: _take(xp, leaf, rows), data)
     return batch
 
@@ -46,21 +46,21 @@ def _take(xp: Namespace, a: Array, rows: Array) -> Array:
 
 
 class Place(NamedTuple):
-    """Where the rows of a rank are in each batch: see `mlp_xp.nn.parts.Part`."""
+    """The position of a rank's rows in each batch: see `mlp_xp.nn.parts.Part`."""
 
     first: HostArray  # (steps,) int32
     rows: HostArray  # (steps,) float64
 
 
 class Batches(Protocol):
-    """The rows of each step of an epoch. Steps, bounds and places are the same, or agree, on all ranks."""
+    """The rows of each step of an epoch. All ranks have the same steps and bounds, and places that fit together."""
 
     order: HostArray
     """Row numbers, ([models,] rows)."""
     batch_size: int
 
     def bounds(self, most: int, start: int) -> list[int]:
-        """Where chunks of at most ``most`` steps begin and end, from step ``start`` on; equal shapes in each chunk."""
+        """The bounds of chunks of at most ``most`` steps, from step ``start`` on, with equal shapes in each chunk."""
         ...
 
     def rows(self, start: int, end: int) -> HostArray:
@@ -73,7 +73,7 @@ class Batches(Protocol):
 
 
 Cut = Callable[[HostArray, int], Batches]
-"""From the order of the rows in an epoch and the batch size to its batches."""
+"""A function from the order of the rows in an epoch and the batch size to the batches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +99,9 @@ class Whole(Batches):
 
 
 def bounds_of_chunks(rows: int, batch_size: int, most: int, start: int) -> list[int]:
-    """Where chunks begin and end, in steps: at multiples of one length as far as possible, and before a smaller batch.
+    """The bounds of chunks, in steps: multiples of one length as far as possible, and a bound before a smaller batch.
 
-    Some backends compile for every length.
+    Few lengths are used because some backends compile for every length.
     """
     full, steps = rows // batch_size, -(-rows // batch_size)
     most = min(most, max(full, 1))
@@ -111,10 +111,10 @@ def bounds_of_chunks(rows: int, batch_size: int, most: int, start: int) -> list[
 
 @dataclass(frozen=True)
 class Feed:
-    """A data set of which compiled loops pick rows by number.
+    """A data set from which compiled loops gather rows by number.
 
-    ``data`` are device arrays if ``resident``, otherwise host arrays of which the next window is gathered while the
-    device works on the present one.
+    ``data`` are device arrays if ``resident``, otherwise host arrays; while the device processes a window of their
+    rows, the next window is gathered.
     """
 
     backend: Backend
@@ -123,13 +123,13 @@ class Feed:
     dtype: str
     resident: bool
     bytes_per_row: int
-    """Of streamed data on the host, 0 of resident ones: chunks depend on it, so it is the same on all ranks."""
+    """Bytes of a row of streamed data, 0 for resident data. Chunks depend on it, so it is the same on all ranks."""
 
     def windows(self, batches: Batches, most: int, start: int = 0) -> Iterator[tuple[Batch, Array, int]]:
-        """The epoch over ``batches`` from step ``start`` on, in chunks of at most ``most`` steps.
+        """Yield the epoch over ``batches`` from step ``start`` on, in chunks of at most ``most`` steps.
 
-        Yields the arrays of each chunk, row numbers in them of shape (steps, [models,] rows), and the number of steps
-        of the epoch that are done after it.
+        A chunk consists of arrays, row numbers within them of shape (steps, [models,] rows), and the number of steps
+        of the epoch that are done after the chunk.
         """
         if self.bytes_per_row:
             models = batches.order.size // batches.order.shape[-1]
@@ -144,7 +144,7 @@ class Feed:
             yield send(self.backend, self.network, part, self.dtype), self.backend.asarray(local), end
 
     def _part(self, rows: HostArray) -> tuple[Batch, HostArray]:
-        """These rows on the host, and where in the part each of them is."""
+        """These rows on the host, and the position of each row among them."""
         flat = rows.reshape(-1)
         part: Batch = tree_map(lambda leaf: leaf[flat], self.data)
         return part, np.arange(len(flat), dtype=np.int32).reshape(rows.shape)
@@ -164,13 +164,13 @@ def make_feed(backend: Backend, network: Chain, data: Batch, dtype: str, residen
 
 
 def fits(backend: Backend, network: Chain, data: Batch, dtype: str) -> bool:
-    """Whether the memory of the device has room for all the data, or needs none for them."""
+    """Whether all data fit in the memory of the device, or are already stored there."""
     there = shares_memory(backend, network, data, dtype)
     return there or _device_bytes(network, data, dtype) < RESIDENT_SHARE * backend.memory().free
 
 
 def shares_memory(backend: Backend, network: Chain, data: Batch, dtype: str) -> bool:
-    """Whether ``x`` on the device is the array of the host."""
+    """Whether ``x`` on the device shares the memory of the host array."""
     return backend.name == "numpy" and _dtype_there(network, dtype) in (None, str(data.x.dtype))
 
 
@@ -182,7 +182,7 @@ def is_mapped(a: Array) -> bool:
 
 
 def send(backend: Backend, network: Chain, data: Batch, dtype: str) -> Batch:
-    """The data on the device: ``x`` as `place` does, targets and weights as floats of the network or as they are."""
+    """Send the data: ``x`` by `place`, targets and weights as floats of the network's dtype or unchanged."""
     x, y, w = data
     return Batch(
         place(backend, network, x, dtype),
@@ -192,7 +192,7 @@ def send(backend: Backend, network: Chain, data: Batch, dtype: str) -> Batch:
 
 
 def place(backend: Backend, network: Chain, x: Array, dtype: str) -> Array:
-    """``x`` on the device: as floats of the network, as int32 ids, or as it is, as its first layer takes it."""
+    """Send ``x`` in the dtype that the first layer takes: floats of the network, int32 ids, or any dtype."""
     return _sent(backend, x, _dtype_there(network, dtype))
 
 
@@ -201,19 +201,19 @@ def _dtype_there(network: Chain, dtype: str) -> str | None:
 
 
 def _sent(backend: Backend, a: Array, dtype: str | None) -> Array:
-    """``a`` on the device in that dtype. Bytes are cast there: that is a quarter of the transfer."""
+    """Send ``a`` in that dtype. Bytes are cast on the device, which saves three quarters of the transfer."""
     if dtype is not None and str(a.dtype) in ("uint8", "int8"):
         a = backend.asarray(a)
     return backend.asarray(a, dtype)
 
 
 def _on_device(a: Array) -> bool:
-    """Whether ``a`` is stored elsewhere than in the memory of the host."""
+    """Whether ``a`` is stored outside the memory of the host."""
     return hasattr(a, "__dlpack_device__") and int(a.__dlpack_device__()[0]) != 1
 
 
 def _host_rows(a: Array) -> Array:
-    """``a`` as NumPy indexes it; sparse rows and NumPy arrays (memory-mapped ones included) as they are."""
+    """``a`` as an array that NumPy can index; sparse rows and NumPy arrays, even memory-mapped ones, are unchanged."""
     return np.asarray(a) if hasattr(a, "__dlpack_device__") and not isinstance(a, np.ndarray) else a
 
 
@@ -231,7 +231,7 @@ def row_bytes(data: Batch) -> int:
 
 
 def _ahead(f: Any, items: Iterator[Any]) -> Iterator[Any]:
-    """``f`` of every item, the next one computed by another thread while the present one is in use."""
+    """Yield ``f`` of every item; another thread computes the next result while the current one is in use."""
     with ThreadPoolExecutor(1) as pool:
         ahead = None
         for item in items:

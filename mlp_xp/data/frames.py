@@ -1,4 +1,4 @@
-"""Data frames and series of pandas, polars and Arrow as NumPy arrays, without a copy where their memory allows it."""
+"""Conversion of data frames and series of pandas, polars and Arrow to NumPy arrays, without a copy where possible."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SHOWN = 5  # columns that a message names
 
 
 def frame_to_numpy(frame: Any, name: str = "x") -> HostArray:
-    """The numbers of a frame, (rows, columns), NaN for missing ones; `ValueError` naming columns of other types."""
+    """Return the values of a frame, (rows, columns), with NaN for missing ones. An error names non-numeric columns."""
     other = [f"{column!r} ({dtype})" for column, dtype in _types(frame) if not _is_numeric(dtype)]
     if other:
         more = f" and {len(other) - SHOWN} more" if len(other) > SHOWN else ""
         raise ValueError(
             f"{name} has columns that are not numeric: {', '.join(other[:SHOWN])}{more}; encode them, for instance "
-            "with sklearn.preprocessing.OneHotEncoder, or leave them out"
+            "with sklearn.preprocessing.OneHotEncoder, or omit them"
         )
     if hasattr(frame, "column_names"):  # Arrow
         return np.column_stack([np.asarray(column.to_numpy(zero_copy_only=False)) for column in frame.columns])

@@ -1,4 +1,4 @@
-"""The batches of one rank of a group of processes: a slice of every batch, or rows that it alone has."""
+"""The batches of one rank of a group of processes: a slice of every batch, or rows that only this rank has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlp_xp_backends.typing import HostArray
 
 @dataclass(frozen=True, eq=False)
 class Slices(Whole):
-    """The rows of one rank: every batch is cut into ``size`` contiguous slices, as equal as can be."""
+    """The rows of one rank: every batch is cut into ``size`` contiguous slices, as equal as possible."""
 
     rank: int
     size: int
@@ -31,10 +31,10 @@ class Slices(Whole):
 
 @dataclass(frozen=True, eq=False)
 class Shards(Batches):
-    """The rows of one rank that alone has them: rank r has ``counts[r]`` rows and spreads them over all steps.
+    """The rows of one rank with data of its own: rank r has ``counts[r]`` rows and spreads them over all steps.
 
-    An epoch takes as many steps as for one data set of all rows, and batches have ``batch_size`` rows up to one
-    for each rank. ``order`` holds the rank's own row numbers.
+    An epoch takes as many steps as for one data set of all rows, and batches have ``batch_size`` rows, give or take one
+    row per rank. ``order`` contains the rank's own row numbers.
     """
 
     order: HostArray
@@ -43,7 +43,7 @@ class Shards(Batches):
     counts: tuple[int, ...]
 
     def bounds(self, most: int, start: int) -> list[int]:
-        """See `Batches`: a chunk also ends where the slice of any rank becomes a row smaller."""
+        """See `Batches`; a chunk also ends where the slice of any rank becomes one row smaller."""
         steps = self.steps
         regular = bounds_of_chunks(steps, 1, most, start)
         return sorted({*regular, *(n % steps for n in self.counts if n % steps > start)})
@@ -71,7 +71,7 @@ class Shards(Batches):
 
 
 def share(n: int, rank: int, size: int) -> tuple[int, int]:
-    """Begin and end of the share of a rank in ``n`` things, contiguous and as equal as can be.
+    """The bounds of a rank's share of ``n`` items; shares are contiguous and as equal as possible.
 
     >>> [share(5, rank, 3) for rank in range(3)]
     [(0, 2), (2, 4), (4, 5)]

@@ -1,4 +1,4 @@
-"""Sources of batches: data that are read in pieces, every epoch anew."""
+"""Sources of batches: data that are read in pieces, again in every epoch."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class BatchSource:
     Parameters
     ----------
     batches
-        A function without arguments that returns a new iterator, or an object that can be iterated over again and
-        again, such as a ``torch.utils.data.DataLoader`` or a list.
+        A function without arguments that returns a new iterator, or an object that can be iterated over repeatedly,
+        such as a ``torch.utils.data.DataLoader`` or a list.
     length
-        The number of batches of an epoch, of which the first so many are used. The default is ``len(batches)``; if
-        there is none, the batches are read and checked once before the training.
+        The number of batches in an epoch; further batches are ignored. The default is ``len(batches)``; if it is not
+        defined, the batches are read, checked and counted once before the training.
 
     >>> rng = np.random.default_rng(0)
     >>> def batches():
@@ -54,7 +54,7 @@ class BatchSource:
 
 
 def _length(batches: Any) -> int | None:
-    """The number of batches, if it is known."""
+    """The number of batches, or None if it is unknown."""
     try:
         return check_count("len() of the source", len(batches))
     except TypeError:  # a DataLoader of an iterable data set has len(), which raises
@@ -62,7 +62,7 @@ def _length(batches: Any) -> int | None:
 
 
 def as_source(x: Any, y: Any = None, sample_weight: Any = None) -> BatchSource:
-    """``x`` as a `BatchSource`; `TypeError` if there are targets or weights beside it."""
+    """Return ``x`` as a `BatchSource`. Raises `TypeError` if targets or weights are passed beside it."""
     if y is not None or sample_weight is not None:
         raise TypeError(
             f"x must be an array of shape (rows, features), not {shown(x)}: stack its rows first; or leave y "
@@ -79,7 +79,7 @@ def arrow_batches(
     features: Sequence[str] | None = None,
     sample_weight: str | None = None,
 ) -> BatchSource:
-    """Batches of columns of Parquet or Arrow files, in the order of the files; needs pyarrow.
+    """Read Parquet or Arrow data in batches, in the order of the files; needs pyarrow.
 
     Parameters
     ----------
@@ -89,11 +89,11 @@ def arrow_batches(
     target
         The column of targets, or several of them.
     features
-        The columns of ``x`` in this order; by default all others.
+        The columns of ``x``, in this order; by default all other columns.
     sample_weight
         The column of weights.
 
-    Raises `ValueError` naming columns that are missing or not numeric.
+    Raises `ValueError` that names columns that are missing or not numeric.
 
     >>> source = arrow_batches("customers.parquet", "bought", batch_size=512)  # doctest: +SKIP
     """
@@ -125,7 +125,7 @@ def arrow_batches(
 
 
 def _tables(dataset: Any, columns: list[str], size: int) -> Iterator[Any]:
-    """The rows of a data set in tables of ``size`` rows; the last one may be smaller."""
+    """Yield the rows of a data set in tables of ``size`` rows; the last table may be smaller."""
     arrow, held, rows = need("pyarrow", "arrow"), [], 0
     for part in dataset.to_batches(columns=columns, batch_size=size):
         held.append(part)

@@ -1,4 +1,4 @@
-"""Batches of a source on their way to the device, checked one by one."""
+"""The transfer of a source's batches to the device, with a check of each batch."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray
 
 STACK = 64
-"""Batches of one shape that are sent together, at most."""
+"""The largest number of batches that are sent together; they have the same shape."""
 
 
 @dataclass(eq=False)
 class Stream:
     """A feed whose rows are the batches of a source: an epoch has ``length`` steps of one batch each.
 
-    It stands in for the array ``x`` where only the number of these rows and their dtype are read.
+    It replaces the array ``x`` where only the number of its rows and their dtype are read.
     """
 
     backend: Backend
@@ -36,9 +36,9 @@ class Stream:
     source: BatchSource
     dtype: str
     weigh: Callable[[HostArray, Any], Any] = lambda y, w: w
-    """From the targets and weights of a batch to its weights with those of the classes."""
+    """A function from the targets and weights of a batch to its weights times those of the classes."""
     weights: HostArray = field(init=False)
-    """The sum of the weights of each batch, as of the last pass, (length,) float64; without weights its rows."""
+    """The sum of the weights of each batch in the last pass, (length,) float64; without weights, its number of rows."""
     rows: int = field(init=False, default=0)
     """Rows of the last pass."""
 
@@ -52,11 +52,11 @@ class Stream:
 
     @property
     def data(self) -> Batch:
-        """What a trainer needs of the data set: one row per batch, with the weights of the batches."""
+        """The data set as the trainer uses it: one row per batch, with the weights of the batches."""
         return Batch(Steps(len(self.weights)), ABSENT, self.weights)
 
     def _checked(self, batches: Any) -> Iterator[Batch]:
-        """The batches on the host, each as the network and the loss take it."""
+        """Yield the batches on the host, each checked and in the form that the network and the loss take."""
         for i, batch in enumerate(batches):
             if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
                 raise TypeError(f"batch {i} of the source must be (x, y) or (x, y, sample_weight), not {shown(batch)}")
@@ -73,7 +73,7 @@ class Stream:
         return Batch(x, y, w)
 
     def batches(self) -> Iterator[Batch]:
-        """All batches of a pass, on the host; `ValueError` if there are fewer than the length says."""
+        """Yield all batches of a pass, on the host. Raises `ValueError` if there are fewer than ``length``."""
         length, self.rows, i = len(self.weights), 0, -1
         for i, batch in enumerate(self._checked(self.source)):
             if i == length:
@@ -86,7 +86,7 @@ class Stream:
             raise ValueError(f"the source ended after {i + 1} batches, but an epoch has {length}: pass another length")
 
     def place_of_nan(self) -> str:
-        """A clause that names the first batch with NaN or infinity; empty if there is none. Reads the source anew."""
+        """A clause that names the first batch with NaN or infinity, or an empty string. Reads the source again."""
         for i, batch in enumerate(self._checked(self.source)):
             row = first_not_finite(self.backend, batch.x)
             if row is not None:
@@ -94,7 +94,7 @@ class Stream:
         return ""
 
     def head(self, batches: int) -> tuple[Batch, int]:
-        """All rows of the first so many batches, on the host, and the number of rows in the first of them."""
+        """All rows of the first batches, on the host, and the number of rows in the first batch."""
         parts = list(islice(self._checked(self.source), batches))
         return tree_map(lambda *leaves: np.concatenate(leaves), *parts), len(parts[0].x)
 
@@ -104,7 +104,7 @@ class Stream:
             yield tree_map(lambda a: a[None], send(self.backend, self.network, batch, self.dtype))
 
     def windows(self, batches: Batches, most: int, start: int = 0) -> Iterator[tuple[Batch, Array, int]]:
-        """As `Feed.windows`, with the source in the place of ``batches``; skips ``start`` of its batches."""
+        """Like `Feed.windows`, with the source in the place of ``batches``; skips the first ``start`` batches."""
         stack: list[Batch] = []
         step = 0
         for batch in self.batches():
@@ -119,12 +119,12 @@ class Stream:
             yield self._window(stack, step)
 
     def _most(self, batch: Batch, most: int) -> int:
-        """Batches like this one in a stack, where ``most`` is the number of steps with a single row."""
+        """The number of batches like this one in a stack; ``most`` is that of batches with a single row."""
         size = sum(int(leaf.nbytes) for leaf in leaves(batch))
         return max(1, min(STACK, most // len(batch.x), WINDOW_BYTES // max(size, 1)))
 
     def _window(self, stack: list[Batch], end: int) -> tuple[Batch, Array, int]:
-        """The rows of some batches on the device, where in them each batch is, and the steps done after it."""
+        """The rows of some batches on the device, the position of each batch in them, and the steps done after it."""
         data: Batch = tree_map(lambda *leaves: np.concatenate(leaves), *stack)
         rows = np.arange(len(data.x), dtype=np.int32).reshape(len(stack), -1)
         return send(self.backend, self.network, data, self.dtype), self.backend.asarray(rows), end
@@ -132,7 +132,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Steps:
-    """The rows of a data set of batches, of which nothing but their number is known."""
+    """The rows of a data set of batches, of which only their number is known."""
 
     length: int
     dtype: str = "object"
@@ -144,5 +144,5 @@ class Steps:
 
 
 def _form(batch: Batch) -> list[tuple[Any, Any]]:
-    """What batches of one stack have in common."""
+    """The shapes and dtypes that the batches of a stack have in common."""
     return [(leaf.shape, leaf.dtype) for leaf in leaves(batch)]

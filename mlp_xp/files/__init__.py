@@ -1,6 +1,6 @@
 """Models and checkpoints as safetensors files.
 
-`models` and `checkpoints` define what is stored; a checkpoint, whose content is a `snapshot`, is a model with the rest
-of its run. Below them are `config` (configurations as JSON), `generators` and `history` (fields of the header),
-`fields` (all others), `container` (the safetensors file) and `disk` (paths and atomic writing).
+`models` and `checkpoints` define the content of files; a checkpoint contains a `snapshot`: a model and the state of its
+run. They use `config` (configurations as JSON), `generators` and `history` (fields of the header), `fields` (all other
+fields), `container` (the safetensors file) and `disk` (paths and atomic writing).
 """

@@ -1,4 +1,4 @@
-"""Checkpoints as files: a run that is killed and resumed from one ends with the same bits as an undisturbed run."""
+"""Checkpoints as files: a run resumed from one is bitwise identical to an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -32,26 +32,28 @@ Json = Any
 
 
 def write_snapshot(path: str | Path, snapshot: Snapshot) -> None:
-    """Write ``snapshot`` to ``path``, a safetensors file, atomically.
+    """Write ``snapshot`` atomically to ``path``, a safetensors file.
 
-    `TypeError` or `ValueError` if it cannot be saved, before anything is written; `FileError` if writing fails.
+    Raises `TypeError` or `ValueError` if it cannot be saved, before anything is written, and `FileError` if writing
+    fails.
     """
     header, arrays = pack(snapshot)
     container.write(path, "checkpoint", arrays, header)
 
 
 def read_snapshot(path: str | Path, known: Iterable[type] = ()) -> Snapshot:
-    """The snapshot in ``path``; ``known`` and the errors are those of `read_model`."""
+    """Read the snapshot in ``path``; ``known`` and the errors are those of `read_model`."""
     known = check_known(known)
     with container.opened(path) as content:
         return unpack(content, content.header(("checkpoint",))[1], Decoder(known))
 
 
 def read_model(path: str | Path, known: Iterable[type] = ()) -> SavedModel:
-    """The model in ``path``, which is a model or a checkpoint.
+    """Read the model in ``path``, the file of a model or a checkpoint.
 
-    ``known`` are the classes of custom layers and losses and, for a checkpoint, of custom optimizers and schedules.
-    `FileError` if the file is damaged, of another program or version, or its arrays do not fit its network.
+    ``known`` lists the classes of custom layers and losses and, for a checkpoint, of custom optimizers and schedules.
+    Raises `FileError` if the file is damaged or comes from another program or version, or if its arrays do not fit its
+    network.
     """
     known = check_known(known)
     with container.opened(path) as content:
@@ -102,7 +104,7 @@ def pack(snapshot: Snapshot) -> tuple[Json, dict[str, HostArray]]:
 
 
 def unpack(content: Content, header: Json, decode: Decoder) -> Snapshot:
-    """The snapshot in an open file; `ValueError` if there is none."""
+    """Read the snapshot in an open file. Raises `ValueError` if there is none."""
     step, dtype, models, columns, generator, plan, position, updates, samples, best, stopped, class_weight = (
         fields.take(
             header,
@@ -148,7 +150,7 @@ def unpack(content: Content, header: Json, decode: Decoder) -> Snapshot:
 
 
 def _of_history(content: Content, columns: dict[str, str]) -> dict[str, Entry]:
-    """The entries of the history, as long as the file has it."""
+    """The expected entries of the history, with the number of epochs in the file."""
     if not columns:
         return {}
     shape = (content.size_of("history") // len(columns), len(columns))

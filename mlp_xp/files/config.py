@@ -1,7 +1,7 @@
-"""Configurations as JSON and back: frozen dataclasses by the name of their class and the values of their fields.
+"""Configurations as JSON: frozen dataclasses, stored as the name of the class and the values of the fields.
 
-A field that is missing in a file takes the default of its class; an unknown one is an error. Only classes of this
-library and those passed as known are ever constructed, with values of the types that their fields declare.
+A field that is missing in a file takes the default of its class; an unknown field is an error. Only classes of this
+library and those passed as ``known`` are constructed, with values of the types that their fields declare.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ KNOWN: dict[str, type] = {
 } | {"TrainStep": TrainStep}
 """Every configuration of this library."""
 CUSTOM = "custom:"  # before the names of all other classes
-MAX_VALUES = 50_000  # numbers, strings and objects in a configuration; a dense layer has about ten
-MAX_DEPTH = 64  # objects and lists, one inside the other
+MAX_VALUES = 50_000  # the limit for values in a configuration; a dense layer has about ten
+MAX_DEPTH = 64  # the limit for nested objects and lists
 
 
 def encode(value: Any) -> Json:
-    """A dataclass as ``{"type": name, field: value, ...}``; tuples as lists; numbers and strings as they are.
+    """Encode a dataclass as ``{"type": name, field: value, ...}``, tuples as lists, numbers and strings unchanged.
 
-    NumPy scalars become numbers of Python. `TypeError` for anything else, `ValueError` for too large a configuration.
+    NumPy scalars become Python numbers. Raises `TypeError` for anything else, `ValueError` if it is too large.
     """
     result = _encode(value, 0)
     check_size(result)
@@ -71,7 +71,7 @@ def _encode(value: Any, depth: int) -> Json:
 
 
 def check_size(value: Json) -> None:
-    """Raise `ValueError` for JSON that is too large or too deep for a configuration."""
+    """Raise `ValueError` if the JSON is too large, or nested too deeply, for a configuration."""
     count, level = 1, [value]
     for _ in range(MAX_DEPTH + 1):
         level = [entry for entry in level if isinstance(entry, (dict, list))]
@@ -105,7 +105,7 @@ class Decoder:
                 raise ValueError(f"two classes in known have the name {cls.__name__}: rename one of them")
 
     def __call__(self, value: Json) -> Any:
-        """The configuration that ``value`` describes; `ValueError` if it describes none."""
+        """Return the configuration that ``value`` describes. Raises `ValueError` if it does not describe one."""
         check_size(value)
         return self._decode(value)
 
@@ -127,11 +127,11 @@ class Decoder:
         if isinstance(name, str) and name.startswith(CUSTOM):
             name = name.removeprefix(CUSTOM)
             raise ValueError(f"{name} is not a class of mlp_xp: pass your class as known=({name},)")
-        raise ValueError(f"it holds an unknown type {shown(name)}: update mlp_xp if a newer one wrote the file")
+        raise ValueError(f"it contains an unknown type {shown(name)}: update mlp_xp if a newer one wrote it")
 
 
 def check_known(known: Iterable[type]) -> tuple[type, ...]:
-    """``known`` as a tuple; `TypeError` unless it holds dataclasses."""
+    """Return ``known`` as a tuple. Raises `TypeError` unless it contains dataclasses."""
     classes: tuple[Any, ...] = tuple(known) if isinstance(known, (tuple, list, set, frozenset)) else (None,)
     for cls in classes:
         if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
@@ -141,7 +141,7 @@ def check_known(known: Iterable[type]) -> tuple[type, ...]:
 
 @cache
 def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
-    """What is saved of an instance: the arguments of its constructor."""
+    """The saved content of an instance: the arguments of its constructor."""
     return tuple(f for f in dataclasses.fields(cls) if f.init)
 
 
@@ -158,7 +158,7 @@ def _check_fields(cls: type, fields: dict[str, Any]) -> None:
     """Raise `ValueError` unless all ``fields`` exist in ``cls``, have the right types, and the others have defaults."""
     expected = {f.name: f for f in _fields(cls)}
     if unknown := fields.keys() - expected.keys():
-        raise ValueError(f"{cls.__name__} has no field {min(unknown)!r}: update mlp_xp if a newer one wrote the file")
+        raise ValueError(f"{cls.__name__} has no field {min(unknown)!r}: update mlp_xp if a newer one wrote it")
     for name, field in expected.items():
         if name in fields:
             if not _fits(fields[name], _hints(cls).get(name, Any)):

@@ -130,7 +130,7 @@ class Content:
 
 @contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[Content]:
-    """The content of the file at ``path``. Any error while it is open becomes a `FileError` that names the path."""
+    """Open the file at ``path``. Any error while it is open becomes a `FileError` that names the path."""
     path = as_path(path)
     size = check_regular("read", path).st_size
     try:
@@ -153,7 +153,7 @@ def _check_index(path: Path, size: int) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > size - 8:
-            raise ValueError(f"it is cut short or not a file of mlp_xp: {size} bytes, an index of {length}")
+            raise ValueError(f"it is truncated, or not a safetensors file ({size} bytes)")
         if length > MAX_INDEX:
             raise ValueError(f"its index has {length} bytes, more than {MAX_INDEX}")
         parse(file.read(length).decode())

@@ -1,4 +1,4 @@
-"""Fields of a header: every one of the right type and in range, a missing one at its default, unknown ones refused."""
+"""Checks of the fields of a header: types and ranges, defaults for missing fields, errors for unknown ones."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FLAG = Flag()
 
 
 def take(header: Json, what: str, **expected: tuple[Rule, Any]) -> list[Any]:
-    """The checked values of the entries that ``expected`` names with their rules and defaults, in its order."""
+    """Return the checked values of the entries in ``expected``, which gives their rules and defaults, in its order."""
     if not isinstance(header, dict):
         raise ValueError(f"{what} must be a JSON object, not {shown(header)}")
     if unknown := header.keys() - expected.keys():
-        raise ValueError(f"{what} has no field {min(unknown)!r}: update mlp_xp if a newer one wrote the file")
+        raise ValueError(f"{what} has no field {min(unknown)!r}: update mlp_xp if a newer one wrote it")
     values = []
     for name, (rule, default) in expected.items():
         if name not in header and default is REQUIRED:
@@ -36,19 +36,19 @@ def anything(name: str, value: Json) -> Json:
 
 
 def count(name: str, value: Json, least: int = 0) -> int:
-    """An integer from ``least`` on, below 2^53."""
+    """An integer of at least ``least`` and below 2^53."""
     if type(value) is not int or not least <= value < MAX_COUNT:
         raise ValueError(f"{name} must be an integer from {least} to 2^53, not {shown(value)}")
     return value
 
 
 def positive(name: str, value: Json) -> int:
-    """An integer from 1 on, below 2^53."""
+    """A positive integer below 2^53."""
     return count(name, value, 1)
 
 
 def number(name: str, value: Json) -> float:
-    """A number, infinite ones and NaN included."""
+    """A number, possibly infinite or NaN."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name} must be a number, not {shown(value)}")
     try:

@@ -37,7 +37,7 @@ def _encode(value: Any) -> Json:
 
 
 def decode(value: Json) -> dict[str, Any]:
-    """The state that `encode` wrote; `ValueError` for anything that a bit generator cannot be in."""
+    """Return the state that `encode` wrote. Raises `ValueError` for anything that is not a state of a bit generator."""
     name = value.get("bit_generator") if isinstance(value, dict) else None
     if not isinstance(name, str) or name not in KINDS:
         raise ValueError(f"its bit generator {shown(name)} is unknown")

@@ -22,7 +22,7 @@ from mlp_xp_backends.trees import leaves, named_leaves, unflatten
 from mlp_xp_backends.typing import HostArray, Tree
 
 METHODS_OF_LOSS = ("rows", "slope", "output")
-MAX_DEPTH = 100  # objects and lists in extra, one inside the other
+MAX_DEPTH = 100  # the limit for nested objects and lists in extra
 
 
 class SavedModel(NamedTuple):
@@ -61,7 +61,7 @@ def write_model(path: str | Path, model: SavedModel) -> None:
 
 
 def unpack(content: Content, header: Any, decode: Decoder) -> SavedModel:
-    """The model in an open file; `ValueError` if there is none."""
+    """Read the model in an open file. Raises `ValueError` if there is none."""
     network, loss, models, dtype = fields.take(
         header,
         "its header",
@@ -89,7 +89,7 @@ def _extra(arrays: dict[str, HostArray]) -> dict[str, Any]:
 
 
 def plain(name: str, value: Any, depth: int = 0) -> Any:
-    """``value`` as JSON, NumPy scalars as numbers and tuples as lists; `TypeError` with the place of anything else."""
+    """Convert ``value`` to JSON: NumPy scalars to numbers, tuples to lists. A `TypeError` locates anything else."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):

@@ -12,7 +12,7 @@ from mlp_xp_backends.typing import HostArray, Tree
 
 
 class Plan(NamedTuple):
-    """The options of `Trainer.fit` that an epoch under way must be finished with."""
+    """The options of `Trainer.fit` with which an unfinished epoch must be completed."""
 
     max_epochs: int
     batch_size: int
@@ -25,7 +25,7 @@ class Best(NamedTuple):
 
     epoch: int
     score: float
-    """The monitored value of that epoch; NaN while no epoch had another value."""
+    """The monitored value of that epoch; NaN until an epoch has another value."""
     monitor: str
     mode: Literal["min", "max"]
     params: Tree
@@ -41,16 +41,16 @@ class Snapshot(NamedTuple):
     """Arrays on the host."""
     history: list[dict[str, float]]
     generator: dict[str, Any]
-    """The state of the NumPy bit generator at the start of the epoch under way."""
+    """The state of the NumPy bit generator at the start of the current epoch."""
     plan: Plan | None
     position: int
-    """Steps done of the epoch under way."""
+    """The number of steps done in the current epoch."""
     losses: HostArray
     """The losses of these steps, (position,)."""
     updates: int
-    """Steps done in all."""
+    """The number of steps done in all."""
     samples: int
-    """Rows seen before the epoch under way."""
+    """The number of rows processed before the current epoch."""
     best: Best | None
     stopped: bool
     """Whether early stopping ended the run."""

@@ -1,8 +1,8 @@
 """scikit-learn's multilayer perceptrons on any device: change the import, keep the code.
 
 `MLPClassifier` and `MLPRegressor` take the parameters of scikit-learn's estimators with the same meaning and defaults,
-give the same model for the same ``random_state``, and add what those lack. `BatchedSearchCV`, `EnsembleClassifier`
-and `EnsembleRegressor` train many of them at once. Needs ``pip install 'mlp-xp[sklearn]'``.
+give the same model for the same ``random_state``, and add further options. `BatchedSearchCV`, `EnsembleClassifier`
+and `EnsembleRegressor` train many estimators at once. Install with ``pip install 'mlp-xp[sklearn]'``.
 """
 
 try:

@@ -17,7 +17,7 @@ from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import Array, HostArray
 
 DENSE_BYTES = 64 * 2**20
-"""Sparse matrices of at most this size, written out, are converted to dense arrays."""
+"""Sparse matrices whose dense form has at most this size, in bytes, are converted to dense arrays."""
 
 
 def is_foreign(x: Any) -> bool:
@@ -38,7 +38,7 @@ def like(x: Any, values: HostArray) -> Array:
 
 
 def home(x: Any) -> str:
-    """The device of ``x``, as `get_backend` takes it: ``cpu`` for everything that the host can read."""
+    """The device of ``x``, a name for `get_backend`: ``cpu`` for everything that the host can read."""
     if not is_foreign(x) or not hasattr(x, "__dlpack_device__"):
         return "cpu"
     kind, index = x.__dlpack_device__()
@@ -47,7 +47,7 @@ def home(x: Any) -> str:
 
 
 class SparseRows:
-    """A sparse matrix whose rows are read as dense arrays, as a feed reads a host array."""
+    """A sparse matrix whose rows are read as dense arrays, with the interface of a host array that a feed needs."""
 
     def __init__(self, matrix: Any) -> None:
         self.matrix = matrix  # (rows, n_in) csr
@@ -62,7 +62,7 @@ class SparseRows:
 
 
 def as_rows(x: Any) -> Any:
-    """``x`` with contiguous rows: dense, or as `SparseRows` if dense rows would take much memory."""
+    """Return ``x`` with contiguous rows: dense, or as `SparseRows` if dense rows would need too much memory."""
     if not sparse.issparse(x):
         return np.ascontiguousarray(x)
     rows = SparseRows(x.tocsr())

@@ -34,7 +34,7 @@ from mlp_xp_backends.typing import Array, HostArray
 
 @dataclass(eq=False, repr=False)
 class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-learn has no types
-    """All that `MLPClassifier` and `MLPRegressor` have in common.
+    """The common base of `MLPClassifier` and `MLPRegressor`.
 
     They define ``_encode`` (labels or values to targets of the loss), ``_decide`` (outputs of the
     loss, or targets, to labels or values), ``_loss`` and ``_metric`` (the score).
@@ -135,8 +135,8 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
             self._initialize(lists(tree_map(lambda a: a.astype(dtype, copy=False), drawn)))
         elif units != self._units():
             raise ValueError(
-                f"this estimator was fitted with layers of {self._units()} units, and now has {units}: to go on with "
-                "warm_start or partial_fit keep hidden_layer_sizes and the outputs; to start anew, fit a clone"
+                f"this estimator was fitted with layers of {self._units()} units, and now has {units}: to continue "
+                "with warm_start or partial_fit, keep hidden_layer_sizes and the outputs; to start over, fit a clone"
             )
         ranks.check_equal(parameters=(*self.coefs_, *self.intercepts_), data=(x.shape, target.shape))
         backend = ranks.backend(self.device or home(X))
@@ -146,7 +146,7 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
         """Do nothing: only classes have labels."""
 
     def _checked(self) -> Any:
-        """The estimator after its training; `ValueError` if it has diverged."""
+        """Return the estimator after its training. Raises `ValueError` if it has diverged."""
         if not all(np.all(np.isfinite(w)) for w in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
@@ -155,7 +155,7 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
         return self
 
     def _check(self, x: Any, y: Any, reset: bool) -> tuple[Any, HostArray]:
-        """Rows and labels or values, checked by scikit-learn's own rules."""
+        """Return rows and labels or values, checked by scikit-learn's own rules."""
         numeric = isinstance(self, RegressorMixin)
         if numeric and (given := np.asarray(y)).dtype.kind in "OSU":
             words = [v for v in given.ravel().tolist() if isinstance(v, (str, bytes))]
@@ -166,11 +166,11 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
         return x, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _units(self) -> list[int]:
-        """Units of each layer of the fitted network, from input to output."""
+        """The number of units of each layer of the fitted network, from input to output."""
         return [*(W.shape[0] for W in self.coefs_), self.coefs_[-1].shape[1]]
 
     def _initialize(self, weights: Weights) -> None:
-        """Set the attributes that a first fit starts from."""
+        """Set the attributes from which a first fit starts."""
         self.coefs_, self.intercepts_ = weights
         self._best_coefs, self._best_intercepts = ([a.copy() for a in arrays] for arrays in weights)
         self.n_iter_ = self.t_ = 0
@@ -183,7 +183,7 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
             self.validation_scores_ = self.best_validation_score_ = self.validation_loss_curve_ = None
 
     def _split(self, given: Any, data: Batch, validation_data: Any) -> tuple[Batch, Held | None]:
-        """The rows to train on, and those to hold out."""
+        """The training rows and the held-out rows."""
         if validation_data is not None:
             check_set(validation_data, "validation_data must be (X, y) or (X, y, sample_weight)")
             X, y, sample_weight = (*validation_data, None)[:3]

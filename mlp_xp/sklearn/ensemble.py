@@ -1,4 +1,4 @@
-"""Ensembles of networks that differ by their seed, and on request by a bootstrap sample, trained at once."""
+"""Ensembles of networks that differ in their seeds and, on request, in bootstrap samples, and train together."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class BaseEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # 
 
     @_fit_context(prefer_skip_nested_validation=False)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Fit all members; parameters as for the estimator's ``fit``."""
+        """Fit all members; the parameters are those of the estimator's ``fit``."""
         base = self._kind() if self.estimator is None else self.estimator
         if not isinstance(base, self._kind):
             raise TypeError(f"estimator must be an {self._kind.__name__}, not {shown(base)}")
@@ -72,7 +72,7 @@ class BaseEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # 
                 setattr(self, name, getattr(members[0], name))
 
     def _each(self, X: Any) -> HostArray:
-        """What each member predicts, (members, rows, ...), on the host."""
+        """The prediction of each member, (members, rows, ...), on the host."""
         check_is_fitted(self)
         validate_data(self, to_host(X), accept_sparse=["csr", "csc"], reset=False)
         return np.stack([np.asarray(to_host(self._one(member, X))) for member in self.estimators_])
@@ -105,7 +105,7 @@ class BaseEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # 
 
     @classmethod
     def load(cls, path: str | Path, device: str | Backend | None = None) -> Self:
-        """The ensemble in a file; it predicts the same numbers."""
+        """Load the ensemble in a file, which makes the same predictions."""
         model = load(path, device)
         count = next(iter(p.W for p in model.params if hasattr(p, "W"))).shape[0]
         members = []
@@ -129,7 +129,7 @@ class BaseEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # 
 
 
 class EnsembleClassifier(BaseEnsemble, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Networks that differ by their seed; the mean of their probabilities is the prediction.
+    """Networks that differ in their seeds; the mean of their probabilities is the prediction.
 
     Deep ensembles (Lakshminarayanan et al. 2017). The members train together.
 
@@ -140,11 +140,11 @@ class EnsembleClassifier(BaseEnsemble, ClassifierMixin, BaseEstimator):  # type:
     n_members : int, default=8
         The number of members.
     bootstrap : bool, default=False
-        Whether each member trains on as many rows drawn with replacement (Breiman 1996).
+        Whether each member trains on a bootstrap sample: as many rows, drawn with replacement (Breiman 1996).
     random_state : int, RandomState instance or None, default=None
         Determines the seeds of the members and their samples.
     n_jobs : int or None, default=None
-        Processes, as joblib counts them.
+        The number of processes, with joblib's conventions.
 
     Attributes
     ----------
@@ -182,7 +182,7 @@ class EnsembleClassifier(BaseEnsemble, ClassifierMixin, BaseEstimator):  # type:
 
 
 class EnsembleRegressor(BaseEnsemble, RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """Networks that differ by their seed; the mean of their values is the prediction.
+    """Networks that differ in their seeds; the mean of their values is the prediction.
 
     Deep ensembles (Lakshminarayanan et al. 2017). The members train together. Parameters and attributes are those of
     `EnsembleClassifier`, with an `MLPRegressor` as the estimator.

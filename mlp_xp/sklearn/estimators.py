@@ -50,7 +50,7 @@ class MLPClassifier(BaseMLP, ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     @classmethod
     def from_model(cls, model: Model, *, classes: Any = None, **parameters: Any) -> MLPClassifier:
-        """A fitted classifier with the weights of ``model``, a chain of `Dense` layers and activations.
+        """Return a fitted classifier with the weights of ``model``, a chain of `Dense` layers and activations.
 
         ``classes`` are the labels of the outputs, by default ``model.extra["classes"]`` or 0, 1, 2 ...; ``parameters``
         are those of the constructor. Two outputs of a softmax become one logistic output with equal probabilities.
@@ -82,9 +82,9 @@ class MLPClassifier(BaseMLP, ClassifierMixin, BaseEstimator):  # type: ignore[mi
     def partial_fit(
         self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None, *, validation_data: Any = None
     ) -> MLPClassifier:
-        """Train for one epoch on ``X`` and ``y``; parameters as for `fit`.
+        """Train for one epoch on ``X`` and ``y``; the parameters are those of `fit`.
 
-        The first call needs ``classes``, the labels of all calls. With ``early_stopping`` each call needs
+        The first call needs ``classes``, the labels of all calls. With ``early_stopping``, each call needs
         ``validation_data``; see ``stopped_``.
         """
         if isinstance(self.class_weight, str):
@@ -163,7 +163,7 @@ class MLPRegressor(BaseMLP, RegressorMixin, BaseEstimator):  # type: ignore[misc
 
     @classmethod
     def from_model(cls, model: Model, **parameters: Any) -> MLPRegressor:
-        """A fitted regressor with the weights of ``model``, a chain of `Dense` layers and activations.
+        """Return a fitted regressor with the weights of ``model``, a chain of `Dense` layers and activations.
 
         ``parameters`` are those of the constructor.
         """
@@ -175,9 +175,9 @@ class MLPRegressor(BaseMLP, RegressorMixin, BaseEstimator):  # type: ignore[misc
     @available_if(BaseMLP._check_solver)  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> MLPRegressor:
-        """Train for one epoch on ``X`` and ``y``; parameters as for `fit`.
+        """Train for one epoch on ``X`` and ``y``; the parameters are those of `fit`.
 
-        With ``early_stopping`` each call needs ``validation_data``; see ``stopped_``.
+        With ``early_stopping``, each call needs ``validation_data``; see ``stopped_``.
         """
         return self._fit(X, y, sample_weight, validation_data, incremental=True)  # type: ignore[no-any-return]
 

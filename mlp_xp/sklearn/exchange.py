@@ -28,13 +28,13 @@ class Exchange(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
     def to_model(self, device: str | Backend | None = None) -> Model:
         """The fitted network as a `Model` with the same weights, which can be saved, on ``device``.
 
-        Its `Model.predict_proba` returns the same numbers. For two classes that is the probability of the second one,
-        (rows, 1). ``model.extra["classes"]`` holds the ``classes_``.
+        Its `Model.predict_proba` returns the same probabilities or values. For two classes, it returns the probability
+        of the second class, (rows, 1). ``model.extra["classes"]`` contains the ``classes_``.
         """
         check_is_fitted(self)
         backend = as_backend(device or self.device or "cpu")
         network = build_network(self._units(), self.activation, self.dropout)
-        state = layer_states(network, np.random.RandomState(0))  # dropout's, which predictions do not use
+        state = layer_states(network, np.random.RandomState(0))  # the state of dropout, which predictions do not use
         params, state = to_device(backend, (tree(network, self.coefs_, self.intercepts_, np.asarray), state))
         extra = {"classes": self.classes_.tolist()} if is_classifier(self) else {}
         return Model(network, PORTABLE.get(self._loss(), self._loss()), params, state, backend, extra)
@@ -60,7 +60,7 @@ class Exchange(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
     def to_sklearn(self) -> Any:
         """A fitted estimator of `sklearn.neural_network` with the same parameters, weights and labels.
 
-        Raises `ValueError` naming an activation or a loss that scikit-learn does not have.
+        Raises `ValueError` that names an activation or a loss that scikit-learn does not have.
         """
         given = [self.activation] if isinstance(self.activation, str) else self.activation
         names = {"logistic" if name == "sigmoid" else name for name in given}
@@ -82,7 +82,7 @@ class Exchange(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
 
 
 def _converted(source: Any, kind: type, changes: dict[str, Any]) -> Any:
-    """An estimator of that class with the parameters and copies of the attributes of ``source``, but a new solver."""
+    """An estimator of class ``kind`` with the parameters and attributes of ``source``, copied, but a new solver."""
     check_is_fitted(source)
     given, known = source.get_params(), kind().get_params()
     target = kind(**{name: value for name, value in (given | changes).items() if name in known})
@@ -94,7 +94,7 @@ def _converted(source: Any, kind: type, changes: dict[str, Any]) -> Any:
 def read(model: Model) -> tuple[dict[str, Any], Weights]:
     """Constructor parameters and weights for the network of a model.
 
-    Raises `ValueError` naming the first layer that the network of an estimator cannot have.
+    Raises `ValueError` that names the first layer that the network of an estimator cannot have.
     """
     layers = [layer for layer in model.network.layers if not isinstance(layer, Dropout)]
     fits = [isinstance(a, Dense) if i % 2 == 0 else not a.stateful and a.specs() == () for i, a in enumerate(layers)]

@@ -38,9 +38,9 @@ def fit_lbfgs(e: Any, setting: Setting, data: Batch, tasks: Tasks) -> None:
 
 
 class Problem:
-    """``(sum_i w_i l_i + alpha |W|^2 / 2) / sum_i w_i`` over all rows, as a function of one long vector.
+    """``(sum_i w_i l_i + alpha |W|^2 / 2) / sum_i w_i`` over all rows, as a function of one vector.
 
-    The vector holds the weights of all layers, then their biases, as scikit-learn packs it.
+    The vector contains the weights of all layers, then their biases, in scikit-learn's order.
     """
 
     def __init__(self, e: Any, setting: Setting, data: Batch, tasks: Tasks) -> None:
@@ -75,7 +75,7 @@ class Problem:
         return value / self.total + 0.5 * self.l2 * float(W @ W), gradient
 
     def iteration_ends(self, intermediate_result: Any) -> None:
-        """Tell the callbacks; raise `StopIteration`, as SciPy expects it, if one asks to stop."""
+        """Call the callbacks; raise `StopIteration`, which SciPy expects, if one requests to stop."""
         if self.tasks.end(lambda: self.weights(np.array(intermediate_result.x))._asdict()):
             raise StopIteration
 

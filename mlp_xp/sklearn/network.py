@@ -24,7 +24,7 @@ NAMES: dict[Any, Layer] = {**ACTIVATIONS, "logistic": Sigmoid()}
 
 
 class Setting(NamedTuple):
-    """The network to train, its loss, and where."""
+    """The network to train, its loss, and the backend."""
 
     backend: Backend
     network: Chain
@@ -33,7 +33,7 @@ class Setting(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The weights and the biases of all layers, under the names that an estimator has for them."""
+    """The weights and the biases of all layers, under their names in an estimator."""
 
     coefs_: list[HostArray]
     intercepts_: list[HostArray]
@@ -48,7 +48,7 @@ def build_network(units: Sequence[int], activation: Activation, dropout: float) 
     n = len(units) - 2
     each = [activation] * n if isinstance(activation, str) or not isinstance(activation, Sequence) else activation
     if len(each) != n:
-        raise ValueError(f"activation names {len(each)} functions, but there are {n} hidden layers: give one for each")
+        raise ValueError(f"activation has {len(each)} entries, but there are {n} hidden layers: pass one for each")
     return _build(tuple(units), tuple(as_activation(NAMES.get(name, name)) for name in each), float(dropout))
 
 
@@ -66,7 +66,7 @@ def _build(units: tuple[int, ...], hidden: tuple[Layer, ...], dropout: float) ->
 
 
 def layer_states(network: Chain, random_state: np.random.RandomState | None = None) -> Tree:
-    """The states of the layers before the first step; without a generator those of a forward pass outside of training.
+    """The states of the layers before the first step; without a generator, those for prediction.
 
     Draws only where there are stateful layers, so that others get scikit-learn's numbers.
     """

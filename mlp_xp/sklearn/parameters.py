@@ -70,7 +70,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "class_weight": [StrOptions({"balanced"}), dict, list, None],
     "loss": [StrOptions(set(REGRESSION)), HasMethods(["rows", "slope", "output"])],
 }
-"""scikit-learn's own constraints, and those of the parameters that are new or take more."""
+"""scikit-learn's own constraints, and those of parameters that are new or accept more values."""
 
 DESCRIPTIONS = """
 loss : str or loss, default='squared_error'
@@ -86,14 +86,14 @@ learning_rate : str or schedule, default='constant'
     ``constant``; for ``sgd`` also ``invscaling`` (``learning_rate_init / t^power_t`` after t rows) and ``adaptive``
     (divided by 5 whenever the epochs stop improving); or a schedule such as ``mlp_xp.nn.schedules.Cosine(0.01)``.
 device : str, backend or None, default=None
-    Where to train and predict, as `mlp_xp.get_backend` takes it: ``cpu``, ``cuda``, ``cuda:1``, ``torch:cuda`` ...
-    By default the device and library of ``X`` if it is on a GPU, otherwise NumPy on the CPU.
+    Where to train and predict: a name that `mlp_xp.get_backend` accepts, such as ``cpu``, ``cuda``, ``cuda:1`` or
+    ``torch:cuda``. By default the device and library of ``X`` if it is on a GPU, otherwise NumPy on the CPU.
 dtype : {'float32', 'float64'} or None, default=None
-    The dtype of the weights; by default that of ``X``, or float64 if ``X`` holds anything else.
+    The dtype of the weights; by default that of ``X``, or float64 if ``X`` has any other dtype.
 dropout : float, default=0.0
-    The share of the units of each hidden layer that are dropped in training.
+    The fraction of the units of each hidden layer that are dropped in training.
 class_weight : dict, list of dict, 'balanced' or None, default=None
-    Factors of ``sample_weight``: ``{label: weight}``, for several outputs a list of these, or ``balanced``.
+    Factors of ``sample_weight``: ``{label: weight}``, a list of such dicts for several outputs, or ``balanced``.
 scoring : str, callable or None, default=None
     The score of the validation set: ``None`` for that of `score`, ``'loss'`` for the negative loss, or a scorer of
     scikit-learn by name or as a callable.
@@ -106,8 +106,8 @@ group : {'mpi', 'nccl', 'torch'}, group or None, default=None
 validation_loss_curve_ : list of float or None
     The loss on the validation set after each epoch.
 stopped_ : bool
-    Whether training ended before ``max_iter`` epochs. A `partial_fit` with ``early_stopping`` that has stopped holds
-    the best weights, and further calls change nothing.
+    Whether training ended before ``max_iter`` epochs. After `partial_fit` with ``early_stopping`` has stopped, the
+    estimator has the best weights, and further calls do not change them.
 """
 """In the format of numpydoc; the names of attributes end with an underscore."""
 ENTRY = re.compile(r"^(\w+) : .*\n(?:(?: .*)?\n)*", re.M)
@@ -117,7 +117,7 @@ ENTRY = re.compile(r"^(\w+) : .*\n(?:(?: .*)?\n)*", re.M)
 def described(cls: type) -> type:
     """Set the constraints of an estimator, and describe its parameters and attributes in its docstring.
 
-    Those that scikit-learn has too are described as there, unless they take more.
+    The description of a parameter that scikit-learn has, too, is scikit-learn's, unless it accepts more values here.
     """
     names = {field.name for field in fields(cls)}
     cls._parameter_constraints = {name: allowed for name, allowed in CONSTRAINTS.items() if name in names}  # type: ignore[attr-defined]

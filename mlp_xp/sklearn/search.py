@@ -37,9 +37,9 @@ class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has n
     Parameters
     ----------
     estimator : estimator
-        What to fit.
+        The estimator to fit.
     param_grid : dict or list of dict
-        Lists of values by the names of the parameters; with ``n_iter`` lists or distributions.
+        Lists of values by the names of the parameters or, with ``n_iter``, lists or distributions.
     n_iter : int or None, default=None
         The number of settings to draw from ``param_grid``; ``None`` for all combinations.
     random_state : int, RandomState instance or None, default=None
@@ -50,7 +50,7 @@ class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has n
         Drop the weakest candidates after a few epochs, by their mean score; the others continue from where they are.
         ``cv_results_`` has the columns ``iter`` and ``n_resources`` (epochs).
     n_jobs : int or None, default=None
-        Processes, as joblib counts them, each with one BLAS thread.
+        The number of processes, with joblib's conventions; each has one BLAS thread.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has n
         cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         splits = list(cv.split(X, y, **routed.splitter.split))
         if not splits:
-            raise ValueError("cv splits the rows into no folds: nothing would be trained")
+            raise ValueError("cv yields no folds: nothing would be trained")
         jobs = Jobs(self.estimator, X, y, splits, routed.estimator.fit)
         search = _Search(self, candidates, splits, jobs)
         search.fit(X, y, **params)
@@ -183,7 +183,7 @@ class Jobs:
             if key not in self.fronts:
                 front = whole[:-1]
                 self.fronts[key] = front, front.fit_transform(x, y)
-        except Exception:  # it is raised again, and handled, when the whole pipeline is fitted
+        except Exception:  # raised again, and handled, when the whole pipeline is fitted
             return None
         front, rows = self.fronts[key]
         whole.steps = [*front.steps, (name, last)]
@@ -191,7 +191,7 @@ class Jobs:
 
 
 class _Search(BaseSearchCV):  # type: ignore[misc]
-    """scikit-learn's search over estimators that are fitted already: scores, ranks and the refit are its own."""
+    """scikit-learn's search over fitted estimators: scores, ranks and the refit are scikit-learn's."""
 
     def __init__(self, owner: BatchedSearchCV, candidates: list[dict[str, Any]], splits: list[Any], jobs: Jobs) -> None:
         self.store: list[Any] = []
@@ -207,13 +207,13 @@ class _Search(BaseSearchCV):  # type: ignore[misc]
         self.seconds: list[float] = []
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
-        """Score in this process: everything is fitted when the search looks at it."""
+        """Score in this process, because everything is already fitted."""
         self.parallel = dict(zip(("backend", "n_jobs"), joblib.parallel.get_active_backend(), strict=True))
         with joblib.parallel_config(backend="sequential"):
             return super().fit(X, y, **params)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """None: those of its owner are checked."""
+        """Return no parameters: those of its owner are checked."""
         return {}
 
     def _run_search(self, evaluate_candidates: Any) -> None:
@@ -249,7 +249,7 @@ class _Search(BaseSearchCV):  # type: ignore[misc]
         return self.refit if several else "score"
 
     def _select_best_index(self, refit: Any, refit_metric: str, results: Any) -> int:
-        """That of scikit-learn; with halving among the candidates of the last rung."""
+        """Select like scikit-learn; with halving, among the candidates of the last rung."""
         if callable(refit) or "iter" not in results:
             return int(BaseSearchCV._select_best_index(refit, refit_metric, results))
         last = np.flatnonzero(np.asarray(results["iter"]) == np.max(results["iter"]))
@@ -257,13 +257,13 @@ class _Search(BaseSearchCV):  # type: ignore[misc]
         return int(last[0] if np.isnan(scores).all() else last[np.nanargmax(scores)])
 
     def set_times(self, results: dict[str, Any]) -> None:
-        """Replace the fit times, which are those of looking fits up."""
+        """Replace the measured fit times, which are those of looking up finished fits."""
         times = np.array(self.seconds).reshape(-1, len(self.jobs.splits))
         results["mean_fit_time"], results["std_fit_time"] = times.mean(axis=1), times.std(axis=1)
 
 
 class Prefitted:
-    """Stands for an estimator in scikit-learn's search: `fit` takes the next fitted one from a list.
+    """A stand-in for an estimator in scikit-learn's search: `fit` takes the next fitted one from a list.
 
     When the list is empty, as in the refit, it fits the estimator itself.
     """
@@ -293,7 +293,7 @@ class Prefitted:
         return self
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Prefitted:
-        """Take the next fitted estimator; raise what its fit raised."""
+        """Take the next fitted estimator, or raise the exception of its fit."""
         if not self.store:
             fresh = clone(self.estimator).set_params(**clone(self.params, safe=False))
             self.fitted = fresh.fit(X, y, **params)

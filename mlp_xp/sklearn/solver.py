@@ -59,7 +59,7 @@ def make_solver(e: Any) -> Solver:
 
 
 class Course:
-    """The epochs of an estimator on ``rows`` rows with the weights ``w``, as far as the host plans them.
+    """The part of the epochs of an estimator that the host plans, on ``rows`` rows with the weights ``w``.
 
     An epoch minimizes ``(sum_i w_i l_i + alpha |W|^2 / 2) / sum_i w_i`` over the rows of each batch, so that the
     penalty is stronger the smaller the batch. With ``l2_mode="constant"`` it is ``alpha |W|^2 / 2`` plus the mean loss.
@@ -74,13 +74,13 @@ class Course:
         self.steps = step_count(rows, self.batch_size)
 
     def moment(self) -> Moment:
-        """The present moment, for schedules."""
+        """The current position, for schedules."""
         e, solver = self.e, self.e._optimizer
         losses = getattr(e, "validation_loss_curve_", None) or e.loss_curve_
         return Moment(solver.steps, self.steps * e.max_iter, solver.epochs, e.t_, losses[len(losses) - solver.epochs :])
 
     def rates(self) -> Rates:
-        """The optimizer's numbers for the next epoch, (steps,) each."""
+        """The optimizer's coefficients for the next epoch, (steps,) each."""
         solver: Solver = self.e._optimizer
         schedule = ConstantRate(solver.learning_rate) if solver.by_epoch else solver.schedule
         return rate_table(solver.optimizer, schedule, self.moment(), self.steps)
@@ -126,7 +126,7 @@ def note(e: Any, course: Course, loss: float, scored: tuple[float, float] | None
 
 
 def is_over(e: Any, prints: bool = True) -> bool:
-    """Whether too many epochs have brought no improvement, and the solver does not lower its rate instead."""
+    """Whether too many epochs have passed without an improvement, and the solver does not lower its rate instead."""
     if e._no_improvement_count <= e.n_iter_no_change:
         return False
     solver: Solver = e._optimizer
@@ -144,7 +144,7 @@ def is_over(e: Any, prints: bool = True) -> bool:
 
 
 def warn_of_the_end(e: Any) -> None:
-    """scikit-learn's warning of a fit that ended at ``max_iter``."""
+    """Issue scikit-learn's warning about a fit that ended at ``max_iter``."""
     warnings.warn(
         f"Stochastic Optimizer: Maximum iterations ({e.max_iter}) reached and the optimization hasn't converged yet.",
         ConvergenceWarning,

@@ -26,7 +26,7 @@ from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray, Tree
 
 PLAIN_WORK = 10**7
-"""Multiply-adds of a forward pass up to which `partial_fit` runs NumPy's loop uncompiled: binding would take longer."""
+"""Up to so many multiply-adds of a forward pass, `partial_fit` runs NumPy's loop uncompiled, which is then faster."""
 
 
 class Held(NamedTuple):
@@ -78,7 +78,7 @@ def fit_stochastic(
 
 
 class Epochs(Course):
-    """A data set on its device, and the state of training that epochs change."""
+    """A data set on its device, and the training state that epochs change."""
 
     def __init__(self, e: Any, setting: Setting, data: Batch, ranks: Ranks) -> None:
         super().__init__(e, len(data.x), data.w)
@@ -102,7 +102,7 @@ class Epochs(Course):
         return float(mean_loss(losses_on_host(self.backend, losses), batch_weights(order, self.batch_size)))
 
     def weights(self) -> Weights:
-        """What the estimator would be fitted with now."""
+        """The current weights, as the estimator would store them."""
         return lists(to_host(self.backend, self.state.params))
 
 
@@ -132,7 +132,7 @@ class Validation:
             estimator.validation_loss_curve_ = []
 
     def __call__(self, params: Tree, state: Tree) -> tuple[float, float]:
-        """The score by the estimator's ``scoring`` and the mean loss of a row; NaN if the network has diverged."""
+        """The score by the estimator's ``scoring`` and the mean loss per row; NaN if the network has diverged."""
         backend, network, _, dtype = self.setting
         if not self.batches:
             self.batches = list(blocks(backend, network, Batch(self.held.data.x, ABSENT, ABSENT), dtype, pad=True))
@@ -140,7 +140,7 @@ class Validation:
         return self.of_outputs(z, lambda: params)
 
     def of_outputs(self, z: HostArray, params: Callable[[], Tree]) -> tuple[float, float]:
-        """The same from the outputs for the held-out rows; only a scorer of scikit-learn needs the parameters."""
+        """Score and loss from the outputs for the held-out rows; only scikit-learn's scorers need the parameters."""
         e, (given, data, labels), loss, score = self.e, self.held, self.setting.loss, math.nan
         with np.errstate(all="ignore"):
             cost, _ = loss.rows(np, z, data.y)
@@ -149,7 +149,7 @@ class Validation:
                 score = e._metric(labels, e._decide(p), sample_weight=self.w)
         if isinstance(e.scoring, str) and e.scoring == "loss":
             score = -mean
-        elif e.scoring is not None:  # a scorer sees the estimator in its present state
+        elif e.scoring is not None:  # a scorer uses the estimator in its current state
             e.coefs_, e.intercepts_ = lists(to_host(self.setting.backend, params()))
             weights = {} if self.w is None else {"sample_weight": self.w}
             score = check_scoring(e, e.scoring)(e, given, labels, **weights)

@@ -1,4 +1,4 @@
-"""scikit-learn's callbacks: an estimator's fit as a task with one subtask for each epoch or iteration."""
+"""Support for scikit-learn's callbacks: a fit is a task with one subtask for each epoch or iteration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ try:
 except ImportError:  # scikit-learn before 1.9
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Nothing: there are no callbacks."""
+        """An empty base class: there are no callbacks."""
 
 
 class Tasks:

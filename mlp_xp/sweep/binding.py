@@ -1,7 +1,7 @@
 """Numbers of a configuration, such as a momentum, as arrays with one value for each model of a stack.
 
-Models train together if their steps are equal but for such numbers. The math needs no change: a copy of the step holds
-arrays of shape (models, 1, 1) in the place of the numbers.
+Models train together if their steps are equal except for such numbers. The math needs no change: in a copy of the step,
+arrays of shape (models, 1, 1) replace the numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mlp_xp_backends import Backend
 from mlp_xp_backends.typing import Array
 
 Path = tuple[str | int, ...]
-"""Where a number is: attributes and positions, as in ``("network", "layers", 2, "rate")``."""
+"""The path to a number: attributes and positions, as in ``("network", "layers", 2, "rate")``."""
 
 NUMBERS: dict[type, tuple[str, ...]] = {
     SGD: ("momentum",),
@@ -30,7 +30,8 @@ NUMBERS: dict[type, tuple[str, ...]] = {
     Dropout: ("scale", "threshold"),
     TrainStep: ("clip_norm", "max_norm"),
 }
-"""What the formulas read and may differ between the models of a stack. Derived numbers are rounded once, as alone."""
+"""Fields that the formulas read and that may differ between the models of a stack. Derived numbers are rounded once, as
+in a model that is trained alone."""
 FREE: dict[type, tuple[str, ...]] = {
     SGD: ("lr", "momentum"),
     Adam: ("lr", "b1", "b2", "eps"),
@@ -41,15 +42,15 @@ FREE: dict[type, tuple[str, ...]] = {
     Embedding: ("init_E",),
     TrainStep: ("l2", "clip_norm", "max_norm"),
 }
-"""The fields that may differ: those above, and those that only the host reads."""
+"""All fields that may differ: those above, and those that only the host reads."""
 ON_AND_OFF = {SGD: ("momentum",), Dropout: ("rate",), TrainStep: ("l2", "clip_norm", "max_norm")}
-"""Fields of which 0 or ``None`` means another formula."""
+"""Fields for which 0 or ``None`` selects another formula."""
 DERIVED: dict[type, tuple[str, ...]] = {AdamW: ("adam",)}
 """Parts of a configuration that are not fields."""
 
 
 def structure(config: Any) -> Hashable:
-    """Equal for configurations that can train together."""
+    """A key that is equal for configurations that can train together."""
     if isinstance(config, tuple):
         return tuple(map(structure, config))
     if not is_dataclass(config) or isinstance(config, type):
@@ -64,7 +65,7 @@ def structure(config: Any) -> Hashable:
 
 
 def differing(steps: Sequence[TrainStep]) -> tuple[Path, ...]:
-    """The places of the numbers in which these steps, of one `structure`, differ."""
+    """The paths to the numbers in which these steps, of one `structure`, differ."""
     return tuple(path for path in _numbers(steps[0]) if len({value(step, path) for step in steps}) > 1)
 
 
@@ -76,13 +77,13 @@ def value(config: Any, path: Path) -> Any:
 
 
 def columns(backend: Backend, steps: Sequence[TrainStep], paths: Sequence[Path], dtype: str) -> tuple[Array, ...]:
-    """The numbers of the models at these places on the device, (models, 1, 1) each."""
+    """The numbers of the models at these paths, on the device, (models, 1, 1) each."""
     tables = [np.array([value(step, path) for step in steps])[:, None, None] for path in paths]
     return tuple(backend.asarray(table, dtype if table.dtype.kind == "f" else "int32") for table in tables)
 
 
 def bound(config: Any, paths: Sequence[Path], arrays: Sequence[Array]) -> Any:
-    """A copy of ``config`` with these arrays at these places."""
+    """A copy of ``config`` with these arrays at these paths."""
     parts: dict[str | int, tuple[list[Path], list[Array]]] = {}
     for path, array in zip(paths, arrays, strict=True):
         if not path:
@@ -94,12 +95,12 @@ def bound(config: Any, paths: Sequence[Path], arrays: Sequence[Array]) -> Any:
         return tuple(bound(part, *parts[i]) if i in parts else part for i, part in enumerate(config))
     copied = copy.copy(config)
     for name, found in parts.items():
-        vars(copied)[str(name)] = bound(getattr(config, str(name)), *found)  # the class is frozen, its copy is ours
+        vars(copied)[str(name)] = bound(getattr(config, str(name)), *found)  # frozen, but only used here
     return copied
 
 
 def _numbers(config: Any) -> Iterator[Path]:
-    """The places of all numbers that may differ."""
+    """The paths to all numbers that may differ."""
     if isinstance(config, tuple):
         for i, part in enumerate(config):
             yield from ((i, *path) for path in _numbers(part))

@@ -21,7 +21,7 @@ from mlp_xp_backends.typing import HostArray
 
 
 class Measured(NamedTuple):
-    """A set of rows to measure after each epoch."""
+    """A set of rows on which models are evaluated after each epoch."""
 
     data: Batch
     rows: dict[int | None, HostArray] | None
@@ -29,7 +29,7 @@ class Measured(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What the runs of a group have in common; everything in it can be sent to another process."""
+    """The common properties of the runs of a group; all of them can be sent to another process."""
 
     device: Any
     dtype: str

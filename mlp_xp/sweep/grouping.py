@@ -41,22 +41,22 @@ class Fitting:
         resident: bool | None,
     ) -> None:
         if halving is not None and not isinstance(halving, Halving):
-            raise TypeError(f"halving must be something such as Halving(factor=3), not {shown(halving)}")
+            raise TypeError(f"halving must be an object such as Halving(factor=3), not {shown(halving)}")
         self.backend, self.device, self.dtype, self.split = backend, device, dtype, split
         self.sets, self.rule, self.halving, self.shuffle, self.resident = sets, rule, halving, shuffle, resident
 
     def rows_of(self, candidate: Candidate, rows: int) -> int:
-        """The rows that a model trains on."""
+        """The rows on which a model trains."""
         return rows if candidate.fold is None else len(self.split[candidate.fold][0])
 
     def clipped(self, candidate: Candidate, rows: int) -> Candidate:
-        """``candidate`` with a batch of at most all its rows."""
+        """``candidate`` with a batch size of at most the number of its rows."""
         return candidate._replace(batch_size=min(candidate.batch_size, self.rows_of(candidate, rows)))
 
     def groups(
         self, candidates: Sequence[Candidate], x: Array, y: Array, w: Array | None, together: int | None
     ) -> list[tuple[Group, list[int]]]:
-        """The candidates by what can train together, with their checked data."""
+        """The candidates, grouped by those that can train together, with their checked data."""
         rows, found = int(np.shape(x)[0]), dict[Any, list[int]]()
         for i, candidate in enumerate(candidates):
             held = 0 if candidate.fold is None else len(self.split[candidate.fold][1])
@@ -88,7 +88,7 @@ class Fitting:
         return Group(self.device, self.dtype, step, paths, own_l2, batch_size, data, train, sets, self.resident, size)
 
     def identity(self, group: Group) -> tuple[Any, ...]:
-        """What tells this call from others with the same settings: shapes, and a digest of targets and first rows."""
+        """The identity of this call, beside its settings: shapes, and a digest of targets and first rows."""
         first = self.backend.to_numpy(self.backend.asarray(group.data.x[:1000]))
         digest = hashlib.sha256(np.ascontiguousarray(first).tobytes())
         digest.update(np.ascontiguousarray(group.data.y).tobytes())
@@ -105,7 +105,7 @@ class Fitting:
         return Batch(x, y, check_weights(self.backend, w, rows, self.dtype))
 
     def _weighted(self, data: Batch, candidate: Candidate, part: HostArray | None, step: Any) -> Batch:
-        """The data with class weights, which ``balanced`` counts among the training rows alone."""
+        """The data with class weights; ``balanced`` counts only the training rows."""
         rows = np.arange(len(data.y)) if part is None else part
         n_out = step.network.width(data.x.shape[1]) or 0
         given = ABSENT if data.w is ABSENT else data.w[rows]
@@ -120,5 +120,5 @@ def named_sets(validation_data: Any, split: Folds) -> dict[str, tuple[Array, ...
         return {}
     sets = dict(validation_data) if isinstance(validation_data, Mapping) else {"valid": validation_data}
     if split and "valid" in sets:
-        raise ValueError("folds measure their held-out rows as 'valid': give other validation sets other names")
+        raise ValueError("'valid' names the rows that a fold holds out: give other validation sets other names")
     return sets

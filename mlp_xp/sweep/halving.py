@@ -1,4 +1,4 @@
-"""Successive halving that continues: the weakest settings are dropped, the others go on from where they are."""
+"""Successive halving that continues runs: the weakest settings are dropped, the others continue where they are."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from mlp_xp.training.early_stopping import EarlyStopping
 class Halving:
     """Keep the best ``1 / factor`` of the settings after ``min_epochs``, ``min_epochs factor``, ... epochs.
 
-    Successive halving (Jamieson and Talwalkar 2016, fig. 3). ``monitor`` is a column of the history; a setting that is
-    trained on several folds counts with its mean. Unlike in scikit-learn, nothing is trained twice.
+    Successive halving (Jamieson and Talwalkar 2016, fig. 3). ``monitor`` is a column of the history; the score of a
+    setting that is trained on several folds is the mean over the folds. Unlike in scikit-learn, nothing is trained
+    twice.
 
     >>> Halving(factor=3, min_epochs=2).rungs(60, settings=27)
     [2, 6, 18]
@@ -44,14 +45,14 @@ class Halving:
         return found
 
     def survivors(self, runs: Sequence[Run], chosen: Collection[int], folds: int, until: int) -> set[int]:
-        """The runs to go on with, by the values of epoch ``until`` (or of the last one before)."""
+        """The runs to continue, by their values in epoch ``until`` (or the last epoch before it)."""
         settings = sorted({i // folds for i in chosen})
         scores = {s: self._score(runs[s * folds : (s + 1) * folds], until) for s in settings}
         best = sorted(settings, key=lambda s: (scores[s], s))[: math.ceil(len(settings) / self.factor)]
         return {s * folds + i for s in best for i in range(folds)}
 
     def _score(self, runs: Sequence[Run], until: int) -> float:
-        """The mean over the folds, low if good; infinite if a model has diverged."""
+        """The mean over the folds, where lower is better; infinite if a model has diverged."""
         values = [run.records[: until or None][-1][self.monitor] if run.records else math.nan for run in runs]
         mean = sum(values) / len(values)
         if math.isnan(mean) or any(run.diverged is not None and run.diverged <= until for run in runs):

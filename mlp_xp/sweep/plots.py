@@ -1,4 +1,4 @@
-"""Plots of a sweep; matplotlib is imported by whoever calls them."""
+"""Plots of a sweep, which import matplotlib when they are called."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def curves(result: SweepResult, column: str) -> Any:
-    """Learning curves of all models."""
+    """Draw the learning curves of all models."""
     figure, axes = _figure()
     best = result.best
     for record in result.records:
@@ -36,7 +36,7 @@ def curves(result: SweepResult, column: str) -> Any:
 
 
 def heatmap(result: SweepResult, across: str, down: str, column: str) -> Any:
-    """The mean over all that share two values."""
+    """Draw the mean over all models that share the values of two parameters."""
     values = result.values(column, across, down)
     columns, rows = (_sorted({key[i] for key in values}) for i in (0, 1))
     table = np.full((len(rows), len(columns)), np.nan)
@@ -57,7 +57,7 @@ def heatmap(result: SweepResult, across: str, down: str, column: str) -> Any:
 
 
 def spread(result: SweepResult, parameter: str, column: str) -> Any:
-    """Every model as a point, with mean and standard deviation."""
+    """Draw every model as a point, with mean and standard deviation."""
     found = {key[0]: values for key, values in result.values(column, parameter).items()}
     keys = _sorted(set(found))
     numeric = all(isinstance(key, Real) for key in keys)
@@ -93,7 +93,7 @@ def _sorted(keys: set[Any]) -> list[Any]:
 
 
 def _name(column: str) -> str:
-    """A column as the figure writes it."""
+    """The name of a column in a figure."""
     return column.replace("valid_", "validation ").replace("_", " ")
 
 

@@ -1,4 +1,4 @@
-"""The result of a sweep: a table, any model, predictions for rows held out, plots."""
+"""The result of a sweep: a table, the models, predictions for held-out rows, plots."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ BESIDE = ("epoch", "seconds", "lr")
 class SweepResult:
     """The result of a `Sweep`: one record per model, in the order of the settings and folds.
 
-    ``monitor`` and ``mode`` say which value makes a model the ``best``: that of early stopping, otherwise
-    ``valid_loss``, or ``loss`` without validation data. All models stay in the memory of the host, with what their
+    ``monitor`` and ``mode`` define the ``best`` model: they are those of early stopping, otherwise ``valid_loss``, or
+    ``loss`` without validation data, and ``min``. All models stay in the memory of the host, with what their
     optimizers store and, with early stopping, the parameters of the best epoch: three to four times the parameters for
     Adam.
 
@@ -58,10 +58,10 @@ class SweepResult:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """For each model its number ``model``, its setting, ``fold``, ``epochs``, ``diverged`` and its values.
+        """For each model, its number ``model``, its setting, ``fold``, ``epochs``, ``diverged`` and its values.
 
-        The values are those of its last epoch, or with early stopping of its best. ``diverged`` is the epoch in which
-        the loss became infinite or NaN, or ``None``.
+        The values are those of its last epoch or, with early stopping, of its best epoch. ``diverged`` is the epoch in
+        which the loss became infinite or NaN, or ``None``.
         """
         return [self._record(i) for i in range(len(self))]
 
@@ -75,7 +75,7 @@ class SweepResult:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The record of the best model; `ValueError` if all have diverged."""
+        """The record of the best model. Raises `ValueError` if all models have diverged."""
         found = [r for r in self.records if r["diverged"] is None and not math.isnan(r.get(self.monitor, math.nan))]
         if not found:
             raise ValueError(f"no model has a finite {self.monitor}: all have diverged; try smaller learning rates")
@@ -90,14 +90,14 @@ class SweepResult:
         return History(list(self._runs[model][1].records))
 
     def member(self, model: int | None = None, device: str | Backend | None = None) -> Model:
-        """A model by its number, by default the best."""
+        """Return the model with this number, by default the best one."""
         run = self._runs[self.best["model"] if model is None else model][1]
         backend = self._backend if device is None else as_backend(device)
         params, layers = to_device(backend, (run.snapshot.state.params, run.snapshot.state.layers))
         return Model(run.candidate.step.network, run.candidate.step.loss, params, layers, backend)
 
     def trainer(self, model: int, device: str | Backend | None = None) -> Trainer:
-        """A trainer that goes on with a model."""
+        """Return a trainer that continues a model."""
         return Trainer.from_snapshot(self._runs[model][1].snapshot, self._backend if device is None else device)
 
     def to_pandas(self) -> Any:
@@ -107,10 +107,10 @@ class SweepResult:
         return pd.DataFrame(self.records)
 
     def out_of_fold(self, setting: int | None = None) -> HostArray:
-        """``predict_proba`` of every row by the model of ``setting`` that was not trained on it, (rows, n_out).
+        """Return ``predict_proba`` for every row by the model of ``setting`` that was not trained on it, (rows, n_out).
 
-        ``setting`` is a position among the settings, by default that with the best mean; rows that no fold holds out
-        are NaN, and of a row that several hold out the mean is taken.
+        ``setting`` is a position among the settings, by default that with the best mean. Rows that no fold holds out
+        are NaN; for rows that several folds hold out, the result is the mean.
         """
         if not self._folds:
             raise ValueError("out_of_fold needs a sweep over folds: pass folds=5 to fit")
@@ -129,13 +129,13 @@ class SweepResult:
 
     @property
     def best_setting(self) -> int:
-        """The position of the setting with the best mean over its folds; of a model without folds its number."""
+        """The position of the setting with the best mean over its folds; without folds, the number of the model."""
         worst, choose = (math.inf, np.nanargmin) if self.mode == "min" else (-math.inf, np.nanargmax)
         values = [r.get(self.monitor, math.nan) if r["diverged"] is None else worst for r in self.records]
         return int(choose(np.array(values).reshape(-1, len(self._folds) or 1).mean(axis=1)))
 
     def values(self, column: str, *parameters: str) -> dict[tuple[Any, ...], list[float]]:
-        """The values of ``column`` by those of the parameters: a list over seeds, folds and whatever else differs."""
+        """Return the values of ``column`` by those of the parameters: a list over seeds, folds and so on."""
         found: dict[tuple[Any, ...], list[float]] = {}
         for record in self.records:
             for name in parameters:

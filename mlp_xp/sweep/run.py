@@ -1,4 +1,4 @@
-"""One model of a sweep: on the host everything that a trainer keeps, so that it equals a model trained alone."""
+"""One model of a sweep, with the same state on the host as in a trainer, so that it equals a model trained alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Candidate(NamedTuple):
 
 
 class Run:
-    """A model under way. Between two calls of the driver its state is stored here, on the host."""
+    """A model in training. Between two calls of the driver, its state is stored here, on the host."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Run:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The run when it was last stored; drawn on first use, so that runs that wait need no memory."""
+        """The run when it was last stored; initialized on first use, so that waiting runs need no memory."""
         if self._snapshot is None:
             one = self.candidate
             rng, network = generator(one.seed), one.step.network
@@ -142,7 +142,7 @@ class Run:
         return improved
 
     def store(self, state: TrainState, kept: tuple[Any, Any] | None) -> None:
-        """Take the state back from the stack, and the best parameters and layer states; restore these at the end."""
+        """Store the state from the stack, and the best parameters and layer states, which are restored at the end."""
         if kept is not None and self.best is not None:
             self.best = self.best._replace(params=kept[0], layers=kept[1])
         self._note_divergence(state)

@@ -1,4 +1,4 @@
-"""Settings of a sweep: a grid, a list or distributions, and what each of them trains."""
+"""Settings of a sweep, from a grid, a list or distributions, and the model that each of them trains."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WHOLE = ("network", "loss", "optimizer", "class_weight", "seed", "batch_size", "
 
 
 def from_grid(grid: Any) -> list[Setting]:
-    """All combinations of the values of each parameter; of a list of grids one after the other."""
+    """All combinations of the values of the parameters; for a list of grids, those of each grid in turn."""
     grids = [grid] if isinstance(grid, Mapping) else grid
     if not isinstance(grids, Sequence) or isinstance(grids, str) or not grids:
         raise TypeError(f"grid must be a dict such as {{'lr': [0.1, 0.01]}} or a list of such, not {shown(grid)}")
@@ -67,7 +67,7 @@ def from_list(settings: Any) -> list[Setting]:
 
 @dataclass(frozen=True)
 class Base:
-    """What a setting changes."""
+    """The configuration that settings change."""
 
     network: Chain | Callable[..., Chain]
     loss: Loss
@@ -77,7 +77,7 @@ class Base:
     seed: int
 
     def candidate(self, setting: Setting, batch_size: int, max_epochs: int, fold: int | None) -> Candidate:
-        """The model of ``setting``; `ValueError` or `TypeError` naming the setting that cannot be."""
+        """Return the model of ``setting``. Raises `ValueError` or `TypeError` that names an impossible setting."""
         try:
             return self._candidate(dict(setting), batch_size, max_epochs, fold)
         except (TypeError, ValueError) as error:
@@ -100,7 +100,7 @@ class Base:
         return Candidate(TrainStep(network, loss, optimizer, **step), seed, batch_size, max_epochs, weight, fold)
 
     def names(self, optimizer: Optimizer) -> list[str]:
-        """The parameters of a setting."""
+        """The names of all parameters of a setting."""
         own: list[str] = [f.name for f in fields(optimizer)] if is_dataclass(optimizer) else []
         building = [] if isinstance(self.network, Chain) else list(inspect.signature(self.network).parameters)
         return [*own, *STEP, *WHOLE, *(building or ["dropout"])]

@@ -23,19 +23,19 @@ from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 
 GPU_SHARE = 0.1
-"""Of the free memory of a GPU: for the states of a stack."""
+"""The share of the free memory of a GPU for the states of a stack."""
 MOST = 1024
-"""Models of a stack on a GPU."""
+"""The number of models in a stack on a GPU."""
 SIZES = {
     "numpy": ((2.5e5, 16), (8e5, 8), (4e6, 4), (1.6e7, 2), (math.inf, 1)),
     "torch": ((2.5e5, 16), (8e5, 8), (2e6, 4), (math.inf, 1)),
     "jax": ((2.5e5, 16), (8e5, 8), (math.inf, 1)),
 }
-"""Models of a stack on a CPU, by the multiply-adds of a model's forward pass: more of them leave the cache."""
+"""The number of models in a stack on a CPU, by the multiply-adds of a forward pass; more do not fit the cache."""
 
 
 class EpochPlan(NamedTuple):
-    """What a model needs of the host for an epoch."""
+    """The inputs of a model for an epoch, on the host."""
 
     order: HostArray
     """Row numbers, (rows,)."""
@@ -85,13 +85,13 @@ class Stack:
         self.state: Any = ABSENT
 
     def exchange(self, keep: Sequence[int], new: Sequence[tuple[TrainStep, TrainState]]) -> None:
-        """Keep the models at these positions, in this order, and append new ones; states of these are on the host."""
+        """Keep the models at these positions, in this order, and append new ones, whose states are on the host."""
         self.state = exchanged(self.backend, self.state, keep, [state for _, state in new])
         self.steps = [*(self.steps[i] for i in keep), *(step for step, _ in new)]
         self.numbers = columns(self.backend, self.steps, self.paths, self.feed.dtype)
 
     def epoch(self, plans: Sequence[EpochPlan]) -> HostArray:
-        """Train for an epoch; the losses of the steps, (steps, models). Waits for the device."""
+        """Train for an epoch; return the losses of the steps, (steps, models). Waits for the device."""
         order = np.stack([plan.order for plan in plans])
         rates = stacked_rates([plan.rates for plan in plans])
         l2: Any = ABSENT
@@ -151,7 +151,7 @@ def rows_on_host(backend: Backend, tree: Tree, chosen: Sequence[int]) -> list[An
 
 
 def models_together(backend: Backend, network: Chain, batch_size: int, dtype: str) -> int:
-    """How many models of this kind a stack has for the best speed."""
+    """The number of models of this kind in a stack that gives the best speed."""
     numbers = sum(spec.rows * spec.columns for spec in leaves(network.specs()))
     if backend.device == "cpu":
         sizes = SIZES.get(backend.name, SIZES["jax"])

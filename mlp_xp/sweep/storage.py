@@ -15,9 +15,9 @@ from mlp_xp.sweep.run import Candidate, Run
 
 
 class Storage:
-    """The models of a sweep on disk: ``model-00000.safetensors``, ...; nothing without a folder.
+    """The models of a sweep on disk: ``model-00000.safetensors``, ...; without a folder, nothing is stored.
 
-    Raises `ValueError` if the folder holds another sweep.
+    Raises `ValueError` if the folder contains another sweep.
     """
 
     def __init__(self, folder: str | Path | None, candidates: Sequence[Candidate], options: Any) -> None:
@@ -41,7 +41,7 @@ class Storage:
         return self.folder / f"model-{index:05}.safetensors"
 
     def read(self, index: int) -> Snapshot | None:
-        """The model as far as it is trained, if it is there."""
+        """Read the model, as far as it is trained, if its file exists."""
         if self.folder is None or not self._path(index).exists():
             return None
         return read_snapshot(self._path(index), self.types)

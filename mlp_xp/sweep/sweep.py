@@ -1,4 +1,4 @@
-"""`Sweep`: many training settings as few batched runs."""
+"""`Sweep`: many training settings in a few batched runs."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Sweep:
         A `Chain`, or a function that returns one: its arguments are parameters of the settings, as in
         ``lambda width, activation: mlp(784, width, 10, activation=activation)``.
     loss, optimizer, device, dtype, seed, l2, clip_norm, max_norm, class_weight
-        As in `Trainer`, where a setting does not give them.
+        As in `Trainer`; a setting can override them.
     grid
-        ``{parameter: values}``, of which all combinations are trained; or a list of such.
+        ``{parameter: values}``, of which all combinations are trained, or a list of such dicts.
     settings
         A list of settings, ``{parameter: value}`` each.
     distributions, n
-        ``{parameter: distribution}``, of which ``n`` settings are drawn with ``seed``: a list of values, or an object
-        with a method ``rvs`` such as ``scipy.stats.loguniform(1e-4, 1e-1)``.
+        ``{parameter: distribution}``, from which ``n`` settings are drawn with ``seed``. A distribution is a list of
+        values, or an object with a method ``rvs`` such as ``scipy.stats.loguniform(1e-4, 1e-1)``.
 
     Notes
     -----
@@ -55,7 +55,7 @@ class Sweep:
     Raises
     ------
     ValueError, TypeError
-        If a parameter is unknown, there are no settings, or a setting is impossible. Nothing is trained then.
+        If a parameter is unknown, there are no settings, or a setting is impossible. Nothing has been trained then.
 
     Examples
     --------
@@ -121,15 +121,15 @@ class Sweep:
         progress: bool = False,
         resident: bool | None = None,
     ) -> SweepResult:
-        """Train all settings, each as `Trainer.fit` would alone.
+        """Train all settings, each with the same result as `Trainer.fit`.
 
         Parameters
         ----------
         x, y, max_epochs, batch_size, sample_weight, validation_data, shuffle, early_stopping, resident
-            As in `Trainer.fit`; the rule of early stopping is applied to each model by itself.
+            As in `Trainer.fit`; the rule of early stopping is applied to each model separately.
         folds
             A number of folds, a splitter of scikit-learn, or pairs ``(training rows, held-out rows)``: each setting is
-            trained once for each fold and measured on its held-out rows as ``valid``.
+            trained once for each fold and evaluated on its held-out rows as ``valid``.
         halving
             Drop the weakest settings after a few epochs; the others continue where they are.
         n_jobs
@@ -190,7 +190,7 @@ SOURCES = ("grid", "settings", "distributions")
 
 
 def _rungs(halving: Halving | None, runs: list[Run], candidates: list[Candidate], folds: int) -> Any:
-    """Pairs of a number of epochs and the runs that go so far."""
+    """Pairs of a number of epochs and the runs that train so long."""
     everyone = set(range(len(runs)))
     if halving is None:
         yield None, everyone
@@ -204,13 +204,13 @@ def _rungs(halving: Halving | None, runs: list[Run], candidates: list[Candidate]
 
 
 class Reporter:
-    """Reports to stderr how many models are done; where that is not a terminal, at the end."""
+    """Reports to stderr how many models are done; if stderr is not a terminal, only at the end."""
 
     def __init__(self, total: int, on: bool) -> None:
         self.total, self.on, self.done = total, on, 0
 
     def note(self, run: Run) -> None:
-        """A model is done or paused."""
+        """Count a model that is done or paused."""
         self.done += run.is_done
         if self.on and sys.stderr.isatty():
             print(f"\r{self.done} of {self.total} models", end="", file=sys.stderr, flush=True)

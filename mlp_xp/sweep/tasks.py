@@ -1,4 +1,4 @@
-"""Tasks in this process, or in those of joblib: on other cores, and by its backends on other machines."""
+"""Tasks in this process or in joblib's processes, on other cores or, with a suitable backend, on other machines."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _equal(things: Any, count: int) -> list[Any]:
 
 
 def run_tasks(f: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], n_jobs: int | None) -> Iterator[Any]:
-    """``f(*job)`` of every job, in the order in which they end."""
+    """Yield ``f(*job)`` of every job, in the order in which the jobs end."""
     if processes(n_jobs) == 1:
         for job in jobs:
             yield f(*job)
@@ -57,7 +57,7 @@ def run_tasks(f: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], n_jobs: in
 
 
 def on_one_core(f: Callable[..., Any], *arguments: Any) -> Any:
-    """``f`` with one BLAS thread: each core has a process of its own."""
+    """Call ``f`` with one BLAS thread, because each core has a process of its own."""
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
@@ -67,7 +67,7 @@ def on_one_core(f: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def processes(n_jobs: int | None) -> int:
-    """How many processes joblib would use; 1 where it is neither asked for nor configured."""
+    """The number of processes that joblib would use; 1 if it is neither requested nor configured."""
     if n_jobs in (None, 1) and "joblib" not in sys.modules:
         return 1
     try:

@@ -1,4 +1,4 @@
-"""What happens beside the training and may end it: callbacks and Ctrl-C. None makes the device wait inside an epoch."""
+"""Callbacks and Ctrl-C, which run beside the training and can end it. None makes the device wait inside an epoch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Callback(Protocol):
         return None
 
     def chunk(self, trainer: Trainer) -> Any:
-        """After some steps, a few times a second; see `Trainer.progress`. True ends the training inside the epoch."""
+        """After some steps, a few times per second; see `Trainer.progress`. True ends the training inside the epoch."""
         return None
 
     def epoch(self, trainer: Trainer, record: Record) -> Any:
@@ -51,23 +51,23 @@ class Callback(Protocol):
         return None
 
     def end(self, trainer: Trainer) -> None:
-        """After the last step, also when Ctrl-C was pressed."""
+        """After the last step, even if Ctrl-C was pressed."""
         return None
 
 
 class Each(Callback):
-    """A function ``f(trainer, record)`` of every epoch."""
+    """Calls a function ``f(trainer, record)`` after every epoch."""
 
     def __init__(self, f: Callable[[Trainer, Record], Any]) -> None:
         self.f = f
 
     def epoch(self, trainer: Trainer, record: Record) -> Any:
-        """``f(trainer, record)``."""
+        """Call ``f(trainer, record)``."""
         return self.f(trainer, record)
 
 
 def as_callbacks(callbacks: Any) -> list[Callback]:
-    """A list of callbacks, functions wrapped as `Each`; `TypeError` for anything else."""
+    """Return a list of callbacks, with functions wrapped as `Each`. Raises `TypeError` for anything else."""
     if isinstance(callbacks, Callback) or not hasattr(callbacks, "__iter__"):
         raise TypeError(f"callbacks must be a list, such as [Progress()], not {shown(callbacks)}")
     return [_as_callback(callback) for callback in callbacks]
@@ -85,10 +85,10 @@ def ends_training(answers: list[Any]) -> bool:
 
 
 class Interrupt:
-    """Ctrl-C that lets the step under way finish.
+    """Lets the current steps finish after Ctrl-C.
 
-    While entered, the first SIGINT only sets ``requested``; the second interrupts at once, as ever. Outside the main
-    thread, where Python allows no handlers, it does nothing.
+    Within the ``with`` block, the first SIGINT only sets ``requested``; the second one interrupts at once, as usual.
+    Outside the main thread, where Python does not allow signal handlers, this class does nothing.
     """
 
     def __init__(self) -> None:
@@ -113,10 +113,10 @@ class Interrupt:
 
 
 class Checkpoint(Callback):
-    """Write a checkpoint after every epoch, and inside epochs about every ``seconds``.
+    """Write a checkpoint after every epoch and, inside epochs, about every ``seconds`` seconds.
 
-    ``Trainer.resume`` continues from it. Parameters with infinities or NaN are never written, and if writing fails, for
-    instance on a full disk, a warning names the path and training continues: the last good file stays.
+    ``Trainer.resume`` continues from it. Parameters with infinities or NaN are never written. If writing fails, for
+    instance because the disk is full, a warning names the path and the training continues; the last good file is kept.
 
     >>> trainer, data = Trainer(mlp(2, 2), device="cpu"), (np.zeros((4, 2)), np.zeros(4, int))
     >>> history = trainer.fit(*data, max_epochs=3, callbacks=[Checkpoint("run.safetensors")])
@@ -132,18 +132,18 @@ class Checkpoint(Callback):
         self.written = time.monotonic()
 
     def start(self, trainer: Trainer) -> None:
-        """Raise an error before the first step if the file could not be written or the run not be saved."""
+        """Raise an error before the first step if the file cannot be written or the run cannot be saved."""
         check_folder(self.path)
         remove_stale(self.path)
         check_savable(trainer.snapshot())
 
     def chunk(self, trainer: Trainer) -> None:
-        """Write if it is time. Waits for the device when it writes."""
+        """Write if the time has come. Waits for the device when it writes."""
         if time.monotonic() - self.written >= self.seconds:
             self._write(trainer)
 
     def epoch(self, trainer: Trainer, record: Record) -> None:
-        """Write."""
+        """Write the checkpoint."""
         self._write(trainer)
 
     def end(self, trainer: Trainer) -> None:

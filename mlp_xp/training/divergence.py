@@ -1,4 +1,4 @@
-"""The error of a training whose numbers became infinite or NaN, and where the data are to blame."""
+"""The error of a training whose values became infinite or NaN, and the search for the cause in the data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TrainingDivergedError(ArithmeticError):
 
 
 def diverged(what: str, place_of_nan: str = "") -> TrainingDivergedError:
-    """The error, with advice."""
+    """Return the error, with advice."""
     advice = (
         f"{place_of_nan}: drop these rows or fill them in"
         if place_of_nan
@@ -30,7 +30,7 @@ def diverged(what: str, place_of_nan: str = "") -> TrainingDivergedError:
 
 
 def place_of_nan(backend: Backend, feed: Feed | Stream, data: Batch, ranks: Ranks) -> str:
-    """Where the data hold NaN or infinity, on this rank or another; empty if nowhere."""
+    """A clause that locates NaN or infinity in the data of this rank or another one, or an empty string."""
     if isinstance(feed, Stream):
         return feed.place_of_nan()
     row = first_not_finite(backend, data.x)

@@ -13,18 +13,20 @@ from mlp_xp.training.history import Record
 from mlp_xp_backends.typing import Tree
 
 MODES = {"loss": "min", "error": "min", "accuracy": "max"}
-"""The mode of a monitored value by the last word of its name."""
+"""The mode of a monitored value, by the last word of its name."""
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop after ``patience`` epochs without an improvement of ``monitor`` above ``min_delta``; restore the best one.
+    """Stop after ``patience`` epochs without an improvement of ``monitor`` by more than ``min_delta``.
+
+    The parameters of the best epoch are then restored.
 
     Parameters
     ----------
     monitor
-        A column of the history, such as ``valid_loss`` or ``valid_accuracy``. An epoch in which it is NaN is never the
-        best.
+        A column of the history, such as ``valid_loss`` or ``valid_accuracy``. An epoch in which its value is NaN is
+        never the best.
     mode
         ``"min"`` if lower values are better, ``"max"`` if higher ones are. By default the name decides: ``min`` for
         losses and errors, ``max`` for accuracies; required for any other name.
@@ -92,5 +94,5 @@ def best_epoch(rule: EarlyStopping, best: Best | None, record: Record, copied: C
 
 
 def is_over(rule: EarlyStopping, best: Best, epoch: int) -> bool:
-    """Whether a run of that many epochs has had no improvement for as many as the patience."""
+    """Whether a run of so many epochs has gone ``patience`` epochs without an improvement."""
     return epoch - best.epoch >= rule.patience

@@ -1,8 +1,8 @@
 """Epochs of compiled steps: one runner for the trainer, the estimators and runs of many models.
 
-All functions are pure: state and data in, state and losses out. Whoever calls them decides on the order of the rows,
-the rates, and when to stop. An axis of models may precede the rows of a batch: then each model has its own order of
-rows, ``(models, rows)``, and its own rates, ``(steps, models, 1, 1)``.
+All functions are pure: state and data in, state and losses out. The caller decides on the order of the rows, the rates,
+and when to stop. An axis of models may precede the rows of a batch: then each model has its own order of rows,
+``(models, rows)``, and its own rates, ``(steps, models, 1, 1)``.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 
 CHUNK_WORK = 1e10
-"""Multiply-adds of a chunk, after which Ctrl-C and callbacks are served: a quarter of a second on two cores."""
+"""Multiply-adds in a chunk, after which Ctrl-C and callbacks are handled: a quarter of a second on two cores."""
 STEP_WORK = 1e6
-"""Multiply-adds in the time that any step takes, however small."""
+"""The overhead of a step, expressed as multiply-adds."""
 GPU_WORK, GPU_STEPS = 1e12, 2000
-"""The same on a GPU, where small steps take the time of their launches."""
+"""The same on a GPU, where the time of small steps is that of their launches."""
 BLOCK = 2**20
-"""Rows whose weights are summed at a time."""
+"""The number of rows whose weights are summed at a time."""
 
 
 class Item(NamedTuple):
@@ -43,13 +43,13 @@ class Item(NamedTuple):
     """Row numbers of the batch, ([models,] rows)."""
     rates: Rates
     l2: Array
-    """The penalty of this step, or `ABSENT` for that of the `TrainStep`."""
+    """The factor of the penalty in this step, or `ABSENT` for that of the `TrainStep`."""
     part: Part = ABSENT
-    """The place of the rows in the batch, or `ABSENT` if they are all of it."""
+    """The position of the rows in the batch, or `ABSENT` if they are the whole batch."""
 
 
 class Chunk(NamedTuple):
-    """Some steps of an epoch that are done (on a GPU: queued)."""
+    """Some finished steps of an epoch (on a GPU: queued steps)."""
 
     state: TrainState
     """The state after them."""
@@ -87,8 +87,8 @@ def run_epoch(
 ) -> Iterator[Chunk]:
     """Train on the rows in ``order``, from step ``start`` on; yield after each chunk of steps.
 
-    How the steps are cut into chunks changes no bit of the result: an epoch may stop after any chunk and be continued
-    from its ``end`` with other chunks. ``state`` is consumed: continue with that of the chunk.
+    The division into chunks does not change any bit of the result: an epoch may stop after any chunk and continue from
+    its ``end`` with other chunks. ``state`` is consumed: continue with the state of the chunk.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def run_epoch(
         For all steps of the epoch, from `rate_table`: leaves of shape ``(steps,)`` or ``(steps, models, 1, 1)``, on
         the host in float64.
     cut
-        How each batch is divided among processes; the loop must then be one for a backend with a group.
+        How each batch is divided among the ranks; the loop must then be compiled for a backend with a group.
     """
     backend, batches = feed.backend, cut(order, batch_size)
     table = tree_map(lambda column: backend.asarray(column, feed.dtype), (rates, l2))
@@ -127,37 +127,37 @@ def chunk_steps(backend: Backend, params: Tree, batch_size: int) -> int:
 
 
 def step_count(rows: int, batch_size: int) -> int:
-    """Steps of an epoch; the last batch may be smaller."""
+    """The number of steps in an epoch; the last batch may be smaller."""
     return -(-rows // batch_size)
 
 
 def rate_table(optimizer: Optimizer, schedule: Schedule, at: Moment, steps: int) -> Rates:
-    """The optimizer's numbers for ``steps`` steps from ``at`` on: leaves of shape (steps,), float64."""
+    """The optimizer's coefficients for ``steps`` steps from ``at`` on: leaves of shape (steps,), float64."""
     return rates_of(optimizer, learning_rates(schedule, at, steps), at.step)
 
 
 def learning_rates(schedule: Schedule, at: Moment, steps: int) -> list[float]:
     """The learning rates of ``steps`` steps from ``at`` on."""
-    if getattr(schedule, "by_epoch", False):  # a schedule of your own may not declare it
+    if getattr(schedule, "by_epoch", False):  # custom schedules need not declare it
         return [float(schedule.rate(at))] * steps
     return [float(schedule.rate(at._replace(step=t))) for t in range(at.step, at.step + steps)]
 
 
 def rates_of(optimizer: Optimizer, lrs: list[float], first: int) -> Rates:
-    """The optimizer's numbers for steps with these learning rates, the first of them after ``first`` steps."""
+    """The optimizer's coefficients for steps with these learning rates, after ``first`` earlier steps."""
     table = [optimizer.rates(lr, first + i + 1) for i, lr in enumerate(lrs)]
     columns: Rates = tree_map(lambda *column: np.array(column, np.float64), *table)
     return columns
 
 
 def stacked_rates(tables: list[Rates]) -> Rates:
-    """One table for many models, leaves of shape (steps, models, 1, 1), from the tables of each."""
+    """Stack the tables of several models: leaves of shape (steps, models, 1, 1)."""
     stacked: Rates = tree_map(lambda *columns: np.stack(columns, axis=1)[..., None, None], *tables)
     return stacked
 
 
 def row_order(rng: np.random.Generator, plan: Plan) -> HostArray:
-    """The order of the rows in an epoch; 32-bit row numbers where they suffice."""
+    """The order of the rows in an epoch, with 32-bit row numbers if they suffice."""
     order = np.arange(plan.rows, dtype=np.int32 if plan.rows <= 2**31 else np.int64)
     if plan.shuffle:
         rng.shuffle(order)
@@ -185,7 +185,7 @@ def mean_loss(losses: HostArray, weights: HostArray, reduction: str = "mean") ->
     """
     losses, weights = (np.ascontiguousarray(np.moveaxis(a, 0, -1), np.float64) for a in (losses, weights))
     total = np.sum(losses * weights if reduction == "mean" else losses, axis=-1) / np.sum(weights, axis=-1)
-    return float(total) if total.ndim == 0 else total  # no sum depends on how many models there are
+    return float(total) if total.ndim == 0 else total  # the sum of a model does not depend on the number of models
 
 
 def losses_on_host(backend: Backend, parts: list[Array]) -> HostArray:

@@ -1,4 +1,4 @@
-"""Training on several processes: which rows a rank trains on, and on what the ranks have to agree."""
+"""Training on several processes: the rows of each rank, and the values on which the ranks have to agree."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from mlp_xp_backends.typing import HostArray
 
 T = TypeVar("T")
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-"""In the ``repr`` of functions: it differs between processes."""
+"""The address in the ``repr`` of functions, which differs between processes."""
 
 
 def ranks_of(group: str | Group | None) -> Ranks:
-    """The ranks of a group, or of the group of that name; ``None`` is this process alone."""
+    """The ranks of a group, or of the group with that name; ``None`` means this process alone."""
     if group is None or isinstance(group, str):
         group = get_group(group)
     else:
@@ -59,7 +59,7 @@ class GroupRanks(Ranks):
         return self.messages.steps(chunks)
 
     def backend(self, device: str | Backend | None) -> Backend:
-        """The backend of that name, on a GPU of its own for each rank of a machine unless ``device`` numbers it.
+        """The backend of that name; each rank of a machine gets its own GPU unless ``device`` gives a number.
 
         Raises `BackendError` for a library that cannot run with a group.
         """
@@ -131,7 +131,7 @@ class GroupRanks(Ranks):
 
 @dataclass(frozen=True)
 class Sharded(Division):
-    """The division of data of which each rank has rows of its own."""
+    """The division of data if each rank has rows of its own."""
 
     ranks: GroupRanks
     counts: tuple[int, ...]

@@ -12,9 +12,9 @@ Record = dict[str, float]
 
 
 class History(Sequence[Record]):
-    """The records of the epochs so far: by position a record, by name a column.
+    """The records of the epochs so far. An index selects a record, a name selects a column.
 
-    A history does not change when training goes on; `Trainer.fit` returns a longer one.
+    A history does not change when training continues; `Trainer.fit` returns a longer one.
 
     >>> history = History([{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}])
     >>> history[-1]
@@ -26,7 +26,7 @@ class History(Sequence[Record]):
     """
 
     def __init__(self, records: Sequence[Record] = ()) -> None:
-        self._records = records  # a list to which only appends happen, of which the first ones are shown
+        self._records = records  # a shared list that only grows; this history shows the first records
         self._length = len(records)
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class History(Sequence[Record]):
         return History([self._records[i] for i in chosen]) if isinstance(chosen, range) else dict(self._records[chosen])
 
     def _column(self, name: str) -> list[float]:
-        """The values of all epochs, NaN where an epoch has none."""
+        """The values of all epochs, with NaN for epochs without a value."""
         column = [self._records[i].get(name, math.nan) for i in range(self._length)]
         if name not in self.columns:
             raise KeyError(f"no epoch recorded {name!r}; the columns are {', '.join(self.columns) or 'none'}")
@@ -71,7 +71,7 @@ class History(Sequence[Record]):
         if not self._length:
             return "History of 0 epochs"
         last = ", ".join(f"{name} {value:.4g}" for name, value in self[-1].items())
-        return f"History of {self._length} epochs; the last: {last}"
+        return f"History of {self._length} epoch{'s' * (self._length > 1)}; the last: {last}"
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` with a row per epoch; needs pandas."""
@@ -103,6 +103,6 @@ class History(Sequence[Record]):
 
 
 def monitored(records: list[Record]) -> tuple[str, Losses]:
-    """The loss that schedules monitor, and its values: that of the validation set if every epoch has one."""
+    """Name and values of the loss that schedules monitor: the validation loss if every epoch has one."""
     name = "valid_loss" if records and all("valid_loss" in record for record in records) else "loss"
     return name, Losses(record[name] for record in records)

@@ -1,4 +1,4 @@
-"""The arguments of `Trainer.fit`: options, checked; data, checked, weighted, divided among the ranks, and as feeds."""
+"""The arguments of `Trainer.fit`: options are checked; data are checked, weighted, divided among ranks, and fed."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class FitOptions(NamedTuple):
         sharded: Any,
         loss: Loss,
     ) -> Self:
-        """The options as Python's own numbers; `TypeError` or `ValueError` for others."""
+        """Return the options with Python numbers. Raises `TypeError` or `ValueError` for invalid ones."""
         max_epochs = check_count("max_epochs", max_epochs)
         batch_size = None if batch_size is None else check_count("batch_size", batch_size)
         sets = _named_sets(validation_data)
         if early_stopping is not None:
             if not isinstance(early_stopping, EarlyStopping):
-                such_as = "something such as EarlyStopping(patience=10)"
+                such_as = "an object such as EarlyStopping(patience=10)"
                 raise TypeError(f"early_stopping must be {such_as}, not {instead(early_stopping)}")
             measured = ("loss", *(metric.__name__ for metric in loss.metrics))
             early_stopping.check(("epoch", "loss", "lr", "seconds", *(f"{s}_{m}" for s in sets for m in measured)))
@@ -62,7 +62,7 @@ class FitOptions(NamedTuple):
 
 
 def _named_sets(validation_data: Any) -> Mapping[str, tuple[Array, ...]]:
-    """Validation sets by name; `TypeError` for anything else."""
+    """Return the validation sets by name. Raises `TypeError` for anything else."""
     if validation_data is None:
         return {}
     given: Mapping[str, Any] = validation_data if isinstance(validation_data, Mapping) else {"valid": validation_data}
@@ -76,7 +76,7 @@ def _named_sets(validation_data: Any) -> Mapping[str, tuple[Array, ...]]:
 
 
 class Inputs(NamedTuple):
-    """What the epochs of a call of `Trainer.fit` run on."""
+    """The data and options on which the epochs of a call of `Trainer.fit` run."""
 
     plan: Plan
     data: Batch
@@ -87,7 +87,7 @@ class Inputs(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """Rows of the last epoch."""
+        """The number of rows in the last epoch."""
         return self.feed.rows if isinstance(self.feed, Stream) else self.division.rows
 
 
@@ -144,7 +144,7 @@ def stream(run: Run, x: Any, y: Any, sample_weight: Any) -> Stream:
 
 
 def evaluation(run: Run, arrays: Sequence[Array], sharded: bool) -> Evaluation:
-    """A validation set, of which each rank measures its share."""
+    """A validation set, of which each rank evaluates its share."""
     x, y, w = (*arrays, None, None)[:3]
     own = slice if sharded else run.ranks.own
     step, total = run.step, run.ranks.total

@@ -1,6 +1,6 @@
 """Callbacks that report each epoch: a progress bar or lines, CSV and JSON files, and TensorBoard.
 
-For any other tracker a function suffices: ``callbacks=[lambda trainer, record: tracker.log(record)]``.
+For any other tracker, a function suffices: ``callbacks=[lambda trainer, record: tracker.log(record)]``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Progress(Callback):
         self.printed = time.monotonic()
 
     def chunk(self, trainer: Trainer) -> None:
-        """Move the bar; without one, report the step every ten seconds."""
+        """Advance the bar; without a bar, report the step every ten seconds."""
         at = trainer.progress
         if self.bar is None:
             if time.monotonic() - self.printed > SILENCE:
@@ -85,7 +85,7 @@ class Progress(Callback):
 
 
 def _bar(stream: TextIO) -> Any:
-    """A tqdm bar, or None where a bar cannot be drawn."""
+    """A tqdm bar, or None if a bar cannot be drawn."""
     if not stream.isatty():
         return None
     try:
@@ -98,7 +98,7 @@ def _bar(stream: TextIO) -> Any:
 class CSVLog(Callback):
     """A file of comma-separated values with a header and one row per epoch; a resumed run continues it.
 
-    When an epoch brings new columns, the file is written anew, with empty fields in the earlier rows.
+    When an epoch adds columns, the file is rewritten, with empty fields in the earlier rows.
 
     >>> trainer, data = Trainer(mlp(2, 2), device="cpu"), (np.zeros((4, 2)), np.zeros(4, int))
     >>> history = trainer.fit(*data, max_epochs=3, callbacks=[CSVLog("log.csv")])
@@ -167,7 +167,7 @@ def _line(record: Record) -> str:
 class TensorBoard(Callback):
     """Scalars for TensorBoard in ``folder``, one event per epoch and column; needs the extra ``tensorboard``.
 
-    Runs that are to be compared write to folders side by side. A resumed run hides events of epochs that it repeats.
+    To compare runs, write them to folders side by side. A resumed run hides the events of epochs that it repeats.
 
     >>> callbacks = [TensorBoard("runs/first"), JSONLines("runs/first.jsonl")]
     """

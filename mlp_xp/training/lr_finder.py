@@ -16,13 +16,13 @@ from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray
 
 SMOOTHING = 0.9
-"""Share of the past in the running mean of the losses."""
+"""The weight of earlier losses in the running mean."""
 EXPLODED = 4.0
 """The search ends when the smoothed loss is this many times its minimum."""
 FEWEST = 5
-"""Steps before the explosion without which there is no slope to judge."""
+"""The least number of steps before the explosion from which a slope can be estimated."""
 NOISY = round(2.0 / (1.0 - SMOOTHING))
-"""First steps whose slope is not judged, of at most half of the search: their mean is of few batches."""
+"""The number of first steps, at most half of the search, whose slope is ignored: their mean has few batches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class RateSearch:
 
     @property
     def suggestion(self) -> float:
-        """The rate at which the smoothed loss falls fastest per decade, before its minimum, the first steps aside."""
+        """The rate at which the smoothed loss falls fastest per decade, between the first steps and its minimum."""
         start = min(NOISY, len(self.rates) // 2)
         end = start + max(int(np.argmin(self.smoothed[start:])) + 1, 2)
         slope = np.gradient(self.smoothed[start:end], np.log(self.rates[start:end]))
@@ -68,7 +68,7 @@ class RateSearch:
 
 
 def rate_ramp(low: Any, high: Any, steps: Any) -> HostArray:
-    """``steps`` rates from ``low`` to ``high`` with a constant ratio; `ValueError` for an empty range."""
+    """Return ``steps`` rates from ``low`` to ``high`` with a constant ratio. Raises `ValueError` for an empty range."""
     low, high, steps = POSITIVE("low", low), POSITIVE("high", high), Count(2 * FEWEST)("steps", steps)
     if low >= high:
         raise ValueError(f"low must be below high, but low={low:g} and high={high:g}")
@@ -86,7 +86,7 @@ def search(
 ) -> RateSearch:
     """Train at each of ``rates`` in turn; consumes ``state`` and draws from ``rng``.
 
-    ``updates`` is the number of steps before these, which an optimizer's bias correction depends on.
+    ``updates`` is the number of steps before these, on which an optimizer's bias correction depends.
     """
     if isinstance(step.optimizer.lr, LossRatio):  # it would change the rates
         step = replace(step, optimizer=replace(step.optimizer, lr=float(rates[0])))  # type: ignore[type-var]
@@ -106,7 +106,7 @@ def search(
 
 
 def result(rates: HostArray, losses: HostArray) -> RateSearch:
-    """The steps before the loss exploded; `ValueError` if there are too few."""
+    """Return the steps before the loss exploded. Raises `ValueError` if there are too few."""
     smoothed = smooth(losses)
     with np.errstate(all="ignore"):
         bad = ~np.isfinite(smoothed) | (smoothed > EXPLODED * np.minimum.accumulate(smoothed))

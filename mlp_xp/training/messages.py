@@ -1,4 +1,4 @@
-"""Messages between the ranks of a run. An error on one rank is an error on all: none waits for a rank that has left."""
+"""Messages between the ranks of a run. An error on one rank is raised on all, so none waits for an absent rank."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class RankError(RuntimeError):
 class Messages:
     """Sums and broadcasts of host arrays over a group of two processes or more.
 
-    Before each of them the ranks add up how many of them have failed, so that a rank that raises an error inside
-    `together` is met by the next message of the others, which then raise a `RankError`.
+    Before each message, the ranks count how many of them have failed. When a rank raises an error inside `together`, it
+    takes part in the next message of the others, which then raise a `RankError`.
     """
 
     def __init__(self, group: Group) -> None:
@@ -60,7 +60,7 @@ class Messages:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Leave the body with an error on all ranks or on none.
+        """A context whose body ends with an error on all ranks or on none.
 
         A rank that raises an error reports it to the others, which raise a `RankError` at their next message, at the
         latest at the end of the body. An exception that is not an `Exception`, such as a second Ctrl-C, ends all ranks.
@@ -73,7 +73,7 @@ class Messages:
         except Exception as error:
             if error is not self._announced:
                 self._announced = error
-                self.group.sum(np.asarray([0, 1], np.int32))  # meets the flag of the others
+                self.group.sum(np.asarray([0, 1], np.int32))  # matches the call of ``any`` on the others
                 self._failure(f"{type(error).__name__}: {error}")
             raise
         except BaseException as error:
@@ -81,9 +81,9 @@ class Messages:
             raise
 
     def steps(self, chunks: Iterable[T]) -> Iterator[T]:
-        """``chunks``, computed by loops that sum over the ranks. An error inside one ends the processes of all ranks.
+        """Yield ``chunks``, computed by loops that sum over the ranks. An error inside one ends all ranks.
 
-        The others then wait for the gradients of this rank, where no other message reaches them.
+        The others would wait for the gradients of this rank, and no other message can reach them there.
         """
         self.any(False)
         with self._sending():
@@ -91,7 +91,7 @@ class Messages:
 
     @contextmanager
     def _sending(self) -> Iterator[None]:
-        """End the processes of all ranks after an error here: the others wait for what this rank was to send."""
+        """End the processes of all ranks after an error here, because the others wait for a message of this rank."""
         try:
             yield
         except Exception as error:
@@ -103,7 +103,7 @@ class Messages:
         self.group.abort(f"ended by {type(error).__name__}: {error}")
 
     def _failure(self, own: str | None) -> str:
-        """The error of the first rank that has one; ``own`` is that of this rank."""
+        """The error of the first rank that has one; ``own`` is the error of this rank."""
         failed, text = np.zeros(self.size, np.int32), np.zeros(LENGTH, np.uint8)
         if own is not None:
             failed[self.rank] = 1

@@ -1,6 +1,6 @@
-"""The processes of a run, its ranks: what they ask each other, and how they divide the rows of an epoch.
+"""The processes of a run, its ranks: the values that they exchange, and the division of the rows of an epoch.
 
-`Ranks` is a run in one process, which asks nobody; those of a group are in `group_ranks`.
+`Ranks` is a run in a single process, without any communication; the ranks of a group are in `group_ranks`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Division:
     """How the rows of an epoch are divided among the ranks, which all have the same data."""
 
     rows: int
-    """Rows of an epoch."""
+    """The number of rows in an epoch."""
     cut: Cut
-    """From an order of rows to this rank's part of the batches."""
+    """A function from an order of rows to this rank's part of the batches."""
 
     def order(self, rng: np.random.Generator, plan: Plan) -> HostArray:
         """The order of the rows in an epoch; advances ``rng`` alike on all ranks."""
@@ -43,7 +43,7 @@ class Division:
 
 
 class Ranks:
-    """The processes of a run, of which this is number ``rank``: here the only one."""
+    """The processes of a run; ``rank`` is the number of this one, here the only one."""
 
     rank, size = 0, 1
 
@@ -71,11 +71,11 @@ class Ranks:
         return Division(rows, Whole)
 
     def own(self, rows: int) -> slice:
-        """The rows of a data set that this rank measures."""
+        """The rows of a data set that this rank evaluates."""
         return slice(0, rows)
 
     def feed(self, backend: Backend, network: Chain, data: Batch, dtype: str, resident: bool | None) -> Feed:
-        """The data on their way to the device, in the same way on all ranks; mapped data as `Trainer.fit` says."""
+        """The feed of the data, of the same kind on all ranks; memory-mapped data as described in `Trainer.fit`."""
         return make_feed(backend, network, data, dtype, resident)
 
     def random_state(self, drawn: Any) -> Any:
@@ -91,15 +91,15 @@ class Ranks:
         return np.asarray(numbers, np.float64)
 
     def gather(self, number: int) -> list[int]:
-        """The number of each rank."""
+        """The values of ``number`` on all ranks."""
         return [number]
 
     def first(self, number: float) -> float:
-        """The number of rank 0."""
+        """The value of ``number`` on rank 0."""
         return float(number)
 
     def check_equal(self, **things: Any) -> None:
-        """Raise `ValueError` on all ranks unless each of the things, of which ``repr`` shows all, is equal on them."""
+        """Raise `ValueError` on all ranks unless every value, compared by its ``repr``, is equal on all of them."""
 
 
 ALONE = Ranks(get_group(None))

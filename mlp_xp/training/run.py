@@ -1,4 +1,4 @@
-"""A run: the state of the network, the epoch under way, and what the rest of the run depends on besides."""
+"""A run: the state of the network, the current epoch, and everything else on which the rest of the run depends."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ from mlp_xp_backends.typing import Array, Tree
 
 
 class EpochProgress(NamedTuple):
-    """Where a run is, for callbacks."""
+    """The position of a run, for callbacks."""
 
     epoch: int
-    """The number of the epoch under way, from 1."""
+    """The number of the current epoch, counted from 1."""
     max_epochs: int
     step: int
-    """Steps done of that epoch."""
+    """The number of steps done in this epoch."""
     steps: int
-    """Steps of an epoch."""
+    """The number of steps in an epoch."""
     losses: tuple[Array, ...]
     """The losses of the steps done, a device array for each chunk of steps."""
 
 
 def generator(seed: Any) -> np.random.Generator:
-    """The generator of that seed, or ``seed`` itself if it is one."""
+    """Return a generator with this seed, or ``seed`` itself if it is a generator."""
     try:
         rng = np.random.default_rng(seed)
     except (TypeError, ValueError):
-        raise ValueError(f"seed must be an integer from 0 or a NumPy generator, not {shown(seed)}") from None
+        raise ValueError(f"seed must be a non-negative integer or a NumPy generator, not {shown(seed)}") from None
     if type(rng.bit_generator).__name__ not in KINDS:
         raise ValueError(f"seed must be a NumPy generator over {', '.join(KINDS)}, not {shown(seed)}")
     return rng
 
 
 def generator_in(state: dict[str, Any]) -> np.random.Generator:
-    """A new generator in that state of one of NumPy's bit generators."""
+    """Return a new generator whose bit generator has this state."""
     bits = KINDS[state["bit_generator"]]()
     bits.state = state
     return np.random.Generator(bits)
@@ -86,7 +86,7 @@ def first_snapshot(
 
 
 class Run:
-    """A run on a device, between two steps. `Trainer` is its public face."""
+    """A run on a device, between two steps. `Trainer` is its public interface."""
 
     def __init__(self, snapshot: Snapshot, backend: Backend, ranks: Ranks) -> None:
         self.step, self.dtype, self.backend, self.ranks = snapshot.step, snapshot.dtype, backend, ranks
@@ -150,14 +150,14 @@ class Run:
 
     @property
     def progress(self) -> EpochProgress:
-        """Where the run is, for callbacks."""
+        """The position of the run, for callbacks."""
         plan = self.plan
         steps = 0 if plan is None else epochs.step_count(plan.rows, plan.batch_size)
         most = self.epoch if plan is None else plan.max_epochs
         return EpochProgress(self.epoch + 1, most, self.position, steps, tuple(self.losses))
 
     def check_plan(self, plan: Plan) -> None:
-        """Raise `ValueError` if an epoch under way was begun with other options."""
+        """Raise `ValueError` if the current epoch was begun with other options."""
         if self.position and self.plan is not None and plan != self.plan:
             changed = [
                 f"{name}={before!r}, not {now!r}"
@@ -170,7 +170,7 @@ class Run:
             )
 
     def begin(self, plan: Plan, rule: EarlyStopping | None) -> None:
-        """Set what belongs to a call of `fit`."""
+        """Set the attributes that belong to a call of `fit`."""
         if not self.continues or (rule and self.best and not same_rule(rule, self.best)):
             self.best, self.stopped = None, False
         self.plan, self.continues, self.interrupted = plan, True, False
@@ -191,7 +191,7 @@ class Run:
     def run_epoch(
         self, feed: Feed | Stream, data: Batch, division: Division, stops: Callable[[], bool]
     ) -> Record | None:
-        """One epoch, or the rest of it; its record, or ``None`` if ``stops`` returned True after a chunk."""
+        """Run an epoch, or the rest of it. Return its record, or ``None`` if ``stops`` returned True after a chunk."""
         assert self.plan is not None
         began, plan = time.perf_counter(), self.plan
         self.drawn = copy.deepcopy(self.rng)  # becomes the generator when the epoch is finished
@@ -226,7 +226,7 @@ class Run:
         }
 
     def _marked(self, loop: Loop) -> Loop:
-        """``loop``; until its new state is stored, the state of the trainer counts as partly updated."""
+        """Wrap ``loop``: until its new state is stored, the state of the trainer counts as partly updated."""
 
         def marked(state: Tree, data: Tree, items: Tree) -> tuple[Tree, Tree]:
             self.is_partly_updated = True
@@ -235,7 +235,7 @@ class Run:
         return marked
 
     def _moment(self) -> Moment:
-        """Where the run was at the start of the epoch under way."""
+        """The position of the run at the start of the current epoch."""
         assert self.plan is not None
         before = self.updates - self.position
         steps = epochs.step_count(self.plan.rows, self.plan.batch_size)

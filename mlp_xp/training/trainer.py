@@ -42,10 +42,10 @@ class Trainer:
     network
         The layers, for instance ``mlp(784, 300, 10)``.
     loss, optimizer
-        What to minimize and how; a learning rate may be a schedule.
+        The loss to minimize and the update rule, whose learning rate may be a schedule.
     device
-        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``torch:cpu``, ``jax`` ... as `get_backend` takes it, or a backend;
-        ``None`` means ``auto``.
+        A name that `get_backend` accepts, such as ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``torch:cpu`` or ``jax``, or
+        a backend; ``None`` means ``auto``.
     group
         ``"mpi"``, ``"nccl"``, ``"torch"`` or a `Group`: the processes that train this network together, each on its
         part of every batch. All make the same calls with the same arguments, and have the same parameters after every
@@ -53,7 +53,7 @@ class Trainer:
     dtype
         ``float32`` or ``float64``.
     seed
-        A number or a NumPy generator: initial weights, dropout and the order of batches come from it alone.
+        A non-negative integer or a NumPy generator, which determines initial weights, dropout and the order of rows.
     l2, clip_norm, max_norm
         See `TrainStep`.
     class_weight
@@ -109,18 +109,18 @@ class Trainer:
         max_norm: float | None = None,
         class_weight: str | Mapping[int, float] | Sequence[float] | None = None,
     ) -> Self:
-        """A trainer that starts from the parameters of ``model``, for fine-tuning.
+        """Return a trainer that starts from the parameters of ``model``, for fine-tuning.
 
         Parameters
         ----------
         head
-            A layer with new parameters in place of the model's last one.
+            A layer with new parameters in place of the model's last layer.
         freeze
             Positions of layers whose parameters do not change; no gradient is computed for them.
         loss, device, dtype
             By default those of the model.
 
-        The others are those of `Trainer`.
+        The other parameters are those of `Trainer`.
 
         Examples
         --------
@@ -145,7 +145,7 @@ class Trainer:
     def from_snapshot(
         cls, snapshot: Snapshot, device: str | Backend | None = None, group: str | Group | None = None
     ) -> Self:
-        """The trainer that `snapshot` was taken of, on any device and any number of processes."""
+        """Return the trainer of which `snapshot` was taken, on any device and for any number of processes."""
         trainer = cls.__new__(cls)
         trainer._run = Run(snapshot, *_placed(device, group))
         return trainer
@@ -158,9 +158,10 @@ class Trainer:
         known: Iterable[type] = (),
         group: str | Group | None = None,
     ) -> Self:
-        """The trainer of a checkpoint, on any device and any number of processes; `fit` continues its run.
+        """Return the trainer of a checkpoint, on any device and for any number of processes; `fit` continues its run.
 
-        ``known`` are the classes of your own layers, losses, optimizers and schedules. Raises `FileError`.
+        ``known`` lists the classes of your own layers, losses, optimizers and schedules. Raises `FileError` if the file
+        cannot be read, is damaged, or is not a checkpoint.
         """
         return cls.from_snapshot(read_snapshot(path, known), device, group)
 
@@ -190,16 +191,16 @@ class Trainer:
         return self._run.interrupted
 
     def snapshot(self) -> Snapshot:
-        """Everything that the rest of the run depends on, copied to the host. Waits for the device."""
+        """Return a copy, on the host, of everything on which the rest of the run depends. Waits for the device."""
         return self._run.snapshot()
 
     @property
     def progress(self) -> EpochProgress:
-        """Where the run is, for callbacks."""
+        """The position of the run, for callbacks."""
         return self._run.progress
 
     def save_checkpoint(self, path: str | Path) -> None:
-        """Write a checkpoint: everything that the rest of the run depends on. See `Trainer.resume`.
+        """Write a checkpoint: everything on which the rest of the run depends. See `Trainer.resume`.
 
         With a group, rank 0 writes it.
         """
@@ -220,12 +221,12 @@ class Trainer:
 
     @property
     def group(self) -> Group:
-        """The processes that train this network; without others, a group of one."""
+        """The processes that train this network; in a single process, a group of one."""
         return self._run.ranks.group
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
+        """The number of epochs done."""
         return self._run.epoch
 
     @property
@@ -235,7 +236,7 @@ class Trainer:
 
     @property
     def model(self) -> Model:
-        """A copy of the network as it is now, which further training does not change."""
+        """A copy of the current network, which further training does not change."""
         return self._model(*self._run.copy((self.state.params, self.state.layers)))
 
     def evaluate(
@@ -272,30 +273,31 @@ class Trainer:
         Parameters
         ----------
         x, y, sample_weight
-            (rows, n_in) numbers or ids, targets as the loss takes them, and one weight per row. Arrays of the host,
-            memory-mapped ones too, of the device's library, or data frames. Without ``y``, ``x`` is a source of
-            batches: a function that returns an iterator, a PyTorch ``DataLoader``, a `BatchSource`. Its batches are
-            trained on as they come; ``batch_size``, ``shuffle`` and ``resident`` have no effect on them.
+            Numbers or ids of shape (rows, n_in), targets in the form that the loss takes, and one weight per row: host
+            arrays (even memory-mapped ones), arrays of the device's library, or data frames. Without ``y``, ``x`` is a
+            source of batches: a function that returns an iterator, a PyTorch ``DataLoader``, or a `BatchSource`. Its
+            batches are used as they come; ``batch_size``, ``shuffle`` and ``resident`` have no effect on them.
         batch_size
-            Rows of a step; the last, smaller batch of an epoch is trained on too. ``None`` for all rows.
+            The number of rows per step, or ``None`` for all rows. The last batch of an epoch may be smaller.
         validation_data
-            ``(x, y)``, ``(x, y, sample_weight)`` or a source of batches, measured after each epoch as ``valid_loss``,
+            ``(x, y)``, ``(x, y, sample_weight)`` or a source of batches, evaluated after each epoch as ``valid_loss``,
             ``valid_accuracy`` ...; or several by name: ``{"valid": (xv, yv), "train": (x, y)}``.
         shuffle
-            Whether each epoch has an order of its own.
+            Whether the rows are shuffled in each epoch.
         early_stopping
-            When to stop; the best weights are then restored. The best epoch is chosen among those of this call; a call
-            that continues a resumed or interrupted run counts as the same one.
+            An `EarlyStopping` rule; the best weights are then restored. The best epoch is chosen among those of this
+            call; a call that continues a resumed or interrupted run counts as the same call.
         callbacks
             See `Callback`; a function is called after each epoch with the trainer and the epoch's record, and stops
             the training by returning True. With a group, rank 0 alone calls them.
         resident
-            Whether the data move to the device once (True) or window by window (False); by default, once if they fit.
-            With a group, memory-mapped data are then read for the rank's own rows only.
+            Whether the data are sent to the device once (True) or window by window (False); by default, once if they
+            fit. With a group, each rank by default reads only its own rows of memory-mapped data.
         sharded
             Whether each rank of the group has data of its own: every row, of validation sets too, is on one rank only.
-            A batch then has rows of all ranks, in proportion to what they have, and the order of the rows depends on
-            how they are divided. Otherwise all ranks are given the same data, and each takes its part of every batch.
+            A batch then has rows of all ranks, in proportion to their numbers of rows, and the order of the rows
+            depends on how they are divided. Otherwise, all ranks pass the same data, and each takes its part of every
+            batch.
 
         Raises
         ------
@@ -305,10 +307,10 @@ class Trainer:
         TrainingDivergedError
             If the loss of an epoch or the parameters at the end are not finite.
         RankError
-            If another rank of the group raised an error, of its input or a callback for instance: then all ranks raise
-            one. Only an error inside the steps ends the processes of all ranks.
+            If another rank of the group raised an error, for instance about its input or in a callback. Only an error
+            inside the steps ends the processes of all ranks.
         RuntimeError
-            If an exception inside a step, such as a second Ctrl-C or an exhausted memory, ended an earlier call.
+            If an exception inside a step, such as a second Ctrl-C or exhausted memory, ended an earlier call.
         """
         run, ranks = self._run, self._run.ranks
         with ranks.together():
@@ -357,11 +359,11 @@ class Trainer:
         high: float = 10.0,
         steps: int = 100,
     ) -> RateSearch:
-        """Train a copy for some steps at rates that grow exponentially from ``low`` to ``high``; suggest a rate.
+        """Train a copy for some steps at rates that grow exponentially from ``low`` to ``high``, and suggest a rate.
 
-        The learning-rate range test (Smith 2017, sec. 3.3). It ends early when the loss explodes. The trainer, its
-        random numbers included, stays as it is. Without ``y``, ``x`` is a source of batches as `fit` takes it, of which
-        the rows of the first ``steps`` batches are used, in batches of the size of the first. See `RateSearch`.
+        This is the learning-rate range test (Smith 2017, sec. 3.3). It ends early when the loss explodes. The trainer,
+        including its random generator, does not change. Without ``y``, ``x`` is a source of batches as in `fit`, of
+        which the rows of the first ``steps`` batches are used, in batches of the size of the first. See `RateSearch`.
 
         >>> import numpy as np
         >>> from mlp_xp import Trainer, mlp
@@ -389,7 +391,7 @@ class Trainer:
 
 
 def _placed(device: str | Backend | None, group: str | Group | None) -> tuple[Backend, Ranks]:
-    """The backend and the ranks of a run."""
+    """Return the backend and the ranks of a run."""
     if group is None:
         return as_backend(device), ALONE
     ranks = ranks_of(group)

@@ -149,7 +149,8 @@ class StatefulLayer(Protocol):
 def check_width(layer: object, expected: int, n_in: int | None) -> None:
     """Raise `ValueError` unless ``layer`` accepts ``n_in`` features."""
     if n_in is not None and n_in != expected:
+        name = type(layer).__name__
         raise ValueError(
-            f"{layer!r} takes {expected} features but {n_in} arrive: make the layer before it {expected} wide "
+            f"{name} takes {expected} features but {n_in} arrive: make the layer before it {expected} wide "
             f"or build it for {n_in}"
         )
