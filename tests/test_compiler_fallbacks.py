@@ -189,6 +189,27 @@ def test_random_numbers_of_the_host_are_reported_and_not_frozen() -> None:
     assert len(np.unique(y)) == 15
 
 
+IN_PLACE = {
+    "drawn": lambda rng, own, x: rng.standard_normal(out=own) + x,
+    "counted before it is read": lambda rng, own, x: np.add(own, 1, out=own) + x,
+    "counted after it is read": lambda rng, own, x: (x + own, np.add(own, 1, out=own))[0],
+    "another sign of zero": lambda rng, own, x: np.copysign(x, np.negative(own, out=own)),
+    "written to inside a step": lambda rng, own, x: x * (own.fill(0) or own) + (own.fill(1) or own) * x,
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_arrays_that_the_body_changes_are_reported_and_not_frozen(name: str) -> None:
+    """The body runs twice more to be recorded."""
+    own, x = np.zeros(3), f((6, 3), dtype="float64")
+    rng = np.random.default_rng(0)
+    loop = compiled(lambda xp, c, k, x: (c, IN_PLACE[name](rng, own, x)))
+    with pytest.warns(UserWarning, match="random numbers of the host or a counter"):
+        _, got = loop((), (), x)
+    own[:], rng = 0.0, np.random.default_rng(0)
+    np.testing.assert_array_equal(got, [IN_PLACE[name](rng, own, row) for row in x[[0, 0, *range(6)]]][2:])
+
+
 def test_counters_are_reported_and_not_frozen() -> None:
     count = [0]
 
