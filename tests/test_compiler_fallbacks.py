@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import gc
+import threading
 import warnings
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mlp_xp_backends import get_backend
+from mlp_xp_backends.compiler.loop import REMEMBERED
 from mlp_xp_backends.trees import leaves
 from tests.compiler_cases import LIBRARIES, Library, assert_compiled, assert_same, compiled, copied, f, stepwise
 
@@ -272,6 +275,25 @@ def test_a_loop_keeps_nobody_s_data_alive() -> None:
     del k, c, items, outs
     gc.collect()
     assert [ref() for ref in alive] == [None] * len(alive)
+
+
+def test_a_loop_forgets_shapes_also_after_two_threads_compiled_at_once() -> None:
+    both = threading.Barrier(2)
+
+    def body(xp: Any, c: Any, k: Any, x: Any) -> Any:
+        if x.shape[0] > 100:
+            both.wait(timeout=60)
+        return c, x * 2
+
+    loop = compiled(body)
+    for n in range(1, REMEMBERED + 1):
+        loop((), (), f((1, n)))
+    with ThreadPoolExecutor(2) as pool:
+        done = [pool.submit(loop.compiled, (), (), f((1, n))) for n in (101, 102)]
+    assert all(one.result() is not None for one in done)
+    for n in range(20, 20 + REMEMBERED):
+        loop((), (), f((1, n)))
+        assert len(loop.ready) == REMEMBERED
 
 
 def test_arrays_that_come_to_lie_where_others_lay() -> None:
