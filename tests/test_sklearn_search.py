@@ -81,6 +81,11 @@ def test_every_kind_of_parameter(grid):
     both(MLP, grid, cv=3)
 
 
+def test_candidates_that_shuffle_train_beside_those_that_do_not():
+    grid = {"shuffle": [True, False], "early_stopping": [False, True], "tol": [0.0, 0.1]}
+    both(MLP, grid, cv=2, scoring="neg_log_loss", n_jobs=1)
+
+
 def test_regression_with_sample_weights_and_several_scores():
     x, y = make_regression(120, 5, noise=5.0, random_state=0)
     w = np.random.default_rng(0).uniform(0.1, 2.0, len(x))

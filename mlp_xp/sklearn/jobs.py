@@ -171,7 +171,8 @@ class StackedFit(Fit):
 
     def plan(self, start: int, known: dict[Any, Any]) -> EpochPlan:
         """The next epoch over the rows from ``start`` on."""
-        solver, at = self.e._optimizer, (self.stream, self.e.n_iter_, self.course.rows)
+        e, solver = self.e, self.e._optimizer
+        at = self.stream, e.shuffle, e.n_iter_, self.course.rows
         self._shuffle(at, known)
         if (at, self.job.sample, start) not in known:
             order = self.order if self.rows is None else self.rows[self.order]
