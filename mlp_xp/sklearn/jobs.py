@@ -70,6 +70,8 @@ class Fit:
                 counts = np.bincount(_drawn(sample, _num_samples(x)), minlength=_num_samples(x)).astype(np.float64)
                 given = params.get("sample_weight")
                 params = {**params, "sample_weight": counts if given is None else counts * np.asarray(given)}
+            if not isinstance(self.e, BaseMLP):
+                x = copy.deepcopy(x)  # a pipeline may change it, and other fits share it
             self.e.fit(x, y, **params)
         except Exception as error:  # raised with the result
             self.error = error
