@@ -382,10 +382,13 @@ def slowly(done: list[str]) -> None:
 
 
 def test_an_interruption_waits_for_the_workers() -> None:
+    begun = threading.Event()
+
     def interrupt() -> None:
         if threading.current_thread() is threading.main_thread():
-            time.sleep(0.02)
+            assert begun.wait(60)
             raise KeyboardInterrupt
+        begun.set()
         slowly(done)
 
     done: list[str] = []

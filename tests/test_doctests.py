@@ -56,7 +56,7 @@ def test_every_public_name_has_an_example_that_runs(name, tmp_path, monkeypatch)
 
 
 @pytest.mark.filterwarnings("ignore:.*converge")
-@pytest.mark.parametrize("module", ["mlp_xp.sklearn", "mlp_xp.parity"])
+@pytest.mark.parametrize("module", ["mlp_xp_backends", "mlp_xp.sklearn", "mlp_xp.parity"])
 def test_every_public_name_of_a_subpackage_has_an_example_that_runs(module):
     package = pytest.importorskip(module)
     for name, thing in public(package).items():

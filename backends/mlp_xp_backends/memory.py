@@ -78,7 +78,11 @@ def _windows_memory() -> Memory:
 
 
 class DeviceMemoryError(BackendError, MemoryError):
-    """A device ran out of memory. The message gives the sizes and what to try."""
+    """A device ran out of memory. The message gives the sizes and what to try.
+
+    >>> issubclass(DeviceMemoryError, BackendError) and issubclass(DeviceMemoryError, MemoryError)
+    True
+    """
 
 
 _WORDS = ("out of memory", "allocate memory", "not enough memory", "resource_exhausted")

@@ -15,7 +15,12 @@ Loop = Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
 
 
 class Memory(NamedTuple):
-    """The memory of a device, in bytes."""
+    """The memory of a device, in bytes.
+
+    >>> memory = get_backend("cpu").memory()
+    >>> 0 < memory.free <= memory.total
+    True
+    """
 
     free: int
     total: int
@@ -31,7 +36,20 @@ class BackendError(RuntimeError):
 
 
 class Backend(Protocol):
-    """An array library on one device."""
+    """An array library on one device.
+
+    >>> backend = get_backend("cpu")
+    >>> x = backend.asarray([[1.0, 2.0], [3.0, 4.0]], "float32")
+    >>> backend.to_numpy(backend.xp.sum(x, axis=-1))
+    array([3., 7.], dtype=float32)
+
+    A compiled loop runs a step for every item:
+
+    >>> loop = backend.compile(lambda xp, total, consts, x: (total + x, total))
+    >>> total, before = loop(np.zeros(()), (), np.asarray([1.0, 2.0, 3.0]))
+    >>> float(total), before
+    (6.0, array([0., 1., 3.]))
+    """
 
     name: str
     """The library: ``numpy``, ``cupy``, ``torch``, ``jax`` or ``array_api_strict``."""
@@ -71,7 +89,11 @@ class Backend(Protocol):
 
 
 class Device(NamedTuple):
-    """A device that a backend can compute on."""
+    """A device that a backend can compute on.
+
+    >>> available_backends()[0].devices[0].name
+    'cpu'
+    """
 
     name: str
     """``cpu`` or ``cuda:N``."""
@@ -82,7 +104,12 @@ class Device(NamedTuple):
 
 
 class Status(NamedTuple):
-    """Whether a backend is usable; if not, the reason and the remedy."""
+    """Whether a backend is usable; if not, the reason and the remedy.
+
+    >>> status = available_backends()[0]
+    >>> status.name, status.usable, status.reason
+    ('numpy', True, '')
+    """
 
     name: str
     """The name that `get_backend` accepts: ``numpy``, ``cupy``, ``torch:cpu``, ``torch:cuda``, ..."""

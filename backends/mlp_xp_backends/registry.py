@@ -57,6 +57,9 @@ def get_backend_or_cpu(spec: str | None = None, *, strict: bool = False, stream:
     Reports the fallback in one line on ``stream`` (default: standard error); with ``strict``, raises the
     `BackendError` of `get_backend` instead. Other errors are never replaced. ``auto`` raises no error, and reports the
     fallback only on a machine with an NVIDIA driver.
+
+    >>> get_backend_or_cpu("cpu").name
+    'numpy'
     """
     if spec is None or spec == "auto":
         from mlp_xp_backends.cuda import driver_version
