@@ -291,3 +291,11 @@ def test_iris_with_all_of_it() -> None:
         dtype="float32",
     ).fit(rows, names)
     assert model.score(rows, names) > 0.93
+
+
+def test_weights_that_the_user_sets_take_the_dtype_of_the_network():
+    x, y = make_regression(60, 3, random_state=0)
+    model = MLPRegressor(hidden_layer_sizes=(4,), dtype="float32", random_state=0).partial_fit(x, y)
+    model.intercepts_ = [b.astype(np.float64) for b in model.intercepts_]
+    model.partial_fit(x, y)
+    assert {a.dtype for a in (*model.coefs_, *model.intercepts_)} == {np.dtype("float32")}

@@ -12,8 +12,8 @@ from sklearn.datasets import make_classification, make_regression
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.feature_selection import SelectKBest
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, KFold, RandomizedSearchCV, StratifiedKFold
-from sklearn.pipeline import make_pipeline
+from sklearn.model_selection import GridSearchCV, KFold, ParameterGrid, RandomizedSearchCV, StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mlp_xp import Halving
@@ -79,6 +79,35 @@ def test_a_grid_gives_the_scores_ranks_and_model_of_scikit_learns_search():
 )
 def test_every_kind_of_parameter(grid):
     both(MLP, grid, cv=3)
+
+
+def test_candidates_with_and_without_shuffling_that_share_a_seed_train_together():
+    grid = {"shuffle": [True, False], "learning_rate_init": [0.1, 0.2]}
+    jobs = [Job(clone(MLP).set_params(**one, batch_size=20), X, Y, {}) for one in ParameterGrid(grid)]
+    for one, job in zip(fit_all(jobs), jobs, strict=True):
+        np.testing.assert_allclose(one.loss_curve_, clone(job.estimator).fit(X, Y).loss_curve_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("last", [MLP, LogisticRegression()], ids=lambda last: type(last).__name__)
+def test_a_transformer_may_change_its_rows_in_place(last):
+    grid = {"scale__with_mean": [True, False], "scale__with_std": [True, False]}
+    both(Pipeline([("scale", StandardScaler(copy=False)), ("last", last)]), grid, 3.0 * X + 1.0, cv=3, refit=False)
+
+
+def only_small_penalties(estimator, X, y):
+    if estimator.alpha > 0.01:
+        raise RuntimeError("a scorer's own error")
+    return estimator.score(X, y)
+
+
+def test_the_error_of_a_scorer_is_that_of_its_candidate_alone():
+    scored = clone(MLP).set_params(early_stopping=True, scoring=only_small_penalties)
+    search = BatchedSearchCV(scored, {"alpha": [0.001, 0.1]}, cv=3)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "One or more of the test scores")
+        with pytest.warns(FitFailedWarning, match="a scorer's own error"):
+            search.fit(X, Y)
+    np.testing.assert_array_equal(np.isnan(search.cv_results_["mean_test_score"]), [False, True])
 
 
 def test_regression_with_sample_weights_and_several_scores():

@@ -87,6 +87,13 @@ def test_weights_of_every_size(size: str, rule: str, options: str) -> None:
     check(NETWORKS[size], optimizer, [a | b for a, b in zip(settings, OPTIONS[options], strict=True)])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("settings", [1, 2, 3])
+def test_weighted_rows(settings: int, dtype: str) -> None:
+    fit: dict[str, Any] = {"sample_weight": RNG.random(200), "batch_size": 16, "together": settings}
+    check(NETWORKS["192"], SGD(), [{"lr": lr} for lr in (0.1, 0.2, 0.3)[:settings]], dtype, **fit)
+
+
 LONG = [
     pytest.param(rule, options, marks=[] if rule in ("descent", "nesterov") and not options else [pytest.mark.slow])
     for rule in RULES

@@ -85,7 +85,7 @@ def _shares(xp: Namespace, reduction: Reduction, cost: Array, w: Array) -> Any:
     w = xp.astype(w, cost.dtype, copy=False)
     if reduction == "sum":
         return w
-    total = xp.sum(w, axis=-1, keepdims=True)
+    total = _sum_of_rows(xp, w)
     return w / xp.where(total > 0.0, total, 1.0)  # a batch whose weights are all zero costs nothing
 
 
@@ -93,7 +93,12 @@ def weight_of_rows(xp: Namespace, cost: Array, rows: int, w: Array) -> Array:
     """The sum of the weights ``w``, (1,), in the dtype of ``cost``; without weights, the number of ``rows``."""
     if w is ABSENT:
         return xp.full((1,), float(rows), dtype=cost.dtype)
-    return xp.sum(xp.astype(w, cost.dtype, copy=False), axis=-1, keepdims=True)
+    return _sum_of_rows(xp, xp.astype(w, cost.dtype, copy=False))
+
+
+def _sum_of_rows(xp: Namespace, w: Array) -> Array:
+    """The sum of each model's weights, (..., rows) to (..., 1), in a form that rounds alike in a stack and alone."""
+    return xp.expand_dims(xp.sum(w, axis=-1), axis=-1)
 
 
 def sum_of_outputs(xp: Namespace, x: Array) -> Array:

@@ -70,6 +70,8 @@ class Fit:
                 counts = np.bincount(_drawn(sample, _num_samples(x)), minlength=_num_samples(x)).astype(np.float64)
                 given = params.get("sample_weight")
                 params = {**params, "sample_weight": counts if given is None else counts * np.asarray(given)}
+            if not isinstance(self.e, BaseMLP):
+                x = copy.deepcopy(x)  # a pipeline may change it, and other fits share it
             self.e.fit(x, y, **params)
         except Exception as error:  # raised with the result
             self.error = error
@@ -171,7 +173,8 @@ class StackedFit(Fit):
 
     def plan(self, start: int, known: dict[Any, Any]) -> EpochPlan:
         """The next epoch over the rows from ``start`` on."""
-        solver, at = self.e._optimizer, (self.stream, self.e.n_iter_, self.course.rows)
+        e, solver = self.e, self.e._optimizer
+        at = self.stream, e.shuffle, e.n_iter_, self.course.rows
         self._shuffle(at, known)
         if (at, self.job.sample, start) not in known:
             order = self.order if self.rows is None else self.rows[self.order]

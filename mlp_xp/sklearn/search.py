@@ -174,7 +174,7 @@ class Jobs:
         """
         if not isinstance(whole, Pipeline) or not isinstance(whole.steps[-1][1], BaseMLP) or len(whole.steps) < 2:
             return None
-        (x, y, params), (name, last) = self.parts[fold], whole.steps[-1]
+        (_, y, params), (name, last) = self.parts[fold], whole.steps[-1]
         if any(not key.startswith(f"{name}__") for key in params):
             return None
         own = sorted((key, value) for key, value in candidate.items() if not key.startswith(f"{name}__"))
@@ -182,7 +182,8 @@ class Jobs:
         try:
             if key not in self.fronts:
                 front = whole[:-1]
-                self.fronts[key] = front, front.fit_transform(x, y)
+                own_rows, _ = _safe_split(whole, self.X, self.y, self.splits[fold][0])  # transformers may change them
+                self.fronts[key] = front, front.fit_transform(own_rows, y)
         except Exception:  # raised again, and handled, when the whole pipeline is fitted
             return None
         front, rows = self.fronts[key]

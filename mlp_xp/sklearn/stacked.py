@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Any
@@ -105,8 +106,11 @@ class FitTeam(Team[StackedFit]):
             starts = np.array([self.held_starts[id(one.data)] for one in held], np.int32)
             z = self.stack.outputs(self.held, starts[:, None] + np.arange(len(held[0].labels), dtype=np.int32))
             for i in self.under_way:
-                measure = Validation(self.members[i].e, self.setting, held[i])
-                found[i] = measure.of_outputs(z[i], partial(self._params, i))
+                member = self.members[i]
+                try:
+                    found[i] = Validation(member.e, self.setting, held[i]).of_outputs(z[i], partial(self._params, i))
+                except Exception as error:  # of the user's scorer, raised with the result
+                    member.error, found[i] = error, (math.nan, math.nan)
         return means, found
 
     def _params(self, i: int) -> Tree:

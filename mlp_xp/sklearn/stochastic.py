@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,7 +109,7 @@ class Epochs(Course):
 
 def first_state(e: Any, setting: Setting, step: TrainStep) -> TrainState:
     """The state to continue from, on the host."""
-    params = tree(setting.network, e.coefs_, e.intercepts_, np.asarray)
+    params = tree(setting.network, e.coefs_, e.intercepts_, partial(np.asarray, dtype=setting.dtype))
     if e._optimizer.memory is None:
         return step.init(np, params, layer_states(setting.network, e._random_state))
     return TrainState(params, *e._optimizer.memory)
