@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import gc
+import threading
 import warnings
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mlp_xp_backends import get_backend
+from mlp_xp_backends.compiler.loop import REMEMBERED
 from mlp_xp_backends.trees import leaves
 from tests.compiler_cases import LIBRARIES, Library, assert_compiled, assert_same, compiled, copied, f, stepwise
 
@@ -189,6 +192,27 @@ def test_random_numbers_of_the_host_are_reported_and_not_frozen() -> None:
     assert len(np.unique(y)) == 15
 
 
+IN_PLACE = {
+    "drawn": lambda rng, own, x: rng.standard_normal(out=own) + x,
+    "counted before it is read": lambda rng, own, x: np.add(own, 1, out=own) + x,
+    "counted after it is read": lambda rng, own, x: (x + own, np.add(own, 1, out=own))[0],
+    "another sign of zero": lambda rng, own, x: np.copysign(x, np.negative(own, out=own)),
+    "written to inside a step": lambda rng, own, x: x * (own.fill(0) or own) + (own.fill(1) or own) * x,
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_arrays_that_the_body_changes_are_reported_and_not_frozen(name: str) -> None:
+    """The body runs twice more to be recorded."""
+    own, x = np.zeros(3), f((6, 3), dtype="float64")
+    rng = np.random.default_rng(0)
+    loop = compiled(lambda xp, c, k, x: (c, IN_PLACE[name](rng, own, x)))
+    with pytest.warns(UserWarning, match="random numbers of the host or a counter"):
+        _, got = loop((), (), x)
+    own[:], rng = 0.0, np.random.default_rng(0)
+    np.testing.assert_array_equal(got, [IN_PLACE[name](rng, own, row) for row in x[[0, 0, *range(6)]]][2:])
+
+
 def test_counters_are_reported_and_not_frozen() -> None:
     count = [0]
 
@@ -251,6 +275,25 @@ def test_a_loop_keeps_nobody_s_data_alive() -> None:
     del k, c, items, outs
     gc.collect()
     assert [ref() for ref in alive] == [None] * len(alive)
+
+
+def test_a_loop_forgets_shapes_also_after_two_threads_compiled_at_once() -> None:
+    both = threading.Barrier(2)
+
+    def body(xp: Any, c: Any, k: Any, x: Any) -> Any:
+        if x.shape[0] > 100:
+            both.wait(timeout=60)
+        return c, x * 2
+
+    loop = compiled(body)
+    for n in range(1, REMEMBERED + 1):
+        loop((), (), f((1, n)))
+    with ThreadPoolExecutor(2) as pool:
+        done = [pool.submit(loop.compiled, (), (), f((1, n))) for n in (101, 102)]
+    assert all(one.result() is not None for one in done)
+    for n in range(20, 20 + REMEMBERED):
+        loop((), (), f((1, n)))
+        assert len(loop.ready) == REMEMBERED
 
 
 def test_arrays_that_come_to_lie_where_others_lay() -> None:

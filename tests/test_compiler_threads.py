@@ -488,8 +488,8 @@ def test_loops_of_several_threads_do_not_wait_for_each_other(monkeypatch: pytest
     for thread in threads:
         thread.join(60)
     assert len(found) == 12
-    for y in found:
-        np.testing.assert_array_equal(y, found[0])
+    for y in found:  # kernels without AVX-512 round differently beside another run, which leaves the product one thread
+        np.testing.assert_allclose(y, found[0], rtol=0, atol=0 if openblas()._has_avx512 else 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Protocol
 
 from mlp_xp_backends.compiler.program import Program, Unrecordable
@@ -58,11 +59,12 @@ class CompiledLoop:
             )
         except Unrecordable:
             return None
-        if key not in self.ready:
-            if len(self.ready) == REMEMBERED:
-                del self.ready[next(iter(self.ready))]
-            self.ready[key] = self._compile(carry, consts, items)
-        return self.ready[key]
+        with suppress(KeyError):
+            return self.ready[key]
+        for old in list(self.ready)[: 1 - REMEMBERED]:
+            self.ready.pop(old, None)
+        compiled = self.ready[key] = self._compile(carry, consts, items)
+        return compiled
 
     def _compile(self, carry: Tree, consts: Tree, items: Tree) -> Compiled | None:
         try:

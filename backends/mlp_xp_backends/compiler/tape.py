@@ -30,8 +30,8 @@ class Tape:
         self.ops: list[Op] = []
         self.refused: Unrecordable | None = None
         self._seen: dict[Hashable, Value] = {}
-        self._arrays: dict[int, tuple[Value, Array]] = {}
-        self._earlier: list[Value] = []
+        self._arrays: dict[int, tuple[Value, Hashable, Array]] = {}
+        self._earlier: list[tuple[Value, Hashable]] = []
 
     def refuse(self, reason: str) -> Unrecordable:
         """The exception to raise for a body that cannot be recorded; kept in case the body catches it."""
@@ -39,8 +39,12 @@ class Tape:
         return self.refused
 
     def rewind(self) -> None:
-        """Begin another run: its k-th array has the value of the k-th one of the previous run if both are equal."""
-        self._earlier, self._arrays = [value for value, _ in self._arrays.values()], {}
+        """Begin another run: its k-th array has the value of the k-th one of the previous run if both are equal.
+
+        No array equals one that the body has changed since it was recorded.
+        """
+        self._earlier = [(v, was if _elements(array) == was else None) for v, was, array in self._arrays.values()]
+        self._arrays = {}
 
     def constant(self, x: Any) -> Value:
         """The value of a number or an array that the body supplies."""
@@ -52,10 +56,10 @@ class Tape:
                 self._seen[key] = Value(*layout_of(array), constant=array)
             return self._seen[key]
         if id(array) not in self._arrays:
-            k = len(self._arrays)
-            again = k < len(self._earlier) and _same(self._earlier[k].constant, array)
-            value = self._earlier[k] if again else Value(*layout_of(array), constant=array)
-            self._arrays[id(array)] = value, array  # which keeps the array alive, so that its id stays unique
+            value, k, elements = Value(*layout_of(array), constant=array), len(self._arrays), _elements(array)
+            if k < len(self._earlier) and self._earlier[k][1] == elements:
+                value = self._earlier[k][0]
+            self._arrays[id(array)] = value, elements, array  # kept alive, so that its id stays unique
         return self._arrays[id(array)][0]
 
     def emit(
@@ -92,8 +96,6 @@ class Tape:
         return self.emit(Kind.VIEW, name, (x,), make=lambda: view_value(x, f, *args, **keywords), args=given)
 
 
-def _same(a: Array, b: Array) -> bool:
-    """Whether two arrays, on the host or a device, have the same elements."""
-    if a is b or a.shape != b.shape or a.dtype != b.dtype:
-        return a is b
-    return bool(((a == b) | ((a != a) & (b != b))).all())
+def _elements(x: Array) -> Hashable:
+    """Equal for arrays with the same elements; unlike the array itself, it stays the same if the body writes to it."""
+    return tuple(x.shape), x.dtype, hash(x.tobytes())
