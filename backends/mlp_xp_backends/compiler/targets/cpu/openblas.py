@@ -25,6 +25,8 @@ class OpenBlas(Blas):
     name = "OpenBLAS"
     SMALL = 1_000_000
     """Multiplications below which OpenBLAS has code of its own for small matrices on processors with AVX-512."""
+    ROWS = 32
+    """Rows of a product from which copying its second factor takes less time than it saves."""
 
     def __init__(self, library: Any, pattern: str, integer: Any) -> None:
         super().__init__(library, pattern, integer)
@@ -85,8 +87,9 @@ class OpenBlas(Blas):
 
     def prefers_rows(self, a: HostArray, b: HostArray) -> bool:
         """See `Blas.prefers_rows`: so it is in OpenBLAS's code for small matrices."""
-        small = a.shape[-2] * a.shape[-1] * b.shape[-1] < self.SMALL and b.dtype in LETTER
-        return self._has_avx512 and small and b.strides[-2] == b.itemsize < b.strides[-1]
+        rows, small = a.shape[-2], a.shape[-2] * a.shape[-1] * b.shape[-1] < self.SMALL
+        transposed = b.dtype in LETTER and b.strides[-2] == b.itemsize < b.strides[-1]
+        return self._has_avx512 and transposed and small and rows >= self.ROWS
 
     def _after_fork(self) -> None:
         """Reset the state: no run is in progress in a forked process."""
