@@ -57,7 +57,7 @@ def test_parts_cover_the_product_once(shape: tuple[int, int, int], most: int, nu
     rows, shared, columns = shape
     c, a, b = np.zeros((rows, columns)), np.ones((rows, shared)), np.ones((shared, columns))
     pieces = parts(c, a, b, most)
-    assert len(pieces) == number and (number == 1 or number * LEAST <= multiplications(c, a) == rows * shared * columns)
+    assert len(pieces) == number and (number == 1 or number * LEAST <= multiplications(a, b) == rows * shared * columns)
     axis = int(columns > rows)
     sizes = [z.shape[axis] for z, _, _ in pieces]
     assert all(size % TILE == 0 for size in sizes[:-1]) and max(sizes) - min(sizes) < 2 * TILE

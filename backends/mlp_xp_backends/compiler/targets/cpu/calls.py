@@ -84,7 +84,7 @@ def _where(op: Op, m: Machine) -> list[Call]:
 
 def _matmul(op: Op, m: Machine) -> list[Call]:
     a, b, out = *map(m.at, op.inputs), m.at(op.out)
-    large = out.dtype in LETTER and prod(out.shape[-2:]) * a.shape[-1] >= 2 * LEAST and not m.small
+    large = out.dtype in LETTER and multiplications(a, b) >= 2 * LEAST and not m.small
     found = _products(m, out, a, b, ONE[out.dtype], ZERO[out.dtype]) if large else None
     if found is not None:
         return found
@@ -110,9 +110,8 @@ def _is_sum_of_small(op: Op, m: Machine) -> bool:
 
     The bits are those of a gemm for each matrix: BLAS adds the finished sum over so few columns of ``a`` to ``c``.
     """
-    a, _, alpha, beta, c = op.inputs
-    rows, columns, inner = *op.out.shape[-2:], a.shape[-1]
-    small = prod(op.out.shape[:-2]) > 1 and inner <= INNER and rows * columns * inner <= SMALL
+    a, b, alpha, beta, c = op.inputs
+    small = prod(op.out.shape[:-2]) > 1 and a.shape[-1] <= INNER and multiplications(a, b) <= SMALL
     ones = all(s.constant is not None and s.constant == 1 for s in (alpha, beta))
     return small and ones and not np.may_share_memory(m.at(c), m.at(op.out))
 
@@ -128,7 +127,7 @@ def _products(
     alpha, beta = (np.broadcast_to(s, (*stack, 1, 1)) for s in (alpha, beta))
     for k in np.ndindex(stack):
         of_part = m.blas.gemm if m.small or m.threads else m.blas.divided
-        pieces = parts(c[k], a[k], b[k], (MOST if multiplications(c[k], a[k]) >= QUARTERS else 2) if m.threads else 1)
+        pieces = parts(c[k], a[k], b[k], (MOST if multiplications(a[k], b[k]) >= QUARTERS else 2) if m.threads else 1)
         calls = [call for x, y, z in pieces if (call := of_part(x, y, z, alpha[k], beta[k])) is not None]
         if len(calls) < len(pieces):
             return None

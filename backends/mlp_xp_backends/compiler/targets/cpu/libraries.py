@@ -20,6 +20,7 @@ import numpy as np
 
 from mlp_xp_backends.compiler.targets.cpu.blas import SPLIT, Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.openblas import OpenBlas
+from mlp_xp_backends.compiler.targets.cpu.parts import multiplications
 from mlp_xp_backends.typing import HostArray
 
 
@@ -44,7 +45,7 @@ class Mkl(Blas):
 
     def gemm(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
         """See `Blas.gemm`."""
-        if self._small is not None and c.size * a.shape[1] < SPLIT:
+        if self._small is not None and multiplications(a, b) < SPLIT:
             return self._small.gemm(c, a, b, alpha, beta)
         return super().gemm(c, a, b, alpha, beta)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
+from mlp_xp_backends.compiler.targets.cpu.parts import multiplications
 from mlp_xp_backends.typing import HostArray
 
 TERMS = 448
@@ -87,9 +88,9 @@ class OpenBlas(Blas):
 
     def prefers_rows(self, a: HostArray, b: HostArray) -> bool:
         """See `Blas.prefers_rows`: so it is in OpenBLAS's code for small matrices."""
-        rows, small = a.shape[-2], a.shape[-2] * a.shape[-1] * b.shape[-1] < self.SMALL
+        pays, small = a.shape[-2] >= self.ROWS, multiplications(a, b) < self.SMALL
         transposed = b.dtype in LETTER and b.strides[-2] == b.itemsize < b.strides[-1]
-        return self._has_avx512 and transposed and small and rows >= self.ROWS
+        return self._has_avx512 and transposed and pays and small
 
     def _after_fork(self) -> None:
         """Reset the state: no run is in progress in a forked process."""

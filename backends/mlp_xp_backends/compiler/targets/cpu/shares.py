@@ -10,6 +10,7 @@ import numpy as np
 from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
 from mlp_xp_backends.compiler.targets.cpu.blas import Call
 from mlp_xp_backends.compiler.targets.cpu.calls import Machine, calls
+from mlp_xp_backends.compiler.targets.cpu.parts import multiplications
 from mlp_xp_backends.compiler.targets.cpu.team import TEAM
 from mlp_xp_backends.typing import HostArray
 
@@ -40,7 +41,7 @@ def pays(program: Program) -> bool:
 def largest_product(program: Program) -> int:
     """Multiplications of the largest product of two matrices; 0 if there is none."""
     products = (op for op in program.ops if op.kind in (Kind.MATMUL, Kind.GEMM))
-    return max((prod(op.out.shape[-2:]) * op.inputs[0].shape[-1] for op in products), default=0)
+    return max((multiplications(*op.inputs[:2]) for op in products), default=0)
 
 
 def shared_calls(ops: Sequence[Op], machine: Machine) -> list[Call]:
