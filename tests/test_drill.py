@@ -18,8 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import pytest
-from drill.runs import KINDS, KNOWN, everything
+from drill.runs import KINDS, KNOWN, X, everything
 
 from mlp_xp.files.checkpoints import read_snapshot
 from mlp_xp.files.disk import remove_stale
@@ -93,6 +94,7 @@ def drill(server: Server, folder: Path, disturbances: int, seed: int) -> Counter
         kind = list(KINDS)[runs % len(KINDS)]
         place = folder / str(runs)
         place.mkdir()
+        np.save(place / "x.npy", X)  # here, where no signal can stop it halfway
         if kind not in expected:
             began = time.monotonic()
             server.start(kind, place / "whole", False, 10**6)

@@ -78,9 +78,7 @@ def trainer(network: Chain, **options: Any) -> Callable[[], Trainer]:
 
 
 def mapped(folder: Path) -> np.ndarray:
-    """The rows in a memory-mapped file."""
-    if not (folder / "x.npy").exists():
-        np.save(folder / "x.npy", X)
+    """The rows in a memory-mapped file, which the drill writes."""
     return np.load(folder / "x.npy", mmap_mode="r")
 
 
