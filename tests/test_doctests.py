@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import mlp_xp
-from mlp_xp_backends import get_backend
-from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends import get_backend, trees
 
 NEEDS = {"arrow_batches": "pyarrow"}
 
@@ -19,7 +18,7 @@ NEEDS = {"arrow_batches": "pyarrow"}
 @cache
 def names():
     """The names that examples use without importing them."""
-    return {**public(mlp_xp), "np": np, "xp": get_backend("numpy:plain").xp, "ABSENT": ABSENT}
+    return {**public(mlp_xp), "np": np, "xp": get_backend("numpy:plain").xp, "leaves": trees.leaves}
 
 
 def public(module):
@@ -29,6 +28,7 @@ def public(module):
 
 def examples(thing, given=None):
     """The doctests of a public object and of its members, which may use the names ``given`` without importing them."""
+    thing = thing if hasattr(thing, "__name__") else type(thing)  # ABSENT
     module = inspect.getmodule(thing)
     given = {**names(), **(given or {}), thing.__name__: thing}
     found = doctest.DocTestFinder().find(thing, thing.__name__, module, globs=given)

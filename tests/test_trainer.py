@@ -349,7 +349,7 @@ WRONG = {
     "a class as a word": (lambda: mlp(4, 3, norm=ReLU), "norm must be 'layer' or 'batch', not the class ReLU$"),
     "a number as model": (lambda: Trainer.from_model(3), "model must be a Model, .* not 3"),
     "a trainer as model": (lambda: Trainer.from_model(Trainer(mlp(4, 3))), "model must be a Model, such as trainer"),
-    "one layer to freeze": (lambda: Trainer.from_model(Trainer(mlp(4, 3)).model, freeze=0), r"freeze must .* \[0, 1\]"),
+    "one layer to freeze": (lambda: Trainer.from_model(Trainer(mlp(4, 3)).model, frozen=0), r"frozen must .* \[0, 1\]"),
     "no path of a log": (lambda: CSVLog(None), "path of a file, .* got None"),
     "no path of lines": (lambda: JSONLines(None), "path of a file, .* got None"),
     "no path of a checkpoint": (lambda: Checkpoint(None), "path of a file, .* got None"),

@@ -15,7 +15,7 @@ from mlp_xp_backends.compiler.targets.cuda.launch import target
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.memory import as_host, memory_guard
 from mlp_xp_backends.namespace import CREATION, derived, extras, mapped
-from mlp_xp_backends.protocol import Body, Loop, Memory
+from mlp_xp_backends.protocol import Body, Loop, Memory, OnDevice
 from mlp_xp_backends.typing import Array, HostArray, Tree
 
 STAGED = 64 * 2**20
@@ -25,7 +25,7 @@ OUTSIDE = ("concat", "reshape", "stack", "take", "where")
 """The other functions that are called outside of loops, where another device may be the current one."""
 
 
-class CupyBackend:
+class CupyBackend(OnDevice):
     """CuPy on the CUDA device with number ``index``."""
 
     name = "cupy"

@@ -31,6 +31,9 @@ class Best(NamedTuple):
     params: Tree
     layers: Tree
 
+    def __repr__(self) -> str:
+        return f"<Best: epoch {self.epoch}, {self.monitor} {self.score:g}>"
+
 
 class Snapshot(NamedTuple):
     """A run between two steps."""
@@ -56,3 +59,6 @@ class Snapshot(NamedTuple):
     """Whether early stopping ended the run."""
     class_weight: str | list[float] | dict[int, float] | None = None
     """The class weights of the trainer."""
+
+    def __repr__(self) -> str:
+        return f"<Snapshot after {len(self.history)} epochs and {self.position} steps, {self.dtype}>"

@@ -6,7 +6,7 @@ A case is the body of a loop for `Backend.compile` and its input arrays. Each ro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
@@ -68,10 +68,10 @@ class Case:
 
     rows: tuple[str, ...]
     """The names of the entries of the result, which are the rows of the report."""
-    body: Body
-    carry: Tree
-    consts: Tree
-    items: Tree
+    body: Body = field(repr=False)
+    carry: Tree = field(repr=False)
+    consts: Tree = field(repr=False)
+    items: Tree = field(repr=False)
     run: bool = False
     """Whether this is a run of many steps, judged by the parameters at its end."""
 

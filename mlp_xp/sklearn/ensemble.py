@@ -97,21 +97,21 @@ class BaseEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # 
             tree_map(lambda *leaves: xp.stack(leaves), *trees)
             for trees in ([m.params for m in models], [m.state for m in models])
         )
-        return Model(first.network, first.loss, params, state, first.backend, first.extra)
+        return Model(first.network, first.loss, params, state, first.backend, extra=first.extra)
 
     def save(self, path: str | Path) -> None:
         """Write all members to one file, which `load` reads."""
         self.to_model().save(path)
 
     @classmethod
-    def load(cls, path: str | Path, device: str | Backend | None = None) -> Self:
+    def load(cls, path: str | Path, *, device: str | Backend | None = None) -> Self:
         """Load the ensemble in a file, which makes the same predictions."""
-        model = load(path, device)
+        model = load(path, device=device)
         count = next(iter(p.W for p in model.params if hasattr(p, "W"))).shape[0]
         members = []
         for i in range(count):
             params, state = (tree_map(lambda a, i=i: a[i], tree) for tree in (model.params, model.state))
-            one = Model(model.network, model.loss, params, state, model.backend, model.extra)
+            one = Model(model.network, model.loss, params, state, model.backend, extra=model.extra)
             members.append(cls._kind.from_model(one))
         ensemble = cls(members[0], count)
         ensemble._adopt(members)

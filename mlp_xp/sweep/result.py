@@ -98,7 +98,7 @@ class SweepResult:
 
     def trainer(self, model: int, device: str | Backend | None = None) -> Trainer:
         """Return a trainer that continues a model."""
-        return Trainer.from_snapshot(self._runs[model][1].snapshot, self._backend if device is None else device)
+        return Trainer.from_snapshot(self._runs[model][1].snapshot, device=self._backend if device is None else device)
 
     def to_pandas(self) -> Any:
         """The records as a `pandas.DataFrame`; needs pandas."""

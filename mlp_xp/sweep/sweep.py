@@ -102,6 +102,9 @@ class Sweep:
         for setting in self.settings:
             self.base.candidate(setting, 1, 1, None)
 
+    def __repr__(self) -> str:
+        return f"Sweep of {len(self.settings)} settings"
+
     def fit(
         self,
         x: Array,

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
+from mlp_xp._checks import shown
+from mlp_xp.files.history import Record as Record
 from mlp_xp.nn.schedules import Losses
-
-Record = dict[str, float]
 
 
 class History(Sequence[Record]):
@@ -47,7 +47,9 @@ class History(Sequence[Record]):
         try:
             chosen = range(self._length)[key]
         except IndexError:
-            raise IndexError(f"the history has {self._length} epochs, so no record {key}") from None
+            raise IndexError(f"the history has {self._length} records, and {key} is not the position of one") from None
+        except TypeError:
+            raise TypeError(f"expected a position, a slice or the name of a column, got {shown(key)}") from None
         return History([self._records[i] for i in chosen]) if isinstance(chosen, range) else dict(self._records[chosen])
 
     def _column(self, name: str) -> list[float]:
@@ -96,7 +98,7 @@ class History(Sequence[Record]):
         for i, group in enumerate(groups):
             axes = figure.add_subplot(len(groups), 1, i + 1)
             for name in group:
-                axes.plot(self["epoch"], self[name], label=name)
+                axes.plot(self["epoch"], self._column(name), label=name)
             axes.set_xlabel("epoch")
             axes.legend()
         return figure

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from mlp_xp._checks import check_kind
 from mlp_xp._optional import need
 from mlp_xp.files.disk import as_path, check_folder
 from mlp_xp.training.callbacks import Callback
@@ -38,8 +39,12 @@ class Progress(Callback):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stderr if stream is None else stream
+        check_kind("stream", self.stream, ("write", "isatty"), "sys.stdout")
         self.bar: Any = None
-        self.printed = 0.0  # when the last line was
+        self.printed = 0.0  # the time of the last line
+
+    def __repr__(self) -> str:
+        return "Progress()"
 
     def start(self, trainer: Trainer) -> None:
         """Open the bar."""
@@ -111,6 +116,9 @@ class CSVLog(Callback):
         self.path = as_path(path)
         self.columns: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"CSVLog({str(self.path)!r})"
+
     def start(self, trainer: Trainer) -> None:
         """Write the epochs so far, which a resumed run has in its checkpoint."""
         check_folder(self.path)
@@ -149,6 +157,9 @@ class JSONLines(Callback):
     def __init__(self, path: str | Path) -> None:
         self.path = as_path(path)
 
+    def __repr__(self) -> str:
+        return f"JSONLines({str(self.path)!r})"
+
     def start(self, trainer: Trainer) -> None:
         """Write the epochs so far, which a resumed run has in its checkpoint."""
         check_folder(self.path)
@@ -173,8 +184,11 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = as_path(folder)
         self.writer: Any = None
+
+    def __repr__(self) -> str:
+        return f"TensorBoard({str(self.folder)!r})"
 
     def start(self, trainer: Trainer) -> None:
         """Open the event file; `ImportError` naming the extra without tensorboardX."""
