@@ -21,7 +21,7 @@ from mlp_xp.files.models import SavedModel, write_model
 from mlp_xp.forward import BATCH, OfBatch, blocks, forward, over_steps, predictions
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
-from mlp_xp.nn.step import check_network
+from mlp_xp.nn.step import check_loss, check_network
 from mlp_xp_backends import Backend, get_backend
 from mlp_xp_backends.memory import to_device, to_host
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
@@ -58,7 +58,8 @@ class Model:
     """Anything that belongs to the model and can be written as JSON, such as class names or a vocabulary."""
 
     def __post_init__(self) -> None:
-        check_network(self.network, self.loss)
+        check_network(self.network)
+        check_loss(self.loss)
         check_kind("backend", self.backend, ("asarray", "compile"), "get_backend('cpu')")
 
     def __str__(self) -> str:

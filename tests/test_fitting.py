@@ -74,8 +74,8 @@ def test_a_history_becomes_a_frame_and_a_figure() -> None:
     [
         ({"monitor": "valid_f1"}, "mode must be 'min' or 'max' for monitor='valid_f1'"),
         ({"mode": "best"}, "mode must be"),
-        ({"patience": 0}, "patience must be at least 1"),
-        ({"min_delta": float("nan")}, "min_delta must be a number from 0, not nan"),
+        ({"patience": 0}, "patience must be a positive integer"),
+        ({"min_delta": float("nan")}, "min_delta must be a finite number of at least 0, not nan"),
         ({"min_delta": -1.0}, "min_delta"),
         ({"monitor": 3}, "name of a column"),
     ],

@@ -171,7 +171,7 @@ def test_small_predictions_bind_no_loop_and_large_ones_do(monkeypatch: pytest.Mo
     monkeypatch.setattr(mlp_xp.forward, "forward_loop", lambda *args: loops.append(1) or make(*args))
     for rows, batch_size, bound in ((1024, 1024, 0), (1025, 1024, 1), (100, 99, 1), (100, 100, 0), (2000, 2000, 1)):
         loops.clear()
-        model.outputs(np.zeros((rows, 3)), batch_size)
+        model.outputs(np.zeros((rows, 3)), batch_size=batch_size)
         assert len(loops) == bound, (rows, batch_size)
 
 

@@ -408,7 +408,7 @@ def test_distributions_are_drawn_by_the_seed():
         ({"grid": {"lr": [-1.0]}}, ValueError, "lr must be"),
         ({"grid": {"width": [0]}}, ValueError, "width"),
         ({"settings": []}, TypeError, "at least one dict"),
-        ({"distributions": {"lr": [0.1]}, "n": 0}, ValueError, "n must be at least 1"),
+        ({"distributions": {"lr": [0.1]}, "n": 0}, ValueError, "n must be a positive integer"),
     ],
 )
 def test_impossible_settings_are_refused_before_training(arguments, error, says):

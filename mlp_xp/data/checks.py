@@ -38,8 +38,10 @@ def on_host(backend: Backend, a: Any, name: str = "x") -> HostArray:
         return backend.to_numpy(backend.asarray(a))
     try:
         return np.asarray(a)
-    except ValueError as error:  # nested lists of different lengths
-        raise ValueError(f"{name} must be an array, but {shown(a)} cannot be converted to one: {error}") from None
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
+        raise ValueError(f"the rows of {name} must have equal shapes, but those of {shown(a)} differ") from None
 
 
 def check_inputs(backend: Backend, network: Chain, x: Any, name: str = "x") -> Array:

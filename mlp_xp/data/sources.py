@@ -47,7 +47,8 @@ class BatchSource:
         self.length = check_count("length", length) if length is not None else _length(batches)
 
     def __repr__(self) -> str:
-        return f"BatchSource of {'an unknown number of' if self.length is None else self.length} batches"
+        number = "an unknown number of" if self.length is None else self.length
+        return f"BatchSource of {number} batch{'es' * (self.length != 1)}"
 
     def __iter__(self) -> Iterator[Any]:
         found = self.batches() if callable(self.batches) else self.batches

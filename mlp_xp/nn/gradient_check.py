@@ -11,7 +11,7 @@ import numpy as np  # noqa: TID251  the reference is NumPy in float64
 from mlp_xp._checks import NOT_NEGATIVE, Like, Maybe, check_count
 from mlp_xp.nn.layers import Chain, Layer, StatefulLayer
 from mlp_xp.nn.losses import Loss
-from mlp_xp.nn.step import check_network
+from mlp_xp.nn.step import check_loss, check_network
 from mlp_xp_backends.numpy_namespace import xp
 from mlp_xp_backends.trees import ABSENT, leaves, named_leaves, tree_map, unflatten
 from mlp_xp_backends.typing import HostArray, Tree
@@ -96,7 +96,8 @@ def check_gradients(
     >>> check_gradients(mlp(4, 5, 3), SoftmaxCrossEntropy(), x, y).ok
     True
     """
-    check_network(network, loss)
+    check_network(network)
+    check_loss(loss)
     rng = Maybe(Like("np.random.default_rng(0)", ("permutation", "standard_normal")))("rng", rng)
     rng = np.random.default_rng(0) if rng is None else rng
     entries, tolerance = check_count("entries", entries), NOT_NEGATIVE("tolerance", tolerance)

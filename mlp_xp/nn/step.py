@@ -82,7 +82,8 @@ class TrainStep:
     frozen: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        check_network(self.network, self.loss)
+        check_network(self.network)
+        check_loss(self.loss)
         check_optimizer(self.optimizer)
         conform(self, l2=NOT_NEGATIVE, clip_norm=Maybe(POSITIVE), max_norm=Maybe(POSITIVE))
         object.__setattr__(self, "frozen", _checked_positions(self.frozen, self.network))
@@ -170,10 +171,14 @@ class TrainStep:
         return tuple(ABSENT if i in self.frozen else p for i, p in enumerate(params))
 
 
-def check_network(network: Any, loss: Any) -> None:
-    """Raise `TypeError` unless these are a network and a loss."""
+def check_network(network: Any) -> None:
+    """Raise `TypeError` unless this is a network."""
     if not isinstance(network, Chain):
         raise TypeError(f"network must be a Chain of layers, such as mlp(784, 300, 10), not {shown(network)}")
+
+
+def check_loss(loss: Any) -> None:
+    """Raise `TypeError` unless this is a loss."""
     check_kind("loss", loss, ("rows", "slope"), "SoftmaxCrossEntropy()")
 
 

@@ -89,14 +89,14 @@ class SweepResult:
         """The history of a model."""
         return History(list(self._runs[model][1].records))
 
-    def member(self, model: int | None = None, device: str | Backend | None = None) -> Model:
+    def member(self, model: int | None = None, *, device: str | Backend | None = None) -> Model:
         """Return the model with this number, by default the best one."""
         run = self._runs[self.best["model"] if model is None else model][1]
         backend = self._backend if device is None else as_backend(device)
         params, layers = to_device(backend, (run.snapshot.state.params, run.snapshot.state.layers))
         return Model(run.candidate.step.network, run.candidate.step.loss, params, layers, backend)
 
-    def trainer(self, model: int, device: str | Backend | None = None) -> Trainer:
+    def trainer(self, model: int, *, device: str | Backend | None = None) -> Trainer:
         """Return a trainer that continues a model."""
         return Trainer.from_snapshot(self._runs[model][1].snapshot, device=self._backend if device is None else device)
 
@@ -152,13 +152,13 @@ class SweepResult:
 
         return curves(self, column or self.monitor)
 
-    def plot_heatmap(self, across: str, down: str, column: str | None = None) -> Any:
+    def plot_heatmap(self, across: str, down: str, *, column: str | None = None) -> Any:
         """Draw the mean of ``column`` over two parameters; needs matplotlib."""
         from mlp_xp.sweep.plots import heatmap
 
         return heatmap(self, across, down, column or self.monitor)
 
-    def plot_spread(self, parameter: str, column: str | None = None) -> Any:
+    def plot_spread(self, parameter: str, *, column: str | None = None) -> Any:
         """Draw ``column`` against a parameter: every model, the mean and the standard deviation; needs matplotlib."""
         from mlp_xp.sweep.plots import spread
 

@@ -15,7 +15,7 @@ from mlp_xp.data.class_weights import check_class_weight
 from mlp_xp.nn.layers import Chain, Dropout
 from mlp_xp.nn.losses import Loss
 from mlp_xp.nn.optimizers import Optimizer
-from mlp_xp.nn.step import TrainStep, check_network, check_optimizer
+from mlp_xp.nn.step import TrainStep, check_loss, check_network, check_optimizer
 from mlp_xp.sweep.run import Candidate
 from mlp_xp.training.run import generator
 
@@ -93,7 +93,8 @@ class Base:
         batch_size = check_count("batch_size", left.pop("batch_size", batch_size))
         max_epochs = check_count("max_epochs", left.pop("max_epochs", max_epochs))
         network = _network(network, left)
-        check_network(network, loss)
+        check_network(network)
+        check_loss(loss)
         check_optimizer(optimizer)
         optimizer = _optimizer(optimizer, left)
         if left:

@@ -47,7 +47,7 @@ class History(Sequence[Record]):
         try:
             chosen = range(self._length)[key]
         except IndexError:
-            raise IndexError(f"the history has {self._length} records, and {key} is not the position of one") from None
+            raise IndexError(f"no record at position {key}: the history has {self._length}") from None
         except TypeError:
             raise TypeError(f"expected a position, a slice or the name of a column, got {shown(key)}") from None
         return History([self._records[i] for i in chosen]) if isinstance(chosen, range) else dict(self._records[chosen])

@@ -152,4 +152,4 @@ def evaluation(run: Run, name: str, arrays: Sequence[Array], sharded: bool) -> E
         return Evaluation(step.network, step.loss, run.backend, run.dtype, x, y, w, own=own, total=total)
     except (TypeError, ValueError) as error:
         kind = ValueError if isinstance(error, ValueError) else TypeError
-        raise kind(f"validation_data {name!r}: {error}") from error
+        raise kind(f"validation data {name!r}: {error}") from error
