@@ -106,7 +106,7 @@ def test_progress_says_after_which_epoch_a_run_was_interrupted() -> None:
     stream = io.StringIO()
     fit(Interrupted(stream), StopAt(1, 0))
     assert stream.getvalue().splitlines()[1:] == [
-        "interrupted after epoch 1; the parameters keep what was learned so far"
+        "interrupted after epoch 1; the trainer keeps the parameters reached so far"
     ]
 
 

@@ -255,7 +255,7 @@ def _initial_states() -> Iterator[Case]:
 
 
 def step_case(name: str, step: TrainStep, data: Batch, batch: int, steps: int, models: int = 0, **more: Any) -> Case:
-    """Training steps on ``data`` as the trainer takes them; ``models`` > 0 trains so many models at once."""
+    """Training steps on ``data`` as the trainer takes them; ``models`` > 0 trains that many models at once."""
     rng = np.random.default_rng(7)
     drawn = [
         tree_map(np.asarray, (_drawn(step.network, rng), step.network.init_state(rng))) for _ in range(models or 1)

@@ -87,5 +87,5 @@ def best_epoch(rule: EarlyStopping, best: Best | None, record: Record, copied: C
 
 
 def is_over(rule: EarlyStopping, best: Best, epoch: int) -> bool:
-    """Whether a run of so many epochs has gone ``patience`` epochs without an improvement."""
+    """Whether the last ``patience`` epochs of a run of ``epoch`` epochs brought no improvement."""
     return epoch - best.epoch >= rule.patience

@@ -86,7 +86,7 @@ class Progress(Callback):
             where = (
                 f"in epoch {at.epoch} after {at.step} of {at.steps} steps" if at.step else f"after epoch {at.epoch - 1}"
             )
-            print(f"interrupted {where}; the parameters keep what was learned so far", file=self.stream, flush=True)
+            print(f"interrupted {where}; the trainer keeps the parameters reached so far", file=self.stream, flush=True)
 
 
 def _bar(stream: TextIO) -> Any:

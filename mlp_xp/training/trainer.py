@@ -296,15 +296,15 @@ class Trainer:
             call; a call that continues a resumed or interrupted run counts as the same call.
         callbacks
             See `Callback`; a function is called after each epoch with the trainer and the epoch's record, and stops
-            the training by returning True. With a group, rank 0 alone calls them.
+            the training by returning True. With a group, only rank 0 calls them.
         resident
             Whether the data are sent to the device once (True) or window by window (False); by default, once if they
             fit. With a group, each rank by default reads only its own rows of memory-mapped data.
         sharded
-            Whether each rank of the group has data of its own: every row, of validation sets too, is on one rank only.
-            A batch then has rows of all ranks, in proportion to their numbers of rows, and the order of the rows
-            depends on how they are divided. Otherwise, all ranks pass the same data, and each takes its part of every
-            batch.
+            Whether each rank of the group has its own data: every row, including those of validation sets, is on
+            exactly one rank. A batch then has rows of all ranks, in proportion to their numbers of rows, and the order
+            of the rows depends on how they are divided. Otherwise, all ranks pass the same data, and each takes its
+            part of every batch.
 
         Raises
         ------

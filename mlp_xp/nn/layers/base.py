@@ -12,7 +12,7 @@ Generator = Any
 """A `numpy.random.Generator`, or a `numpy.random.RandomState` for layers that draw nothing but weights."""
 
 Input = Literal["floats", "ids", "numbers"]
-"""What a first layer reads: floats of the network's dtype, integer ids, or numbers of any dtype."""
+"""The input of a first layer: floats of the network's dtype, integer ids, or numbers of any dtype."""
 
 
 @dataclass(frozen=True)
