@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import inspect
 from functools import cache
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -53,6 +54,15 @@ def test_every_public_name_has_an_example_that_runs(name, tmp_path, monkeypatch)
     assert inspect.getdoc(thing)
     assert inspect.ismodule(thing) or examples(thing)
     assert not run(thing)
+
+
+@pytest.mark.parametrize(
+    "path", ["files.snapshot.Snapshot", "nn.gradient_check.GradientReport", "training.run.EpochProgress"]
+)
+def test_every_class_of_results_has_an_example_that_runs(path):
+    module, _, name = path.rpartition(".")
+    thing = getattr(import_module(f"mlp_xp.{module}"), name)
+    assert examples(thing) and not run(thing)
 
 
 @pytest.mark.filterwarnings("ignore:.*converge")

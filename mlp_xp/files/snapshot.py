@@ -36,7 +36,15 @@ class Best(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A run between two steps."""
+    """A run between two steps.
+
+    >>> trainer = Trainer(mlp(2, 2), device="cpu")
+    >>> snapshot = trainer.snapshot()
+    >>> snapshot
+    <Snapshot after 0 epochs and 0 steps, float32>
+    >>> Trainer.from_snapshot(snapshot, device="cpu").epoch
+    0
+    """
 
     step: TrainStep
     dtype: str

@@ -24,6 +24,10 @@ class GradientReport:
     ``g`` is the gradient and ``d`` the vector of central differences ``(L(w + h) - L(w - h)) / 2h`` at the sampled
     entries. If a gradient is far smaller than the others (that of a bias before batch normalization is 0), its error is
     relative to a thousandth of the largest gradient, because the differences cannot resolve more.
+
+    >>> x, y = np.asarray([[0.5, -1.0]]), np.asarray([1])
+    >>> sorted(check_gradients(mlp(2, 3), SoftmaxCrossEntropy(), x, y).errors)
+    ['0.W', '0.b', 'x']
     """
 
     errors: dict[str, float]

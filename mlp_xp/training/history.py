@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from mlp_xp._checks import shown
+from mlp_xp._optional import need
 from mlp_xp.files.history import Record as Record
 from mlp_xp.nn.schedules import Losses
 
@@ -86,15 +87,15 @@ class History(Sequence[Record]):
 
         ``names`` are those of the columns. By default losses and, below them, all measured metrics are drawn.
         """
-        from matplotlib.figure import Figure
-
         if names:
             groups = [list(names)]
         else:
             measured = [name for name in self.columns if name not in ("epoch", "lr", "seconds")]
             losses = [name for name in measured if name.endswith("loss")]
             groups = [group for group in (losses, [name for name in measured if name not in losses]) if group]
-        figure = Figure(figsize=(6.4, 3.0 * max(len(groups), 1)), layout="constrained")
+        figure = need("matplotlib.figure", "examples").Figure(
+            figsize=(6.4, 3.0 * max(len(groups), 1)), layout="constrained"
+        )
         for i, group in enumerate(groups):
             axes = figure.add_subplot(len(groups), 1, i + 1)
             for name in group:
