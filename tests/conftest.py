@@ -21,7 +21,6 @@ from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_plain import PlainNumpyBackend
 from mlp_xp_backends.trees import tree_map
 
-
 # The same examples on every machine, however slow or busy it is
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -99,7 +98,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exclude the libraries and the tests themselves from garbage collections, which take most of a second otherwise."""
+    """Garbage collections leave out the libraries and the tests themselves, which take most of a second."""
     gc.collect()
     gc.freeze()
 
