@@ -413,7 +413,7 @@ def test_a_thread_that_is_late_leaves_its_shares_to_others() -> None:
 
 @pytest.mark.parametrize("shares_of_all", [2, 3])
 def test_as_many_shares_run_at_a_time_as_there_are_threads(shares_of_all: int) -> None:
-    meeting = threading.Barrier(shares_of_all, timeout=20)
+    meeting = threading.Barrier(shares_of_all, timeout=60)
     function, args = TEAM.call([[(meeting.wait, ())]] * shares_of_all)
     with TEAM.led(3):
         function(*args)
@@ -427,13 +427,17 @@ def test_errors_of_workers_are_raised() -> None:
 
 
 def test_an_error_that_only_a_worker_has_is_raised_once() -> None:
+    failed = threading.Event()
+
     def fail() -> None:
         if threading.current_thread() is not threading.main_thread():
+            failed.set()
             raise ZeroDivisionError
-        time.sleep(0.05)
+        assert failed.wait(60)
 
     failing, sound = (TEAM.call([[(function, ())]] * 2)[1] for function in (fail, partial(time.sleep, 0.02)))
     for _ in range(2):
+        failed.clear()
         with TEAM.led(2):
             with pytest.raises(ZeroDivisionError):
                 TEAM._run(*failing)
@@ -446,7 +450,7 @@ def test_a_forked_process_has_a_team_of_its_own() -> None:
         warnings.simplefilter("ignore")  # of newer Pythons, about threads
         child = os.fork()
         if child == 0:  # never returns
-            signal.alarm(20)
+            signal.alarm(60)
             function, args = TEAM.call([[(time.sleep, (0.02,))]] * 3)
             with TEAM.led(2):
                 function(*args)
