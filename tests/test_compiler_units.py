@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlp_xp_backends.compiler.passes import picks
+from mlp_xp_backends.compiler.passes.picks import picks
+from mlp_xp_backends.compiler.passes.separate import separate
 from mlp_xp_backends.compiler.program import Kind, Op, Program, Value, new_value
 from mlp_xp_backends.compiler.recorder import Unrepeatable, record
 from mlp_xp_backends.compiler.targets.cpu import libraries
 from mlp_xp_backends.compiler.targets.cpu.libraries import mkl, openblas
-from mlp_xp_backends.compiler.targets.cpu.memory import Place, Plan, separate
+from mlp_xp_backends.compiler.targets.cpu.memory import Place, Plan
 from mlp_xp_backends.compiler.targets.cpu.run import Runner
 from mlp_xp_backends.compiler.verify import InvalidProgram, verify, verify_memory
 from tests.compiler_cases import (

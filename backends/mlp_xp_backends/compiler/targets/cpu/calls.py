@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlp_xp_backends.compiler.passes.sums import SHORT
-from mlp_xp_backends.compiler.program import Kind, Op, Value
+from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
 from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.ids import SumById
 from mlp_xp_backends.compiler.targets.cpu.parts import LEAST, MOST, multiplications, parts
@@ -19,8 +18,6 @@ from mlp_xp_backends.typing import HostArray
 
 QUARTERS = 64_000_000
 """Multiplications of a product from which a team computes it in `MOST` parts, otherwise in two."""
-SMALL, INNER = 262_144, 128
-"""Multiplications and columns of ``a`` up to which the products of a stack are one call."""
 ONE = {dtype: np.ones((), dtype) for dtype in LETTER}
 ZERO = {dtype: np.zeros((), dtype) for dtype in LETTER}
 
@@ -28,6 +25,7 @@ ZERO = {dtype: np.zeros((), dtype) for dtype in LETTER}
 class Machine(NamedTuple):
     """The memory, the BLAS and the threads of a program."""
 
+    program: Program
     at: Callable[[Value], HostArray]
     """The array of each value."""
     blas: Blas | None
@@ -35,8 +33,6 @@ class Machine(NamedTuple):
     """The threads of the `Team` to divide work between; 0 if they are those of the BLAS."""
     small: bool
     """Whether all work is done on one core."""
-    checked: frozenset[int]
-    """The items whose row numbers were checked before the loop."""
 
     def same_place(self, x: Value, y: Value) -> bool:
         """Whether two values have the same memory and layout."""
@@ -97,23 +93,10 @@ def _matmul(op: Op, m: Machine) -> list[Call]:
 def _gemm(op: Op, m: Machine) -> list[Call]:
     a, b, alpha, *rest = op.inputs
     out, x, y, scale = m.at(op.out), m.at(a), m.at(b), m.at(alpha)
-    if len(rest) == 2 and _is_sum_of_small(op, m):
-        return [(np.matmul, (x, y, out)), (np.add, (out, m.at(rest[1]), out))]
     beta = m.at(rest[0]) if rest else ZERO[op.out.dtype]
     first = _begun(op, rest[1], m) if rest else []
     found = _products(m, out, x, y, scale, beta)
     return first + (found or [(partial(_gemm_of_numpy, out, x, y), (scale, beta if rest else None))])
-
-
-def _is_sum_of_small(op: Op, m: Machine) -> bool:
-    """Whether this is ``a b + c`` for a stack of small matrices, of which NumPy multiplies all in one call.
-
-    The bits are those of a gemm for each matrix: BLAS adds the finished sum over so few columns of ``a`` to ``c``.
-    """
-    a, b, alpha, beta, c = op.inputs
-    small = prod(op.out.shape[:-2]) > 1 and a.shape[-1] <= INNER and multiplications(a, b) <= SMALL
-    ones = all(s.constant is not None and s.constant == 1 for s in (alpha, beta))
-    return small and ones and not np.may_share_memory(m.at(c), m.at(op.out))
 
 
 def _products(
@@ -179,9 +162,8 @@ def _arg(op: Op, m: Machine) -> list[Call]:
 
 def _take(op: Op, m: Machine) -> list[Call]:
     x, indices = op.inputs
-    source = indices.root.source
-    checked = source is not None and source[0] == "item" and source[1] in m.checked
-    return [(m.at(x).take, (m.at(indices), op["axis"], m.at(op.out), "clip" if checked else "raise"))]
+    unchecked = m.program.leaf_of(indices) is None
+    return [(m.at(x).take, (m.at(indices), op["axis"], m.at(op.out), "raise" if unchecked else "clip"))]
 
 
 def _concat(op: Op, m: Machine) -> list[Call]:
