@@ -40,7 +40,7 @@ def fused_products(program: Program) -> Program:
                 beta, c = _multiple(program, c) if c.shape == op.out.shape else (None, c)
                 if alpha is beta is None and op.name == "add" and _fast_together(*product.inputs):
                     return None
-                return tape.emit(Kind.GEMM, "", (*product.inputs, *_numbers(tape, op, alpha, beta), c))
+                return tape.emit(Kind.GEMM, "", (*product.inputs, *_scales(tape, op, alpha, beta), c))
         return None
 
     return rewrite(program, rule)
@@ -49,8 +49,8 @@ def fused_products(program: Program) -> Program:
 def sums_of_multiples(program: Program) -> Program:
     """Rewrite ``beta y + alpha x``, ``y - alpha x`` and similar sums of large matrices as one axpby.
 
-    This is one pass over memory, not three. Equal up to rounding. Arrays of a size that may be packed are left alone, so that a model of a stack is rounded like
-    a model alone.
+    This is one pass over memory, not three. Equal up to rounding. Arrays of a size that may be packed are left alone,
+    so that a model of a stack is rounded like a model alone.
     """
 
     def rule(tape: Tape, op: Op) -> Value | None:
@@ -60,7 +60,7 @@ def sums_of_multiples(program: Program) -> Program:
             alpha, x = _multiple(program, multiple)
             if alpha is not None and y.shape == x.shape == op.out.shape and x.is_contiguous:
                 beta, y = _multiple(program, y)
-                return tape.emit(Kind.AXPBY, "", (x, *_numbers(tape, op, alpha, beta), y))
+                return tape.emit(Kind.AXPBY, "", (x, *_scales(tape, op, alpha, beta), y))
         return None
 
     return rewrite(program, rule)
@@ -106,13 +106,12 @@ def _fast_together(a: Value, b: Value) -> bool:
     return is_stack and b.is_contiguous and a.shape[-1] <= INNER and multiplications <= SMALL
 
 
-def _numbers(tape: Tape, op: Op, alpha: Value | None, beta: Value | None) -> tuple[Value, Value]:
+def _scales(tape: Tape, op: Op, alpha: Value | None, beta: Value | None) -> tuple[Value, Value]:
     """The factors ``alpha`` or 1, negative in a difference, and ``beta`` or 1."""
-    one = np.ones((), op.out.dtype)
-    if op.name == "subtract":
-        given = None if alpha is None else alpha.constant
-        if alpha is None or given is not None:
-            alpha = tape.constant(np.negative(one if given is None else given))
-        else:
-            alpha = tape.emit(Kind.ELEMENTWISE, "negative", (alpha,), alpha.dtype, loop=(alpha.dtype,))
-    return tape.constant(one) if alpha is None else alpha, tape.constant(one) if beta is None else beta
+    one = tape.constant(np.ones((), op.out.dtype))
+    alpha, beta = alpha or one, beta or one
+    if op.name == "add":
+        return alpha, beta
+    if alpha.constant is not None:
+        return tape.constant(np.negative(alpha.constant)), beta
+    return tape.emit(Kind.ELEMENTWISE, "negative", (alpha,), alpha.dtype, loop=(alpha.dtype,)), beta

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,6 @@ import numpy as np
 from mlp_xp_backends.compiler.passes.sums import SHORT
 from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
 from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
-from mlp_xp_backends.compiler.targets.cpu.ids import SumById
 from mlp_xp_backends.compiler.targets.cpu.parts import LEAST, MOST, multiplications, parts
 from mlp_xp_backends.compiler.targets.cpu.team import TEAM
 from mlp_xp_backends.typing import HostArray
@@ -187,8 +187,23 @@ def _one_hot(op: Op, m: Machine) -> list[Call]:
 
 def _segment_sum(op: Op, m: Machine) -> list[Call]:
     values, ids, out = m.at(op.inputs[0]), m.at(op.inputs[1]), m.at(op.out)
-    ids = np.broadcast_to(ids, values.shape[:-1])
-    return [(SumById(out[k], ids[k], values[k]), ()) for k in np.ndindex(values.shape[:-2])]
+    *stack, n, _ = out.shape
+    first = np.arange(prod(stack)).reshape(*stack, 1) * n  # the row of id 0 of each matrix
+    unchecked = [] if m.program.leaf_of(op.inputs[1]) else [(_require_ids, (ids, n))]
+    return [*unchecked, (_sum_by_id, (out, values, ids, first, np.empty(values.shape, np.intp)))]
+
+
+def _require_ids(ids: HostArray, n: int) -> None:
+    if ids.size and (ids.min() < 0 or ids.max() >= n):
+        raise IndexError(f"segment_sum: ids must be at least 0 and below {n}")
+
+
+def _sum_by_id(out: HostArray, values: HostArray, ids: HostArray, first: HostArray, places: HostArray) -> None:
+    """Add each row of ``values`` to the row ``first + ids`` of ``out``, in order; ``places`` is scratch memory."""
+    rows, columns = np.add(ids, first, dtype=np.intp, casting="unsafe"), np.arange(out.shape[-1])
+    np.add(rows[..., None] * len(columns), columns, out=places)
+    out[...] = 0
+    np.add.at(out.reshape(-1), places.reshape(-1), values.reshape(-1))
 
 
 def _lessen(op: Op, m: Machine) -> list[Call]:
