@@ -214,7 +214,10 @@ class Program:
         return replace(self, ops=tuple(kept[::-1]))
 
     def substituted(self, new: Mapping[Value, Value]) -> Program:
-        """The program with ``new[v]``, a value of the same layout or a view, in place of each ``v``, also in views."""
+        """The program with ``new[v]``, a value of the same layout or a view, in place of each ``v``, also in views.
+
+        Operations whose results are unused are removed.
+        """
         moved: dict[Value, Value] = dict(new)
 
         def now(v: Value) -> Value:
@@ -225,4 +228,4 @@ class Program:
 
         ops = (Op(op.kind, op.name, tuple(map(now, op.inputs)), now(op.out), op.options) for op in self.ops)
         carry_out, outs = (tuple(map(now, values)) for values in (self.carry_out, self.outs))
-        return replace(self, ops=tuple(ops), carry_out=carry_out, outs=outs)
+        return replace(self, carry_out=carry_out, outs=outs).with_ops(ops)

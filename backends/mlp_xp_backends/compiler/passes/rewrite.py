@@ -13,7 +13,10 @@ from mlp_xp_backends.compiler.tape import Tape
 REAL = (np.float32, np.float64)
 """The dtypes that BLAS supports."""
 Rule = Callable[[Tape, Op], Value | None]
-"""The value that replaces the result of an operation, computed by operations on the tape; `None` if none does."""
+"""The value that replaces the result of an operation, computed by operations that the rule adds to the tape.
+
+If it is `None`, the operation stays and nothing is added.
+"""
 
 
 def rewrite(program: Program, rule: Rule) -> Program:
@@ -28,8 +31,7 @@ def rewrite(program: Program, rule: Rule) -> Program:
         else:
             ops += tape.ops[known:]
             new[op.out] = value
-    rewritten = replace(program, ops=tuple(ops)).substituted(new)
-    return rewritten.with_ops(rewritten.ops)
+    return replace(program, ops=tuple(ops)).substituted(new)
 
 
 def factors(program: Program, v: Value) -> tuple[Value, ...]:
