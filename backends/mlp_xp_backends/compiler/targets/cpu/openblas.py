@@ -60,11 +60,11 @@ class OpenBlas(Blas):
                     self._set(self._before)
 
     def divided(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
-        """See `Blas.divided`; single precision with AVX-512 has the same bits on any number of threads.
+        """See `Blas.divided`; with AVX-512 most products have the same bits on any number of threads.
 
-        Such kernels round each element alike wherever threads divide ``c``; those in double precision do if they
-        divide its columns at multiples of eight. But one thread cuts sums longer than `TERMS` at other places than
-        several threads do: it computes a product for each of their parts.
+        Kernels in single precision round each element alike wherever threads divide ``c``, those in double precision
+        where threads divide its columns at multiples of eight. But one thread would cut sums longer than `TERMS` at
+        other places than several threads do: it computes a product for each of their parts.
         """
         whole, length = self.gemm(c, a, b, alpha, beta), a.shape[1]
         if whole is None:
