@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,7 @@ SHOWN: dict[str, Callable[[], Any]] = {
     "lines": lambda: JSONLines("log.jsonl"),
     "scalars": lambda: TensorBoard("runs"),
     "bar": Progress,
+    "lines in memory": lambda: Progress(StringIO()),
     "source": lambda: BatchSource([(X, Y)]),
     "stream": lambda: BatchSource(lambda: iter([(X, Y)])),
     "numpy": lambda: get_backend("cpu"),

@@ -93,9 +93,8 @@ class History(Sequence[Record]):
             measured = [name for name in self.columns if name not in ("epoch", "lr", "seconds")]
             losses = [name for name in measured if name.endswith("loss")]
             groups = [group for group in (losses, [name for name in measured if name not in losses]) if group]
-        figure = need("matplotlib.figure", "examples").Figure(
-            figsize=(6.4, 3.0 * max(len(groups), 1)), layout="constrained"
-        )
+        size = 6.4, 3.0 * max(len(groups), 1)
+        figure = need("matplotlib.figure", "examples").Figure(figsize=size, layout="constrained")
         for i, group in enumerate(groups):
             axes = figure.add_subplot(len(groups), 1, i + 1)
             for name in group:

@@ -44,7 +44,8 @@ class Progress(Callback):
         self.printed = 0.0  # the time of the last line
 
     def __repr__(self) -> str:
-        return "Progress()"
+        stream = "" if self.stream is sys.stderr else getattr(self.stream, "name", type(self.stream).__name__)
+        return f"Progress({stream})"
 
     def start(self, trainer: Trainer) -> None:
         """Open the bar."""
