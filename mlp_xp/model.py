@@ -181,7 +181,7 @@ class Model:
         return found.astype(np.int64)
 
     def evaluate(
-        self, x: Array, y: Array | None = None, *, sample_weight: Array | None = None, batch_size: int = BATCH
+        self, x: Array, y: Array | None = None, sample_weight: Array | None = None, *, batch_size: int = BATCH
     ) -> dict[str, float]:
         """Return the mean loss per row and the mean of each metric of the loss, such as ``accuracy``.
 

@@ -51,7 +51,8 @@ CONTRACTS = {
     parity.Bounds,
 }
 OBVIOUS = {
-    *("y", "loss", "optimizer"),  # as in fit(x, y) and Trainer(network, loss, optimizer)
+    *("y", "sample_weight"),  # as in validation_data=(x, y, sample_weight)
+    *("loss", "optimizer"),  # as in Trainer(network, loss, optimizer)
     *("lr", "rate", "slope", "value", "distribution"),  # the one number or word of a configuration
     *("records", "stream", "spec", "model", "setting", "column", "names"),  # the one argument of a function
     *("losses", "fixed", "dtype", "run", "reason"),  # the last field of a record
@@ -86,7 +87,7 @@ def test_options_are_passed_by_keyword() -> None:
     "call",
     [
         lambda: Trainer(NETWORK, device="cpu").predict(X, 5),
-        lambda: Trainer(NETWORK, device="cpu").evaluate(X, Y, np.ones(20)),
+        lambda: Trainer(NETWORK, device="cpu").evaluate(X, Y, None, 5),
         lambda: Trainer(NETWORK, device="cpu").model.outputs(X, 5),
         lambda: mlp_xp.load("m.safetensors", "cpu"),
         lambda: Trainer.resume("c.safetensors", "cpu"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -101,6 +103,13 @@ def test_120_models_in_stacks_of_16_are_four_tasks_for_two_processes():
 
 @pytest.mark.parametrize("backend", ["threading", "multiprocessing"])
 def test_other_backends_of_joblib_find_the_same_and_leave_the_threads_of_blas_as_they_were(backend):
+    """In a new interpreter, because a process in which another test has loaded JAX must not fork."""
+    pytest.importorskip("joblib"), pytest.importorskip("threadpoolctl")
+    code = f"import test_sweep_parts; test_sweep_parts.check_tasks({backend!r})"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=True)
+
+
+def check_tasks(backend: str) -> None:
     """Threads end in any order, and the limit of one thread is one for the whole process."""
     joblib, threads = pytest.importorskip("joblib"), pytest.importorskip("threadpoolctl")
 

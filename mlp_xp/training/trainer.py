@@ -246,11 +246,11 @@ class Trainer:
         return self._model(*self._run.copy((self.state.params, self.state.layers)))
 
     def evaluate(
-        self, x: Array, y: Array | None = None, *, sample_weight: Array | None = None, batch_size: int = BATCH
+        self, x: Array, y: Array | None = None, sample_weight: Array | None = None, *, batch_size: int = BATCH
     ) -> dict[str, float]:
         """See `Model.evaluate`."""
         model = self._model(self.state.params, self.state.layers)
-        return model.evaluate(x, y, sample_weight=sample_weight, batch_size=batch_size)
+        return model.evaluate(x, y, sample_weight, batch_size=batch_size)
 
     def predict(self, x: Array, *, batch_size: int = BATCH) -> HostArray:
         """See `Model.predict`."""
