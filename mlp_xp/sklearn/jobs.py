@@ -47,7 +47,7 @@ def is_stackable(job: Job) -> bool:
         and not e.warm_start
         and e.group is None
         and set(job.fit_params) <= {"sample_weight"}
-        and not getattr(e, "_callbacks", None)
+        and not getattr(e, "_skl_callbacks", None)
     )
 
 

@@ -124,7 +124,9 @@ class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has n
         search._jobs = jobs = Jobs(self.estimator, candidates, X, y, splits, routed.estimator.fit)
         with joblib.parallel_config(backend="sequential"):
             BaseSearchCV.fit(search, X, y, **params)
-        vars(self).update({name: value for name, value in vars(search).items() if name.endswith("_")})
+        for name, value in vars(search).items():
+            if name.endswith("_"):
+                setattr(self, name, value)
         scorers, _ = self._get_scorers()
         self.scorer_ = getattr(scorers, "_scorers", scorers)
         times = np.array(jobs.seconds).reshape(-1, len(splits))  # scikit-learn's are those of looking up finished fits
