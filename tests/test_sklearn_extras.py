@@ -158,6 +158,13 @@ def test_early_stopping_may_be_switched_off(method: str) -> None:
     assert model.best_loss_ == min(model.loss_curve_[15:])
 
 
+def test_epochs_may_follow_lbfgs() -> None:
+    model = MLPClassifier(**QUICK, solver="lbfgs", warm_start=True).fit(X, y)
+    before = model.loss_
+    model.set_params(solver="adam", learning_rate_init=1e-4).fit(X, y)
+    assert len(model.loss_curve_) == 15 and model.loss_ < before
+
+
 def test_early_stopping_may_be_switched_on() -> None:
     train, data = (X[:180], y[:180]), (X[180:], y[180:])
     model = MLPClassifier(**QUICK, learning_rate_init=0.05, warm_start=True).fit(*train, validation_data=data)

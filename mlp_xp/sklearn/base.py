@@ -184,10 +184,14 @@ class BaseMLP(Parameters, Scores, CallbackSupportMixin, Exchange):  # type: igno
         self.n_layers_, self.n_outputs_ = len(self.coefs_) + 1, self.coefs_[-1].shape[1]
         self.out_activation_ = OUT_ACTIVATIONS[self._loss().target]
         if self.solver != "lbfgs":
-            self.loss_curve_: list[float] = []
-            self._no_improvement_count = 0
-            self.best_loss_ = None if self.early_stopping else math.inf
-            self.validation_scores_ = self.best_validation_score_ = self.validation_loss_curve_ = None
+            self._start_records()
+
+    def _start_records(self) -> None:
+        """Set the attributes that record epochs."""
+        self.loss_curve_: list[float] = []
+        self._no_improvement_count = 0
+        self.best_loss_ = None if self.early_stopping else math.inf
+        self.validation_scores_ = self.best_validation_score_ = self.validation_loss_curve_ = None
 
     def _split(self, given: Any, data: Batch, validation_data: Any) -> tuple[Batch, Held | None]:
         """The training rows and the held-out rows."""

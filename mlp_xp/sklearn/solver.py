@@ -14,7 +14,7 @@ from sklearn.neural_network._stochastic_optimizers import SGDOptimizer
 from mlp_xp._checks import check_kind
 from mlp_xp.nn.optimizers import SGD, Adam, AdamW, Optimizer, Rates
 from mlp_xp.nn.schedules import ConstantRate, InverseScaling, Moment, Schedule, as_schedule
-from mlp_xp.training.epoch import batch_weights, rate_table, step_count
+from mlp_xp.training.epoch import batch_weights, rate_table
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray, Tree
 
@@ -73,7 +73,9 @@ class Course:
             warnings.warn(clipped, stacklevel=7)
         self.e, self.w, self.rows = e, w, rows
         self.batch_size = min(200 if e.batch_size == "auto" else int(e.batch_size), rows)
-        self.steps = step_count(rows, self.batch_size)
+        self.sizes = batch_weights(np.arange(rows), self.batch_size)
+        self.steps = len(self.sizes)
+        self.even = self._penalties(self.sizes)  # of rows without weights
 
     def moment(self) -> Moment:
         """The current position, for schedules."""
@@ -88,13 +90,16 @@ class Course:
         return rate_table(solver.optimizer, schedule, self.moment(), self.steps)
 
     def penalties(self, order: HostArray) -> Any:
-        """The penalty of each batch, (steps,)."""
+        """The penalty of each batch, (steps,), or `ABSENT`."""
+        return self.even if self.w is ABSENT else self._penalties(batch_weights(order, self.batch_size, self.w))
+
+    def _penalties(self, sums: HostArray) -> Any:
+        """The penalties of batches whose weights have these sums."""
         alpha = float(self.e.alpha)
         if alpha == 0.0 or self.e.solver == "adamw":
             return ABSENT
         if self.e.l2_mode == "constant":
             return np.full(self.steps, alpha)
-        sums = batch_weights(order, self.batch_size, self.w)
         return np.divide(alpha, sums, out=np.zeros_like(sums), where=sums > 0.0)  # without weight, no change
 
 
