@@ -42,7 +42,7 @@ def is_stackable(job: Job) -> bool:
     e = job.estimator
     return (
         isinstance(e, BaseMLP)
-        and not (isinstance(e.solver, str) and e.solver == "lbfgs")
+        and e.solver != "lbfgs"
         and not e.warm_start
         and e.group is None
         and set(job.fit_params) <= {"sample_weight"}
@@ -141,7 +141,7 @@ class StackedFit(Fit):
         setting, data, held = pool.split(job)
         self.device: Any = home(job.x) if e.device is None else e.device
         self.network, self.loss, self.dtype = setting[1:]
-        if held is not None and (e.scoring is None or (isinstance(e.scoring, str) and e.scoring == "loss")):
+        if held is not None and e.scoring in (None, "loss"):
             held = held._replace(given=None)  # which only scorers of scikit-learn see
         self.data, self.held = data, held
         e._optimizer = make_solver(e)

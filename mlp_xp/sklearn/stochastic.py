@@ -150,7 +150,7 @@ class Validation:
             mean = float(np.average(cost, weights=self.w))
             if e.scoring is None and np.all(np.isfinite(p := loss.output(np, z))):
                 score = e._metric(labels, e._decide(p), sample_weight=self.w)
-        if isinstance(e.scoring, str) and e.scoring == "loss":
+        if e.scoring == "loss":
             score = -mean
         elif e.scoring is not None:  # a scorer uses the estimator in its current state
             e.coefs_, e.intercepts_ = lists(to_host(self.setting.backend, params()))
