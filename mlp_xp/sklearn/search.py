@@ -16,6 +16,7 @@ from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils import indexable
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
@@ -75,7 +76,7 @@ class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has n
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseSearchCV._parameter_constraints,
         "param_grid": [dict, list],
-        "n_iter": [Integral, None],
+        "n_iter": [Interval(Integral, 1, None, closed="left"), None],
         "random_state": ["random_state"],
         "halving": [Halving, None],
     }
@@ -120,8 +121,8 @@ class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has n
         if not splits:
             raise ValueError("cv yields no folds: nothing would be trained")
         search = copy.copy(self)  # scores, ranks and the refit are scikit-learn's
-        search.cv, search.estimator = splits, Prefitted(self.estimator)
         search._jobs = jobs = Jobs(self.estimator, candidates, X, y, splits, routed.estimator.fit)
+        search.cv, search.estimator = splits, Prefitted(jobs)
         with joblib.parallel_config(backend="sequential"):
             BaseSearchCV.fit(search, X, y, **params)
         for name, value in vars(search).items():
@@ -146,8 +147,13 @@ class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has n
 
     def _run_search(self, evaluate_candidates: Any) -> None:
         jobs, chosen = self._jobs, list(range(len(self._jobs.candidates)))
+        if self.halving is not None and isinstance(self.scoring, (list, tuple, set, dict)):
+            self._metric({})  # before anything is trained
         started = [pair for candidate in jobs.candidates for pair in jobs.of(candidate)]
         fits = start_all([job for job, _ in started])
+        if self.error_score == "raise":
+            for fit in fits:
+                fit.refuse()
         wholes = [whole for _, whole in started]
         epochs = max((fit.e.max_iter for fit in fits if isinstance(fit, StackedFit)), default=1)
         rungs = [] if self.halving is None else self.halving.rungs(epochs, len(chosen))
@@ -158,24 +164,24 @@ class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has n
             with joblib.parallel_config(**jobs.parallel):
                 train_all(part, self.n_jobs, until)
             jobs.seconds += [fit.seconds for fit in part]
-            self.estimator.store = [(fit, wholes[i]) for i, fit in zip(at, part, strict=True)]
+            jobs.fitted = [(fit, wholes[i]) for i, fit in zip(at, part, strict=True)]
             more = {"iter": [n] * len(chosen), "n_resources": [until or epochs] * len(chosen)}
             candidates = [jobs.candidates[i] for i in chosen]
             if self.halving is None:
                 on_one_core(evaluate_candidates, candidates)
             else:
                 results = on_one_core(partial(evaluate_candidates, more_results=more), candidates)
-                scores = np.asarray(results[f"mean_test_{self._metric()}"])[-len(chosen) :]
+                scores = np.asarray(results[self._metric(results)])[-len(chosen) :]
                 order = np.argsort(np.where(np.isnan(scores), math.inf, -scores), kind="stable")
                 chosen = sorted(chosen[i] for i in order[: math.ceil(len(chosen) / self.halving.factor)])
-        self.estimator.store = None
+        jobs.fitted = None
 
-    def _metric(self) -> str:
-        """The score by which candidates are dropped."""
-        several = isinstance(self.scoring, (list, tuple, set, dict))
+    def _metric(self, results: dict[str, Any]) -> str:
+        """The column by which candidates are dropped."""
+        several = "mean_test_score" not in results
         if several and not isinstance(self.refit, str):
             raise ValueError("halving with several scores needs refit to name the one by which candidates are dropped")
-        return self.refit if several else "score"
+        return f"mean_test_{self.refit if several else 'score'}"
 
     @staticmethod
     def _select_best_index(refit: Any, refit_metric: str, results: Any) -> int:
@@ -202,6 +208,7 @@ class Jobs:
         self.estimator, self.candidates, self.splits = estimator, candidates, splits
         self.X, self.y, self.fit_params = X, y, fit_params
         self.parallel = dict(zip(("backend", "n_jobs"), joblib.parallel.get_active_backend(), strict=True))
+        self.fitted: Any = []  # fits to score, each with the pipeline around it; `None` when all are scored
         self.seconds: list[float] = []  # of each fit
         self.parts: dict[int, Any] = {}
         self.fronts: dict[Any, Any] = {}
@@ -241,30 +248,30 @@ class Jobs:
 
 
 class Prefitted:
-    """A stand-in for an estimator in scikit-learn's search: each `fit` takes the next fitted one from ``store``.
+    """A stand-in for an estimator in scikit-learn's search: `fit` takes the next fitted one and becomes it.
 
-    Its clones are itself, until the store is ``None``: then, for the refit, they are clones of the estimator.
+    So scorers can test its type and index a pipeline. When all are scored, clones are those of the estimator itself.
     """
 
-    def __init__(self, estimator: Any) -> None:
-        self.estimator = self.fitted = estimator
-        self.store: Any = []
+    def __init__(self, jobs: Jobs) -> None:
+        self.jobs = jobs
 
     def __sklearn_clone__(self) -> Any:
-        return self if self.store is not None else clone(self.estimator)
+        return clone(self.jobs.estimator) if self.jobs.fitted is None else Prefitted(self.jobs)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["fitted"], name)
+        return getattr(vars(self)["jobs"].estimator, name)
 
     def set_params(self, **params: Any) -> Prefitted:
         """Do nothing: the next fitted estimator has these parameters."""
         return self
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Prefitted:
-        """Take the next fitted estimator, or raise the exception of its fit."""
-        fit, whole = self.store.pop(0)
-        self.fitted = fit.result()
+        """Become the next fitted estimator, or raise the exception of its fit."""
+        fit, whole = self.jobs.fitted.pop(0)
+        fitted = fit.result()
         if whole is not None:
-            whole.steps[-1] = (whole.steps[-1][0], self.fitted)
-            self.fitted = whole
+            whole.steps[-1] = (whole.steps[-1][0], fitted)
+            fitted = whole
+        self.__class__, self.__dict__ = type(fitted), vars(fitted)
         return self
