@@ -132,7 +132,11 @@ def lessen(x: Array, places: Array) -> Form:
     return x.shape, x.dtype
 
 
+def is_factor(s: Array, shape: Shape) -> bool:
+    """Whether ``s`` is one number, or one for each matrix of a stack of this shape."""
+    return s.shape in ((), (1, 1), (*shape[:-2], 1, 1))
+
+
 def _require_factors(shape: Any, dtype: Any, *factors: Array) -> None:
-    for s in factors:
-        fits = s.shape in ((), (1, 1), (*shape[:-2], 1, 1)) and s.dtype == dtype
-        require(fits, "a factor is not a number for each matrix, of the same dtype")
+    fits = all(is_factor(s, shape) and s.dtype == dtype for s in factors)
+    require(fits, "a factor is not a number for each matrix, of the same dtype")
