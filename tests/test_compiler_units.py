@@ -116,7 +116,7 @@ def test_a_process_forked_inside_a_run_has_all_its_threads() -> None:
         warnings.simplefilter("ignore")  # of newer Pythons, about threads
         child = os.fork()
         if child == 0:  # never returns
-            signal.alarm(20)
+            signal.alarm(60)
             os._exit(library.threads)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
 
