@@ -107,7 +107,8 @@ def all_sum(x: Array, *, f: Any, number: int) -> Form:
 
 
 def pack(x: Array, *more: Array) -> Form:
-    """The elements of all operands in one 1-D array."""
+    """The elements of all operands, of one dtype, in one 1-D array."""
+    require(all(y.dtype == x.dtype for y in more), f"dtypes that differ: {[str(y.dtype) for y in (x, *more)]}")
     return (sum(y.size for y in (x, *more)),), x.dtype
 
 
