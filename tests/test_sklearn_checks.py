@@ -41,7 +41,13 @@ def checks() -> Iterator[Any]:
         for estimator, check in estimator_checks_generator(ensemble):
             name = check.func.__name__
             settings = {"estimator__max_iter": 10} if name in FEW_EPOCHS else {}
-            yield pytest.param(clone(estimator).set_params(**settings), check, id=f"{type(ensemble).__name__}-{name}")
+            yield pytest.param(
+                clone(estimator).set_params(**settings),
+                check,
+                id=f"{type(ensemble).__name__}-{name}",
+                # all that ensembles do by themselves is in their common base
+                marks=[pytest.mark.slow] if isinstance(ensemble, EnsembleRegressor) else [],
+            )
     for cls in (MLPClassifier, MLPRegressor):
         for estimator, check in estimator_checks_generator(cls(max_iter=100)):
             name = check.func.__name__
