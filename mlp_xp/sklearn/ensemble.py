@@ -187,7 +187,7 @@ class EnsembleRegressor(BaseEnsemble, RegressorMixin, BaseEstimator):  # type: i
     --------
     >>> from sklearn.datasets import make_regression
     >>> X, y = make_regression(100, 4, random_state=0)
-    >>> ensemble = EnsembleRegressor(MLPRegressor(solver="lbfgs"), 3, bootstrap=True, random_state=0).fit(X, y)
+    >>> ensemble = EnsembleRegressor(MLPRegressor((8,), solver="lbfgs"), 3, bootstrap=True, random_state=0).fit(X, y)
     >>> ensemble.predict(X[:2]).shape, ensemble.predict_spread(X[:2]).shape
     ((2,), (2,))
     """
