@@ -18,7 +18,7 @@ def alone(build: Any, setting: Any, optimizer: Any, device: str, dtype: str, x: 
     setting = dict(setting)
     step = {name: setting.pop(name) for name in STEP if name in setting}
     building = {name: setting.pop(name) for name in ("width", "dropout", "activation") if name in setting}
-    fit |= {name: setting.pop(name) for name in ("batch_size", "max_epochs") if name in setting}
+    fit |= {name: setting.pop(name) for name in ("batch_size", "max_epochs", "sample_weight") if name in setting}
     optimizer = replace(setting.pop("optimizer", optimizer), **setting)
     trainer = Trainer(build(**building), optimizer=optimizer, device=device, dtype=dtype, **step)
     trainer.fit(x, y, **fit)

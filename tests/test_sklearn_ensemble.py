@@ -60,6 +60,13 @@ def test_several_labels_and_several_outputs():
     assert EnsembleRegressor(MLPRegressor(max_iter=5), 2).fit(x, y).predict_spread(x).shape == y.shape
 
 
+def test_a_file_of_a_single_model_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    clone(MEMBER).fit(X, Y).to_model("cpu").save(path)
+    with pytest.raises(ValueError, match=r"holds a single model, not an ensemble: .* to MLPClassifier\.from_model"):
+        EnsembleClassifier.load(path)
+
+
 def test_members_of_the_wrong_kind_are_refused():
     with pytest.raises(TypeError, match="estimator must be an MLPRegressor"):
         EnsembleRegressor(MLPClassifier()).fit(X, X[:, 0])

@@ -123,6 +123,22 @@ def test_regression_with_sample_weights_and_several_scores():
     assert hasattr(ours, "cv_results_")
 
 
+def the_type(estimator, X, y):
+    return float(type(estimator) is MLPClassifier)
+
+
+def the_loss_of_the_last_step(estimator, X, y):
+    assert [name for name, _ in estimator[:-1].steps] == ["standardscaler"]
+    return {"loss": estimator[-1].loss_, "steps": len(estimator)}
+
+
+def test_scorers_see_the_estimators_of_the_user():
+    ours, _ = both(MLP, GRID, cv=3, scoring=the_type)
+    assert ours.best_score_ == 1.0
+    grid = {"mlpclassifier__alpha": [0.1, 1.0]}
+    both(make_pipeline(StandardScaler(), MLP), grid, cv=3, scoring=the_loss_of_the_last_step, refit="loss")
+
+
 def test_a_function_chooses_the_best():
     def most_regular(results):
         return int(np.argmax([params["alpha"] for params in results["params"]]))
@@ -166,7 +182,7 @@ def test_draws_are_those_of_the_random_search():
     same(ours, RandomizedSearchCV(MLP, distributions, n_iter=3, random_state=5, cv=3).fit(X, Y))
 
 
-def test_fits_that_fail_follow_error_score():
+def test_fits_that_fail_follow_error_score(monkeypatch):
     grid = {"learning_rate_init": [0.1, -1.0, 1e300]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -176,8 +192,15 @@ def test_fits_that_fail_follow_error_score():
     assert list(ours.cv_results_["mean_test_score"][1:]) == [-7.0, -7.0]
     with pytest.warns(UserWarning, match="non-finite"), pytest.warns(FitFailedWarning, match="3 fits failed out of a"):
         BatchedSearchCV(MLP, {"learning_rate_init": [0.1, -1.0]}, cv=3).fit(X, Y)
-    with pytest.raises(ValueError, match="learning_rate_init"):
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="learning_rate_init"):
+        patch.setattr("mlp_xp.sklearn.search.train_all", lambda *_: pytest.fail("something was trained"))
         BatchedSearchCV(MLP, grid, cv=3, error_score="raise").fit(X, Y)
+
+
+@pytest.mark.parametrize("n_iter", [0, -1])
+def test_a_number_of_draws_is_positive(n_iter):
+    with pytest.raises(ValueError, match=r"'n_iter' parameter .* must be an int in the range \[1, inf\)"):
+        BatchedSearchCV(MLP, GRID, n_iter=n_iter).fit(X, Y)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +232,22 @@ def test_halving_drops_the_weakest_and_goes_on():
         j = whole.cv_results_["params"].index(results["params"][i])
         assert results["mean_test_score"][i] == whole.cv_results_["mean_test_score"][j]
     assert ours.best_index_ in last
+
+
+def two_scores(estimator, X, y):
+    return {"accuracy": estimator.score(X, y), "size": -float(estimator.n_iter_)}
+
+
+def test_halving_follows_the_score_that_refit_names(monkeypatch):
+    options: dict[str, Any] = {"cv": 3, "halving": Halving(factor=2, min_epochs=3)}
+    plain, named, several = (
+        BatchedSearchCV(MLP, GRID, **options, scoring=scoring, refit=refit).fit(X, Y).cv_results_["params"]
+        for scoring, refit in ((None, True), (two_scores, "accuracy"), (["accuracy", "f1_macro"], "accuracy"))
+    )
+    assert plain == named == several
+    monkeypatch.setattr("mlp_xp.sklearn.search.train_all", lambda *_: pytest.fail("something was trained"))
+    with pytest.raises(ValueError, match="needs refit to name the one by which candidates are dropped"):
+        BatchedSearchCV(MLP, GRID, **options, scoring=["accuracy", "f1_macro"], refit=False).fit(X, Y)
 
 
 def test_fits_of_one_seed_that_share_a_stack_go_on_apart(monkeypatch):

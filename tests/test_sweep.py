@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -31,6 +32,7 @@ from mlp_xp import (
 )
 from mlp_xp.sweep.binding import differing, structure
 from mlp_xp.sweep.driver import train
+from mlp_xp.sweep.folds import as_folds
 from mlp_xp.sweep.storage import Storage
 from mlp_xp.sweep.team import Team
 from tests import sweep_cases
@@ -204,6 +206,22 @@ def test_weights_and_class_weights_of_a_fold_are_those_of_its_rows():
             same(result, 3 * i + fold, trainer)
 
 
+@pytest.mark.parametrize("folds", [None, 3])
+def test_settings_may_have_their_own_weights_of_rows_and_batches_of_all_rows(folds):
+    w = RNG.uniform(0.5, 2.0, (2, len(X)))
+    settings = [{"sample_weight": w[0]}, {"sample_weight": w[1], "seed": 2}, {}, {"batch_size": None}]
+    sweep = Sweep(network, optimizer=SGD(0.1), settings=settings, device="numpy:plain")
+    result = sweep.fit(X, Y, **FIT, folds=folds, sample_weight=w[0] + 1.0)
+    everything = [(np.arange(len(X)), np.arange(0))]
+    parts = everything if folds is None else as_folds(folds, X, Y)
+    for i, setting in enumerate(settings):
+        own = setting.get("sample_weight", w[0] + 1.0)
+        for fold, (rows, held) in enumerate(parts):
+            fit = {} if folds is None else {"validation_data": (X[held], Y[held], own[held])}
+            one = setting | {"sample_weight": own[rows]}
+            same(result, len(parts) * i + fold, alone(one, SGD(0.1), "numpy:plain", "float32", X[rows], Y[rows], **fit))
+
+
 def test_survivors_of_halving_have_the_bits_of_a_run_without():
     settings = [{"lr": lr, "seed": seed} for lr in (1e-3, 0.1, 0.3, 1.0) for seed in (0, 1)]
     data = {"validation_data": (XV, YV), "max_epochs": 8, "batch_size": 25}
@@ -242,8 +260,14 @@ def test_a_killed_sweep_continues_and_ends_with_the_same_bits(tmp_path, monkeypa
     assert [part for part in trained if part] == [[4, 5]]
     for i in range(6):
         same(result, i, whole.trainer(i))
-    with pytest.raises(ValueError, match="another sweep"):
-        sweep.fit(X, Y, **data | {"max_epochs": 9}, checkpoint=tmp_path)
+    for other in (
+        {"max_epochs": 9},
+        {"sample_weight": np.linspace(1.0, 2.0, len(X))},
+        {"validation_data": (XV, YV[::-1])},
+        {"validation_data": (XV, YV, np.linspace(1.0, 2.0, len(XV)))},
+    ):
+        with pytest.raises(ValueError, match="another sweep"):
+            sweep.fit(X, Y, **data | other, checkpoint=tmp_path)
 
 
 def test_a_sweep_that_is_killed_before_its_first_model_can_be_started_again(tmp_path, monkeypatch):
@@ -292,13 +316,15 @@ def test_a_sweep_that_is_killed_within_a_stack_continues_there(tmp_path, monkeyp
 
 
 def test_tasks_of_other_processes_write_what_is_under_way(tmp_path, monkeypatch):
-    """Each task is killed after two epochs; the next call begins with the third."""
+    """Both tasks are killed after two epochs; the next call begins with the third."""
     joblib = pytest.importorskip("joblib")
+    both = threading.Barrier(2, timeout=60)
     sweep = Sweep(network, optimizer=SGD(0.1), grid={"lr": [0.1, 0.2], "seed": [0, 1]}, device="numpy:plain")
     whole, epoch = sweep.fit(X, Y, **FIT), Team.epoch
 
     def killed(team):
         if any(run.epoch == 2 for run in team.members):
+            both.wait()  # joblib does not wait for the other one
             raise RuntimeError("killed")
         epoch(team)
 
@@ -425,11 +451,23 @@ def test_impossible_settings_are_refused_before_training(arguments, error, says)
         ({"max_epochs": 0}, ValueError, "max_epochs"),
         ({"halving": 3, "validation_data": (XV, YV)}, TypeError, "Halving"),
         ({"halving": Halving()}, ValueError, "valid_loss"),
+        ({"folds": 2, "sample_weight": np.arange(103) < 50}, ValueError, "fold 0 trains on 51 rows, and the sample"),
+        (
+            {"folds": [(np.arange(60), np.arange(60, 70))], "sample_weight": np.arange(103) < 50},
+            ValueError,
+            "holds out",
+        ),
     ],
 )
 def test_impossible_fits_are_refused(fit, error, says):
     with pytest.raises(error, match=says):
         Sweep(network, optimizer=SGD(), grid={"lr": [0.1, 0.2]}, device="cpu").fit(X, Y, **FIT | fit)
+
+
+@pytest.mark.parametrize("x", [None, 3.0, "x", iter([X])], ids=["None", "a number", "text", "an iterator"])
+def test_rows_that_are_not_an_array_are_refused(x):
+    with pytest.raises((TypeError, ValueError), match="x must"):
+        Sweep(network, optimizer=SGD(), grid={"lr": [0.1]}, device="cpu").fit(x, Y, **FIT)
 
 
 @pytest.mark.slow

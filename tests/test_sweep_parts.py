@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mlp_xp import SGD, Dense, EarlyStopping, Sweep, Trainer, mlp
+from mlp_xp import SGD, Dense, EarlyStopping, Halving, SoftmaxCrossEntropy, Sweep, Trainer, mlp
 from mlp_xp.nn.layers import Chain
 from mlp_xp.sweep.stack import Stack, models_together
 from mlp_xp.sweep.tasks import STACKS, divided, processes, run_tasks, stack_size
@@ -98,6 +99,26 @@ def test_120_models_in_stacks_of_16_are_four_tasks_for_two_processes():
     assert [len(members) for members in divided(range(3), 16, 4)] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("backend", ["threading", "multiprocessing"])
+def test_other_backends_of_joblib_find_the_same_and_leave_the_threads_of_blas_as_they_were(backend):
+    """Threads end in any order, and the limit of one thread is one for the whole process."""
+    joblib, threads = pytest.importorskip("joblib"), pytest.importorskip("threadpoolctl")
+
+    def counts() -> list[int]:
+        return [pool["num_threads"] for pool in threads.threadpool_info() if pool["user_api"] == "blas"]
+
+    with threads.threadpool_limits(2, user_api="blas"):
+        before = counts()
+        with joblib.parallel_config(backend=backend, n_jobs=2):
+            assert sorted(run_tasks(slept, [(0.3,), (0.0,), (0.2,), (0.1,)], None)) == [0.0, 0.1, 0.2, 0.3]
+        assert counts() == before
+
+
+def slept(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
 def test_processes_need_joblib(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "joblib", None)
     assert processes(None) == processes(1) == 1
@@ -129,6 +150,13 @@ def test_progress_on_a_terminal_counts_the_models_that_are_done(monkeypatch):
         assert sys.stderr.getvalue()[-1:] == shown
 
 
+@pytest.mark.parametrize("halving", [None, Halving(factor=2, monitor="loss")])
+def test_progress_counts_the_models_that_were_dropped_or_done_in_an_earlier_call(tmp_path, capsys, halving):
+    for _ in range(2):
+        sweep(0.1, 0.2, 0.3, 0.4).fit(X, Y, **FIT, progress=True, halving=halving, checkpoint=tmp_path)
+        assert capsys.readouterr().err.split("\r")[-1] == "4 of 4 models\n"
+
+
 # Results
 
 
@@ -155,8 +183,63 @@ def test_early_stopping_decides_what_is_best_and_reports_the_best_epoch():
     assert result.best_setting == result.best["model"]
 
 
+def test_a_model_that_halving_dropped_is_that_of_its_best_epoch():
+    """The record, the model, and their number are of the same epoch, whether the model was dropped or stopped early."""
+    rule = EarlyStopping(monitor="valid_accuracy", patience=50)
+    fit = {"max_epochs": 16, "batch_size": 10, "early_stopping": rule, "validation_data": (X[40:], Y[40:])}
+    result = sweep(3.0, 1.0, 0.5, 0.01).fit(X[:40], Y[:40], **fit, halving=Halving(factor=2, min_epochs=7))
+    assert sorted(record["epochs"] for record in result.records) == [7, 7, 14, 16]
+    best = [int(np.argmax(result.history(i)["valid_accuracy"])) + 1 for i in range(4)]
+    assert any(best[i] < record["epochs"] == 7 for i, record in enumerate(result.records))
+    for i, record in enumerate(result.records):
+        found = result.member(i).evaluate(X[40:], Y[40:])
+        assert found["accuracy"] == pytest.approx(record["valid_accuracy"])
+        assert found["loss"] == pytest.approx(record["valid_loss"], rel=1e-5)
+
+
+def test_lists_and_frames_have_predictions_out_of_fold():
+    whole = sweep(0.1).fit(X, Y, **FIT, folds=2).out_of_fold()
+    frame = pytest.importorskip("pandas").DataFrame(X)
+    for x, y in ((X.tolist(), Y.tolist()), (frame, frame[0] > 0.0)):
+        np.testing.assert_allclose(sweep(0.1).fit(x, 1 * y, **FIT, folds=2).out_of_fold(), whole, rtol=1e-5)
+
+
+def test_a_parameter_may_have_the_name_of_a_column():
+    losses = [SoftmaxCrossEntropy(), SoftmaxCrossEntropy(reduction="sum")]
+    result = Sweep(mlp(3, 4, 2), optimizer=SGD(0.01), grid={"loss": losses}, device="cpu").fit(X, Y, **FIT, folds=2)
+    assert [record["setting_loss"] for record in result.records] == [losses[0]] * 2 + [losses[1]] * 2
+    found = result.values("valid_accuracy", "loss")
+    assert found == {(loss,): [result.records[2 * i + j]["valid_accuracy"] for j in (0, 1)] for i, loss in
+                     enumerate(losses)}  # fmt: skip
+    assert [len(values) for values in result.values("loss", "fold").values()] == [2, 2]
+    assert {type(value) for values in result.values("loss", "fold").values() for value in values} == {float}
+
+
+def test_values_are_those_of_the_models_that_have_the_parameters():
+    settings = [{"lr": 0.1}, {"momentum": 0.9}, {"lr": 0.1, "momentum": 0.5}]
+    result = Sweep(mlp(3, 4, 2), optimizer=SGD(), settings=settings, device="cpu").fit(X, Y, **FIT)
+    loss = [record["loss"] for record in result.records]
+    assert result.values("loss", "lr") == {(0.1,): [loss[0], loss[2]]}
+    assert result.values("loss", "lr", "momentum") == {(0.1, 0.5): [loss[2]]}
+    with pytest.raises(ValueError, match="'valid_loss' is not a column of this sweep; these are loss"):
+        result.values("valid_loss", "lr")
+
+
+def test_settings_with_arrays_are_told_apart_by_their_values():
+    """The text of long arrays shows only their ends."""
+    w = np.ones((2, 2000))
+    w[1, 1000] = 2.0
+    x, settings = RNG.standard_normal((2000, 3)), [{"sample_weight": one} for one in (w[0], w[1], w[0])]
+    result = Sweep(mlp(3, 4, 2), optimizer=SGD(), settings=settings, device="cpu").fit(
+        x, (x[:, 0] > 0.0).astype(int), max_epochs=1
+    )
+    assert [len(values) for values in result.values("loss", "sample_weight").values()] == [2, 1]
+
+
 def test_a_sweep_whose_models_all_diverge_says_so():
     result = sweep(1e30, 1e31).fit(1e3 * X, Y, **FIT)
+    with pytest.raises(ValueError, match="no setting has a finite loss on all folds"):
+        result.best_setting  # noqa: B018  a property that raises
     assert repr(result) == "SweepResult of 2 models, all of which diverged"
     with pytest.raises(ValueError, match="no model has a finite loss: all have diverged; try smaller learning rates"):
         result.best  # noqa: B018  a property that raises

@@ -75,6 +75,7 @@ def test_row_numbers_above_2_31_are_kept():
 def test_a_grid_is_a_product_and_a_list_of_grids_their_sum():
     assert from_grid({"a": [1, 2], "b": (3, 4)}) == [{"a": a, "b": b} for a in (1, 2) for b in (3, 4)]
     assert from_grid([{"a": [1]}, {"b": [2, 3]}]) == [{"a": 1}, {"b": 2}, {"b": 3}]
+    assert [type(one["a"]) for one in from_grid({"a": np.arange(2)})] == [int, int]  # as JSON takes them
 
 
 @pytest.mark.parametrize("grid", [[], "lr", 3, {"lr"}])
@@ -106,7 +107,7 @@ def test_every_value_of_a_list_is_drawn_and_as_a_number_of_python():
     assert {type(one["b"]) for one in drawn} == {float}
 
 
-@pytest.mark.parametrize("settings", [[], [3], ["lr"], [{"lr": 0.1}, None]])
+@pytest.mark.parametrize("settings", [[], [3], ["lr"], [{"lr": 0.1}, None], 3, {"lr": 0.1}])
 def test_settings_are_dicts(settings):
     with pytest.raises(TypeError, match="settings must be a list of at least one dict"):
         from_list(settings)
@@ -115,6 +116,14 @@ def test_settings_are_dicts(settings):
 def test_exactly_one_source_of_settings():
     with pytest.raises(TypeError, match="and grid and settings is given"):
         Sweep(mlp(3, 4, 2), grid={"lr": [0.1]}, settings=[{"lr": 0.1}])
+    with pytest.raises(TypeError, match="n is the number of settings drawn from distributions"):
+        Sweep(mlp(3, 4, 2), grid={"lr": [0.1]}, n=3)
+
+
+def test_a_sweep_shows_the_number_of_its_settings_and_their_parameters():
+    assert repr(Sweep(mlp(3, 4, 2), grid={"lr": [0.1, 0.2], "seed": [0]})) == "<Sweep of 2 settings of lr, seed>"
+    assert repr(Sweep(mlp(3, 4, 2), settings=[{}])) == "<Sweep of 1 setting>"
+    assert repr(Sweep(mlp(3, 4, 2), settings=[{"lr": 0.1}, {"b1": 0.5}])) == "<Sweep of 2 settings of lr, b1>"
 
 
 @pytest.mark.parametrize(
@@ -147,12 +156,12 @@ def test_a_setting_changes_what_it_names_and_nothing_else():
         2,
         3,
     )
-    assert plain[1:] == (9, 7, 8, "balanced", 1)
+    assert plain[1:] == (9, 7, 8, "balanced", 1, None)
     changes = {"dropout": 0.6, "b1": 0.5, "l2": 0.25, "seed": 3, "batch_size": 4, "max_epochs": 5, "class_weight": None}
     changed = base.candidate({**changes, "loss": SquaredError()}, 7, 8, None)
     assert [layer.rate for layer in changed.step.network.layers[::2]] == [0.6, 0.6]
     assert (changed.step.optimizer, changed.step.l2, changed.step.loss) == (Adam(0.3, b1=0.5), 0.25, SquaredError())
-    assert (changed.step.clip_norm, changed[1:]) == (2.0, (3, 4, 5, None, None))
+    assert (changed.step.clip_norm, changed[1:]) == (2.0, (3, 4, 5, None, None, None))
 
 
 # Halving
@@ -166,14 +175,20 @@ def test_a_setting_changes_what_it_names_and_nothing_else():
         (3, 1, 28, 28, [1, 3, 9, 27]),
         (2, 4, 8, 16, [4]),
         (2, 4, 9, 16, [4, 8]),
-        (1.5, 2, 5, 9, [2, 3]),
-        (1.5, 2, 6, 9, [2, 3, 5]),
+        (2.5, 2, 5, 9, [2]),
+        (2.5, 2, 30, 9, [2, 5, 13]),
         (2, 5, 5, 4, []),
         (2, 1, 9, 1, []),
     ],
 )
 def test_rungs_grow_by_the_factor_until_one_setting_is_left(factor, least, epochs, settings, rungs):
     assert Halving(factor=factor, min_epochs=least).rungs(epochs, settings) == rungs
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5, 1.999, 0.0, math.nan, math.inf])
+def test_a_factor_below_2_would_drop_nothing_in_some_rungs(factor):
+    with pytest.raises(ValueError, match=f"factor must be a finite number of at least 2, not {factor}"):
+        Halving(factor=factor)
 
 
 def run_of(*losses: float, diverged: int | None = None, name: str = "valid_loss") -> Any:
@@ -186,7 +201,7 @@ def test_the_best_share_survives_with_all_its_folds():
     runs = [run_of(9.0, mean + d, 0.0) for mean in means for d in (-0.5, 0.5)]
     assert Halving().survivors(runs, range(10), 2, 2) == {2, 3, 4, 5}
     assert Halving().survivors(runs, {0, 1, 6, 7, 8, 9}, 2, 2) == {0, 1}
-    assert Halving(factor=1.25).survivors(runs, range(10), 2, 2) == {0, 1, 2, 3, 4, 5, 8, 9}
+    assert Halving(factor=2).survivors(runs, range(10), 2, 2) == {0, 1, 2, 3, 4, 5}
     higher = [run_of(m, name="valid_accuracy") for m in means]
     assert Halving(monitor="valid_accuracy").survivors(higher, range(5), 1, 1) == {3, 4}
 

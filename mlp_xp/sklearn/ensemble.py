@@ -105,9 +105,18 @@ class BaseEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # 
 
     @classmethod
     def load(cls, path: str | Path, device: str | Backend | None = None) -> Self:
-        """Load the ensemble in a file, which makes the same predictions."""
+        """Load the ensemble in a file, which makes the same predictions.
+
+        Raises `ValueError` if the file holds a single model.
+        """
         model = load(path, device)
-        count = next(iter(p.W for p in model.params if hasattr(p, "W"))).shape[0]
+        W = next(p.W for p in model.params if hasattr(p, "W"))
+        if W.ndim < 3:
+            raise ValueError(
+                f"{path} holds a single model, not an ensemble: load it with mlp_xp.load and pass it to "
+                f"{cls._kind.__name__}.from_model"
+            )
+        count = W.shape[0]
         members = []
         for i in range(count):
             params, state = (tree_map(lambda a, i=i: a[i], tree) for tree in (model.params, model.state))

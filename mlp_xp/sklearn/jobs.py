@@ -77,10 +77,14 @@ class Fit:
             self.error = error
         self.done, self.seconds = True, time.perf_counter() - began
 
-    def result(self) -> Any:
-        """The estimator, with scikit-learn's warning if it has not converged; or raise the exception of its fit."""
+    def refuse(self) -> None:
+        """Raise the exception of the fit, if there is one."""
         if self.error is not None:
             raise self.error
+
+    def result(self) -> Any:
+        """The estimator, with scikit-learn's warning if it has not converged; or raise the exception of its fit."""
+        self.refuse()
         if not self.converged:
             warn_of_the_end(self.e)
         return self.e

@@ -15,6 +15,7 @@ from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils import indexable
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
@@ -74,7 +75,7 @@ class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has n
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseSearchCV._parameter_constraints,
         "param_grid": [dict, list],
-        "n_iter": [Integral, None],
+        "n_iter": [Interval(Integral, 1, None, closed="left"), None],
         "random_state": ["random_state"],
         "halving": [Halving, None],
     }
@@ -125,10 +126,6 @@ class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has n
         for name, value in vars(search).items():
             if name.endswith("_"):
                 setattr(self, name, value)
-        if hasattr(self, "best_estimator_"):
-            self.best_estimator_ = search.best_estimator_.fitted
-            if hasattr(self.best_estimator_, "feature_names_in_"):
-                self.feature_names_in_ = self.best_estimator_.feature_names_in_
         scorers, _ = self._get_scorers()
         self.scorer_ = getattr(scorers, "_scorers", scorers)
         search.set_times(self.cv_results_)
@@ -219,8 +216,13 @@ class _Search(BaseSearchCV):  # type: ignore[misc]
 
     def _run_search(self, evaluate_candidates: Any) -> None:
         halving, chosen = self.owner.halving, list(range(len(self.candidates)))
+        if halving is not None and isinstance(self.scoring, (list, tuple, set, dict)):
+            self._metric({})  # before anything is trained
         started = [pair for candidate in self.candidates for pair in self.jobs.of(candidate)]
         fits = start_all([job for job, _ in started])
+        if self.error_score == "raise":
+            for fit in fits:
+                fit.refuse()
         wholes = [whole for _, whole in started]
         epochs = max((fit.e.max_iter for fit in fits if isinstance(fit, StackedFit)), default=1)
         rungs = [] if halving is None else halving.rungs(epochs, len(chosen))
@@ -238,16 +240,16 @@ class _Search(BaseSearchCV):  # type: ignore[misc]
                 on_one_core(evaluate_candidates, candidates)
             else:
                 results = on_one_core(partial(evaluate_candidates, more_results=more), candidates)
-                scores = np.asarray(results[f"mean_test_{self._metric()}"])[-len(chosen) :]
+                scores = np.asarray(results[self._metric(results)])[-len(chosen) :]
                 order = np.argsort(np.where(np.isnan(scores), math.inf, -scores), kind="stable")
                 chosen = sorted(chosen[i] for i in order[: math.ceil(len(chosen) / halving.factor)])
 
-    def _metric(self) -> str:
-        """The score by which candidates are dropped."""
-        several = isinstance(self.scoring, (list, tuple, set, dict))
+    def _metric(self, results: dict[str, Any]) -> str:
+        """The column by which candidates are dropped."""
+        several = "mean_test_score" not in results
         if several and not isinstance(self.refit, str):
             raise ValueError("halving with several scores needs refit to name the one by which candidates are dropped")
-        return self.refit if several else "score"
+        return f"mean_test_{self.refit if several else 'score'}"
 
     def _select_best_index(self, refit: Any, refit_metric: str, results: Any) -> int:
         """Select like scikit-learn; with halving, among the candidates of the last rung."""
@@ -266,7 +268,8 @@ class _Search(BaseSearchCV):  # type: ignore[misc]
 class Prefitted:
     """A stand-in for an estimator in scikit-learn's search: `fit` takes the next fitted one from a list.
 
-    When the list is empty, as in the refit, it fits the estimator itself.
+    When the list is empty, as in the refit, it fits the estimator itself. In both cases it becomes that estimator, so
+    that scorers can test its type and index a pipeline.
     """
 
     def __init__(self, estimator: Any, store: list[Any]) -> None:
@@ -280,9 +283,9 @@ class Prefitted:
         return self.estimator.__sklearn_tags__()
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("fitted", "estimator", "store"):
+        if name in ("estimator", "store"):
             raise AttributeError(name)
-        return getattr(vars(self).get("fitted", self.estimator), name)
+        return getattr(self.estimator, name)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The parameters of the estimator."""
@@ -295,13 +298,16 @@ class Prefitted:
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Prefitted:
         """Take the next fitted estimator, or raise the exception of its fit."""
-        if not self.store:
+        if self.store:
+            fit, whole = self.store.pop(0)
+            fitted = fit.result()
+            if whole is not None:
+                whole.steps[-1] = (whole.steps[-1][0], fitted)
+                fitted = whole
+        else:
             fresh = clone(self.estimator).set_params(**clone(self.params, safe=False))
-            self.fitted = fresh.fit(X, y, **params)
-            return self
-        fit, whole = self.store.pop(0)
-        self.fitted = fit.result()
-        if whole is not None:
-            whole.steps[-1] = (whole.steps[-1][0], self.fitted)
-            self.fitted = whole
+            fitted = fresh.fit(X, y, **params)
+        del self.estimator, self.store, self.params
+        self.__class__ = type(fitted)
+        vars(self).update(vars(fitted))
         return self

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np  # noqa: TID251  data enter on the host
 
 from mlp_xp._checks import check_count, shown
-from mlp_xp.data.checks import check_inputs, check_targets, check_weights
+from mlp_xp.data.checks import check_inputs, check_targets, check_weights, on_host
 from mlp_xp.data.class_weights import weigh_classes
 from mlp_xp.data.feed import Batch
 from mlp_xp.sweep.binding import differing, structure
@@ -60,7 +60,8 @@ class Fitting:
         rows, found = int(np.shape(x)[0]), dict[Any, list[int]]()
         for i, candidate in enumerate(candidates):
             held = 0 if candidate.fold is None else len(self.split[candidate.fold][1])
-            weight = None if candidate.class_weight is None else (repr(candidate.class_weight), candidate.fold)
+            of_classes = None if candidate.class_weight is None else (repr(candidate.class_weight), candidate.fold)
+            weight = of_classes, None if candidate.sample_weight is None else id(candidate.sample_weight)
             size = (candidate.batch_size, self.rows_of(candidate, rows), held)
             found.setdefault((structure(candidate.step), size, weight), []).append(i)
         return [(self._group([candidates[i] for i in part], x, y, w, together), part) for part in found.values()]
@@ -70,30 +71,40 @@ class Fitting:
         step, batch_size = first.step, first.batch_size
         for rule in (self.rule, self.halving and EarlyStopping(monitor=self.halving.monitor, mode=self.halving.mode)):
             FitOptions.checked(1, None, self._sets_to_check(x, y), self.shuffle, rule, self.resident, False, step.loss)
-        data = self._checked(step, x, y, w)
+        data = self._checked(step, x, y, w if first.sample_weight is None else first.sample_weight)
         train: dict[int | None, Any] = {None: None}
         held: dict[int | None, HostArray] = {}
         for i, (rows_in, rows_out) in enumerate(self.split):
             train[i], held[i] = rows_in, rows_out
-        if first.class_weight is not None:
-            data = self._weighted(data, first, train[first.fold], step)
         sets = {name: Measured(self._checked(step, *arrays), None) for name, arrays in self.sets.items()}
         if self.split:
-            plain = data if first.class_weight is None else self._checked(step, x, y, w)
-            sets["valid"] = Measured(plain, held)
+            self._check_folds(data.w)
+            sets["valid"] = Measured(data, held)
+        if first.class_weight is not None:
+            data = self._weighted(data, first, train[first.fold], step)
         size = models_together(self.backend, step.network, batch_size, self.dtype)
         size = size if together is None else check_count("together", together)
         own_l2 = bool(step.l2)
         paths = differing([candidate.step for candidate in part])
         return Group(self.device, self.dtype, step, paths, own_l2, batch_size, data, train, sets, self.resident, size)
 
-    def identity(self, group: Group) -> tuple[Any, ...]:
-        """The identity of this call, beside its settings: shapes, and a digest of targets and first rows."""
-        first = self.backend.to_numpy(self.backend.asarray(group.data.x[:1000]))
-        digest = hashlib.sha256(np.ascontiguousarray(first).tobytes())
-        digest.update(np.ascontiguousarray(group.data.y).tobytes())
+    def identity(self, group: Group, candidates: Sequence[Candidate], w: Array | None) -> tuple[Any, ...]:
+        """The identity of this call, beside its settings: shapes, and a digest of first rows, targets and weights."""
+        weights = {id(w): w for w in (w, *(one.sample_weight for one in candidates)) if w is not None}
+        sets = [group.data, *(part.data for part in group.sets.values())]
+        digest = hashlib.sha256()
+        for array in (*(a for data in sets for a in (data.x[:1000], data.y, data.w)), *weights.values()):
+            if array is not ABSENT:
+                digest.update(np.ascontiguousarray(on_host(self.backend, array)).tobytes())
         folds = [rows.tolist() for pair in self.split for rows in pair]
         return group.dtype, tuple(group.data.x.shape), digest.hexdigest(), folds
+
+    def _check_folds(self, w: Any) -> None:
+        """Raise `ValueError` if all rows on one side of a fold have the weight 0."""
+        for i, pair in enumerate(self.split):
+            for rows, does in zip(pair, ("trains on", "holds out"), strict=True):
+                if w is not ABSENT and not np.any(w[rows] > 0.0):
+                    raise ValueError(f"fold {i} {does} {len(rows)} rows, and the sample_weight of all of them is 0")
 
     def _sets_to_check(self, x: Array, y: Array) -> Any:
         return {**self.sets, **({"valid": (x, y)} if self.split else {})} or None

@@ -31,7 +31,7 @@ class Halving:
     mode: Literal["min", "max"] = None  # type: ignore[assignment]  # set below
 
     def __post_init__(self) -> None:
-        conform(self, factor=Number(1.0), min_epochs=Count())
+        conform(self, factor=Number(2.0, ends="[)"), min_epochs=Count())
         rule = EarlyStopping(monitor=self.monitor, mode=self.mode)
         object.__setattr__(self, "mode", rule.mode)
 
@@ -53,7 +53,7 @@ class Halving:
 
     def _score(self, runs: Sequence[Run], until: int) -> float:
         """The mean over the folds, where lower is better; infinite if a model has diverged."""
-        values = [run.records[: until or None][-1][self.monitor] if run.records else math.nan for run in runs]
+        values = [run.records[:until][-1][self.monitor] if run.records else math.nan for run in runs]
         mean = sum(values) / len(values)
         if math.isnan(mean) or any(run.diverged is not None and run.diverged <= until for run in runs):
             return math.inf

@@ -22,7 +22,7 @@ def curves(result: SweepResult, column: str) -> Any:
         if column in history.columns and i != best["model"]:
             axes.plot(history["epoch"], history[column], color="0.75", linewidth=0.8, zorder=1)
     history = result.history(best["model"])
-    label = ", ".join(f"{name} {_text(best[name])}" for name in result.setting(best["model"])) or "best"
+    label = ", ".join(f"{name} {_text(value)}" for name, value in result.setting(best["model"]).items()) or "best"
     axes.plot(history["epoch"], history[column], color="C3", linewidth=2.0, zorder=2, label=label)
     if column.endswith("loss") and min(history[column]) > 0.0:
         axes.set_yscale("log")
@@ -47,9 +47,10 @@ def heatmap(result: SweepResult, across: str, down: str, column: str) -> Any:
     axes.set_xticks(range(len(columns)), map(_text, columns))
     axes.set_yticks(range(len(rows)), map(_text, rows))
     middle = (np.nanmin(table) + np.nanmax(table)) / 2 if np.isfinite(table).any() else 0.0
-    for (i, j), value in np.ndenumerate(table):
-        text = "diverged" if math.isnan(value) else f"{value:.3g}"
-        axes.text(j, i, text, ha="center", va="center", color="white" if value < middle else "black")
+    for a, b in values:  # combinations without a model stay empty
+        i, j = rows.index(b), columns.index(a)
+        text = "diverged" if math.isnan(table[i, j]) else f"{table[i, j]:.3g}"
+        axes.text(j, i, text, ha="center", va="center", color="white" if table[i, j] < middle else "black")
     axes.set_xlabel(across)
     axes.set_ylabel(down)
     figure.colorbar(image, label=f"mean {_name(column)}")

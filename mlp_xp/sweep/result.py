@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from mlp_xp_backends.memory import to_device
 from mlp_xp_backends.typing import Array, HostArray
 
 BESIDE = ("epoch", "seconds", "lr")
+OWN = ("model", "fold", "epochs", "diverged", "loss")
+"""Columns of a table that no parameter replaces."""
 
 
 class SweepResult:
@@ -61,12 +64,14 @@ class SweepResult:
         """For each model, its number ``model``, its setting, ``fold``, ``epochs``, ``diverged`` and its values.
 
         The values are those of its last epoch or, with early stopping, of its best epoch. ``diverged`` is the epoch in
-        which the loss became infinite or NaN, or ``None``.
+        which the loss became infinite or NaN, or ``None``. A parameter called ``loss``, or as another of these columns,
+        is in the column ``setting_loss``.
         """
         return [self._record(i) for i in range(len(self))]
 
     def _record(self, i: int) -> dict[str, Any]:
         setting, run = self._runs[i]
+        setting = {f"setting_{name}" if name in OWN else name: value for name, value in setting.items()}
         fold = {} if run.candidate.fold is None else {"fold": run.candidate.fold}
         at = run.best.epoch if run.best is not None else len(run.records)
         last = run.records[at - 1] if run.records else {}
@@ -90,10 +95,11 @@ class SweepResult:
         return History(list(self._runs[model][1].records))
 
     def member(self, model: int | None = None, device: str | Backend | None = None) -> Model:
-        """Return the model with this number, by default the best one."""
+        """Return the model with this number, by default the best one; with early stopping, at its best epoch."""
         run = self._runs[self.best["model"] if model is None else model][1]
         backend = self._backend if device is None else as_backend(device)
-        params, layers = to_device(backend, (run.snapshot.state.params, run.snapshot.state.layers))
+        best = run.snapshot.state if run.best is None else run.best
+        params, layers = to_device(backend, (best.params, best.layers))
         return Model(run.candidate.step.network, run.candidate.step.loss, params, layers, backend)
 
     def trainer(self, model: int, device: str | Backend | None = None) -> Trainer:
@@ -132,18 +138,29 @@ class SweepResult:
         """The position of the setting with the best mean over its folds; without folds, the number of the model."""
         worst, choose = (math.inf, np.nanargmin) if self.mode == "min" else (-math.inf, np.nanargmax)
         values = [r.get(self.monitor, math.nan) if r["diverged"] is None else worst for r in self.records]
-        return int(choose(np.array(values).reshape(-1, len(self._folds) or 1).mean(axis=1)))
+        means = np.array(values).reshape(-1, len(self._folds) or 1).mean(axis=1)
+        if not np.isfinite(means).any():
+            raise ValueError(f"no setting has a finite {self.monitor} on all folds; try smaller learning rates")
+        return int(choose(means))
 
     def values(self, column: str, *parameters: str) -> dict[tuple[Any, ...], list[float]]:
-        """Return the values of ``column`` by those of the parameters: a list over seeds, folds and so on."""
+        """Return the values of ``column`` by those of the parameters: a list over seeds, folds and so on.
+
+        Models whose setting lacks one of the parameters are left out.
+        """
         found: dict[tuple[Any, ...], list[float]] = {}
-        for record in self.records:
-            for name in parameters:
-                if name not in record:
-                    known = sorted({key for setting, _ in self._runs for key in setting})
-                    raise ValueError(f"{shown(name)} is not a parameter of this sweep; these are {', '.join(known)}")
-            value = math.nan if record["diverged"] is not None else record.get(column, math.nan)
-            found.setdefault(tuple(_key(record[name]) for name in parameters), []).append(value)
+        records = [record | setting for record, (setting, _) in zip(self.records, self._runs, strict=True)]
+        for name in parameters:
+            if not any(name in record for record in records):
+                known = sorted({key for setting, _ in self._runs for key in setting})
+                raise ValueError(f"{shown(name)} is not a parameter of this sweep; these are {', '.join(known)}")
+        measured = sorted({key for _, run in self._runs for record in run.records for key in record} - set(BESIDE))
+        if measured and column not in measured:
+            raise ValueError(f"{shown(column)} is not a column of this sweep; these are {', '.join(measured)}")
+        for record, own in zip(records, self.records, strict=True):
+            if all(name in record for name in parameters):
+                value = math.nan if record["diverged"] is not None else own.get(column, math.nan)
+                found.setdefault(tuple(_key(record[name]) for name in parameters), []).append(value)
         return found
 
     def plot_curves(self, column: str | None = None) -> Any:
@@ -170,5 +187,5 @@ def _key(value: Any) -> Any:
     try:
         hash(value)
     except TypeError:
-        return repr(value)
+        return f"array {zlib.crc32(np.asarray(value).tobytes()):08x}" if hasattr(value, "shape") else repr(value)
     return value

@@ -31,6 +31,8 @@ class Candidate(NamedTuple):
     class_weight: Any
     fold: int | None
     """The fold whose rows are held out."""
+    sample_weight: Any = None
+    """The weights of all rows, or ``None`` for those of the fit."""
 
 
 class Run:

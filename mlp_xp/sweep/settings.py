@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import product
 from typing import Any
@@ -22,7 +23,9 @@ from mlp_xp.training.run import generator
 Setting = dict[str, Any]
 
 STEP = ("l2", "clip_norm", "max_norm")
-WHOLE = ("network", "loss", "optimizer", "class_weight", "seed", "batch_size", "max_epochs")
+WHOLE = ("network", "loss", "optimizer", "class_weight", "sample_weight", "seed", "batch_size", "max_epochs")
+ALL = sys.maxsize
+"""The size of a batch of all rows, before it is clipped to their number."""
 
 
 def from_grid(grid: Any) -> list[Setting]:
@@ -37,7 +40,7 @@ def from_grid(grid: Any) -> list[Setting]:
                 raise TypeError(f"grid: {name!r} must be a list of values, not {shown(values)}")
             if len(values) == 0:
                 raise ValueError(f"grid: {name!r} has no values, so there is nothing to train")
-        found += [dict(zip(one, values, strict=True)) for values in product(*one.values())]
+        found += [dict(zip(one, map(_plain, values), strict=True)) for values in product(*one.values())]
     return found
 
 
@@ -51,15 +54,19 @@ def from_distributions(distributions: Any, n: Any, seed: int) -> list[Setting]:
             raise TypeError(f"distributions: {name!r} must have a method rvs or be a list of values, not {shown(d)}")
 
     def draw(d: Any) -> Any:
-        drawn = d.rvs(random_state=rng) if hasattr(d, "rvs") else d[int(rng.integers(len(d)))]
-        return drawn.item() if isinstance(drawn, np.generic) else drawn
+        return _plain(d.rvs(random_state=rng) if hasattr(d, "rvs") else d[int(rng.integers(len(d)))])
 
     return [{name: draw(d) for name, d in distributions.items()} for _ in range(check_count("n", n))]
 
 
+def _plain(value: Any) -> Any:
+    """A scalar of NumPy as a number of Python."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def from_list(settings: Any) -> list[Setting]:
     """``settings`` as a list of dicts."""
-    found = list(settings)
+    found = list(settings) if isinstance(settings, Iterable) else []
     if not found or not all(isinstance(one, Mapping) for one in found):
         raise TypeError("settings must be a list of at least one dict, such as [{'lr': 0.1}, {'lr': 0.01}]")
     return [dict(one) for one in found]
@@ -76,28 +83,31 @@ class Base:
     class_weight: Any
     seed: int
 
-    def candidate(self, setting: Setting, batch_size: int, max_epochs: int, fold: int | None) -> Candidate:
+    def candidate(self, setting: Setting, batch_size: int | None, max_epochs: int, fold: int | None) -> Candidate:
         """Return the model of ``setting``. Raises `ValueError` or `TypeError` that names an impossible setting."""
         try:
             return self._candidate(dict(setting), batch_size, max_epochs, fold)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"setting {setting!r}: {error}") from None
+            raise type(error)(f"setting {shown(setting)}: {error}") from None
 
-    def _candidate(self, left: Setting, batch_size: int, max_epochs: int, fold: int | None) -> Candidate:
+    def _candidate(self, left: Setting, batch_size: int | None, max_epochs: int, fold: int | None) -> Candidate:
         network, loss = left.pop("network", self.network), left.pop("loss", self.loss)
         optimizer = left.pop("optimizer", self.optimizer)
         step = {name: left.pop(name, self.step[name]) for name in STEP}
         weight = check_class_weight(left.pop("class_weight", self.class_weight))
+        sample_weight = left.pop("sample_weight", None)
         seed = left.pop("seed", self.seed)
         generator(seed)
-        batch_size = check_count("batch_size", left.pop("batch_size", batch_size))
+        batch_size = left.pop("batch_size", batch_size)
+        batch_size = ALL if batch_size is None else check_count("batch_size", batch_size)
         max_epochs = check_count("max_epochs", left.pop("max_epochs", max_epochs))
         network = _network(network, left)
         check_network(network, loss, optimizer)
         optimizer = _optimizer(optimizer, left)
         if left:
             raise ValueError(f"unknown parameter {next(iter(left))!r}; known are {', '.join(self.names(optimizer))}")
-        return Candidate(TrainStep(network, loss, optimizer, **step), seed, batch_size, max_epochs, weight, fold)
+        own = TrainStep(network, loss, optimizer, **step)
+        return Candidate(own, seed, batch_size, max_epochs, weight, fold, sample_weight)
 
     def names(self, optimizer: Optimizer) -> list[str]:
         """The names of all parameters of a setting."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: TID251  data enter on the host
-
 from mlp_xp._checks import DTYPE, check_count
+from mlp_xp.data.checks import check_inputs, on_host
 from mlp_xp.model import as_backend
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss, SoftmaxCrossEntropy
@@ -50,7 +49,8 @@ class Sweep:
     -----
     A parameter is a field of the optimizer (``lr``, a number or a schedule, ``momentum``, ``b1`` ...), ``l2``,
     ``clip_norm``, ``max_norm``, ``dropout`` (the rate of the network's Dropout layers), ``class_weight``, ``seed``,
-    ``batch_size``, ``max_epochs``, ``optimizer``, ``loss``, ``network``, or an argument of ``network``.
+    ``batch_size``, ``max_epochs``, ``sample_weight``, ``optimizer``, ``loss``, ``network``, or an argument of
+    ``network``.
 
     Raises
     ------
@@ -90,6 +90,8 @@ class Sweep:
         given = [name for name, value in locals().items() if name in SOURCES and value is not None]
         if len(given) != 1:
             raise TypeError(f"Sweep needs one of {', '.join(SOURCES)}, and {' and '.join(given) or 'none'} is given")
+        if n is not None and distributions is None:
+            raise TypeError("n is the number of settings drawn from distributions: a grid or a list is trained whole")
         if grid is not None:
             self.settings = from_grid(grid)
         elif settings is not None:
@@ -101,6 +103,11 @@ class Sweep:
         self.device, self.dtype = device, DTYPE("dtype", dtype)
         for setting in self.settings:
             self.base.candidate(setting, 1, 1, None)
+
+    def __repr__(self) -> str:
+        names = ", ".join(dict.fromkeys(name for setting in self.settings for name in setting))
+        count = len(self.settings)
+        return f"<Sweep of {count} setting{'s' * (count > 1)}{names and ' of '}{names}>"
 
     def fit(
         self,
@@ -146,26 +153,29 @@ class Sweep:
         Raises `ValueError` or `TypeError` for data and options that do not fit, before anything is trained.
         """
         backend = as_backend(self.device)
-        rows = int(np.shape(x)[0])
-        split = as_folds(folds, x, y)
-        size = rows if batch_size is None else check_count("batch_size", batch_size)
+        check_count("batch_size", 1 if batch_size is None else batch_size)
         check_count("max_epochs", max_epochs)
+        x = check_inputs(backend, self.base.candidate(self.settings[0], None, 1, None).step.network, x)
+        rows = int(x.shape[0])
+        split = as_folds(folds, x, on_host(backend, y, "y"))
         sets = named_sets(validation_data, split)
         fitting = Fitting(backend, self.device, self.dtype, split, sets, early_stopping, halving, shuffle, resident)
         candidates = [
-            fitting.clipped(self.base.candidate(setting, size, max_epochs, fold), rows)
+            fitting.clipped(self.base.candidate(setting, batch_size, max_epochs, fold), rows)
             for setting in self.settings
             for fold in (range(len(split)) if split else [None])
         ]
         groups = fitting.groups(candidates, x, y, sample_weight, together)
-        storage = Storage(checkpoint, candidates, (shuffle, early_stopping, halving, *fitting.identity(groups[0][0])))
+        identity = fitting.identity(groups[0][0], candidates, sample_weight)
+        storage = Storage(checkpoint, candidates, (shuffle, early_stopping, halving, *identity))
         runs = [
             Run(i, one, self.dtype, fitting.rows_of(one, rows), shuffle, early_stopping, storage.read(i))
             for i, one in enumerate(candidates)
         ]
-        reporter = Reporter(len(runs), progress)
+        reporter = Reporter(runs, progress)
         save = None if checkpoint is None else storage.write_if_seen
         for until, chosen in _rungs(halving, runs, candidates, len(split) or 1):
+            reporter.begin(chosen)
             jobs = [
                 (group, part, until, save)
                 for group, members in groups
@@ -204,18 +214,26 @@ def _rungs(halving: Halving | None, runs: list[Run], candidates: list[Candidate]
 
 
 class Reporter:
-    """Reports to stderr how many models are done; if stderr is not a terminal, only at the end."""
+    """Reports to stderr how many models are done or dropped; if stderr is not a terminal, only at the end."""
 
-    def __init__(self, total: int, on: bool) -> None:
-        self.total, self.on, self.done = total, on, 0
+    def __init__(self, runs: Sequence[Run], on: bool) -> None:
+        self.runs, self.on, self.left = runs, on, len(runs)
+
+    def begin(self, chosen: Collection[int]) -> None:
+        """Count the models to be trained; all others are done, now or in an earlier call, or dropped."""
+        self.left = sum(not self.runs[i].is_done for i in chosen)
 
     def note(self, run: Run) -> None:
         """Count a model that is done or paused."""
-        self.done += run.is_done
+        self.left -= run.is_done
         if self.on and sys.stderr.isatty():
-            print(f"\r{self.done} of {self.total} models", end="", file=sys.stderr, flush=True)
+            self._print(end="")
 
     def close(self) -> None:
         """End the line."""
         if self.on:
-            print(f"\r{self.done} of {self.total} models", file=sys.stderr)
+            self._print(end="\n")
+
+    def _print(self, end: str) -> None:
+        total = len(self.runs)
+        print(f"\r{total - self.left} of {total} models", end=end, file=sys.stderr, flush=not end)

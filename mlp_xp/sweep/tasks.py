@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -51,19 +52,31 @@ def run_tasks(f: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], n_jobs: in
             yield f(*job)
         return
     from joblib import Parallel, delayed
+    from joblib.parallel import get_active_backend
 
-    parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
-    yield from parallel(delayed(on_one_core)(f, *job) for job in jobs)
+    backend, _ = get_active_backend()
+    in_any_order = getattr(backend, "supports_return_generator", False)  # which Ray's and multiprocessing's lack
+    parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered" if in_any_order else "list")
+    if getattr(backend, "supports_sharedmem", False):  # threads share one limit, so one of them must not end it
+        with one_core():
+            yield from parallel(delayed(f)(*job) for job in jobs)
+    else:
+        yield from parallel(delayed(on_one_core)(f, *job) for job in jobs)
 
 
 def on_one_core(f: Callable[..., Any], *arguments: Any) -> Any:
     """Call ``f`` with one BLAS thread, because each core has a process of its own."""
+    with one_core():
+        return f(*arguments)
+
+
+def one_core() -> AbstractContextManager[Any]:
+    """A context in which this process has one BLAS thread; without threadpoolctl, an empty one."""
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
-        return f(*arguments)
-    with threadpool_limits(1, user_api="blas"):
-        return f(*arguments)
+        return nullcontext()
+    return threadpool_limits(1, user_api="blas")  # type: ignore[no-any-return]
 
 
 def processes(n_jobs: int | None) -> int:

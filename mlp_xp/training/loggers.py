@@ -41,6 +41,9 @@ class Progress(Callback):
         self.bar: Any = None
         self.printed = 0.0  # when the last line was
 
+    def __repr__(self) -> str:
+        return f"Progress({'' if self.stream is sys.stderr else repr(self.stream)})"
+
     def start(self, trainer: Trainer) -> None:
         """Open the bar."""
         self.bar = _bar(self.stream)
