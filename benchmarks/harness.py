@@ -15,8 +15,8 @@ from benchmarks.networks import Task
 from benchmarks.peers import Peer
 from benchmarks.roster import Entry
 
-PAUSE = 0.15
-"""Seconds of rest after each run, because the threads of a library's pool keep spinning for a while."""
+PAUSE = 0.25
+"""Seconds of rest after each run, because the threads of a library's pool keep spinning for a while: MKL's for 0.2."""
 FIRST_TOLERANCE, LAST_TOLERANCE = 1e-4, 1e-2
 """Largest deviation of the mean loss in the first run and in the last epoch, relative to an untrained network's loss.
 

@@ -45,8 +45,8 @@ def main() -> None:
 
 def without() -> dict[str, Sequence[Any]]:
     """The lists of passes to compare: all of them, and all but one."""
-    from mlp_xp_backends.compiler.targets.cpu.memory import separate
-    from mlp_xp_backends.compiler.targets.cpu.run import PASSES
+    from mlp_xp_backends.compiler.passes import PASSES
+    from mlp_xp_backends.compiler.passes.separate import separate
 
     one_by_one = {p.__name__: [q for q in PASSES if q is not p] for p in PASSES if p is not separate}
     return {"": PASSES, **one_by_one, "all of them": [separate]}

@@ -13,11 +13,12 @@ from mlp_xp.nn.losses import SoftmaxCrossEntropy
 from mlp_xp.nn.optimizers import SGD, Adam, AdamW, Optimizer, Rates, RMSprop
 from mlp_xp.nn.step import TrainStep
 from mlp_xp_backends.compiler.loop import CompiledLoop
+from mlp_xp_backends.compiler.passes import PASSES
 from mlp_xp_backends.compiler.recorder import record
 from mlp_xp_backends.compiler.targets.cpu.blas import Blas
 from mlp_xp_backends.compiler.targets.cpu.libraries import blas, mkl, openblas
 from mlp_xp_backends.compiler.targets.cpu.memory import plan_memory
-from mlp_xp_backends.compiler.targets.cpu.run import PASSES, Runner
+from mlp_xp_backends.compiler.targets.cpu.run import Runner
 from mlp_xp_backends.compiler.verify import verify, verify_memory
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_namespace import xp as XP

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from functools import cache
@@ -13,11 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from mlp_xp_backends import BackendError, get_backend
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_plain import PlainNumpyBackend
 from mlp_xp_backends.trees import tree_map
+
+# The same examples on every machine, however slow or busy it is
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("repeatable")
 
 
 class Variant:
@@ -87,6 +95,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         second = "step" in values and values["step"].clip_norm is None  # half of the steps clip
         if name == "jax" or (name == "jax-jit" and (wide or second)) or (run and (wide or name in INTERPRETED)):
             item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """Garbage collections leave out the libraries and the tests themselves, which take most of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

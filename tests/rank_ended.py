@@ -41,7 +41,8 @@ class Ending:
 
 
 def note_time(folder: Path) -> None:
-    (folder / "ended").write_text(str(time.time()))
+    (folder / "ended.new").write_text(str(time.time()))
+    (folder / "ended.new").replace(folder / "ended")  # the job may end meanwhile: a whole file or none
 
 
 def kill(folder: Path) -> None:
@@ -64,7 +65,8 @@ def main(folder: Path, max_epochs: int, how: str, victim: int, when: float) -> N
         trainer = Trainer.resume(path, device="cpu", group=group)
     history = trainer.fit(**fit | {"max_epochs": max_epochs}, callbacks=[Checkpoint(path, seconds=0)])
     if group.rank == 0:
-        np.savez(folder / "found.npz", **result(trainer, history))
+        np.savez(folder / "new.npz", **result(trainer, history))
+        (folder / "new.npz").replace(folder / "found.npz")  # another rank may be killed meanwhile
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from mlp_xp_backends import get_backend
+from mlp_xp_backends.compiler.passes import rewritten
 from mlp_xp_backends.compiler.program import Kind, Unrecordable
 from mlp_xp_backends.compiler.recorder import record
-from mlp_xp_backends.compiler.targets.cpu.run import Runner, rewritten
+from mlp_xp_backends.compiler.targets.cpu.run import Runner
 from mlp_xp_backends.compiler.verify import verify
 from mlp_xp_backends.groups import Solo, with_group
 

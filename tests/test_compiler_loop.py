@@ -326,7 +326,7 @@ def test_a_forked_process_does_not_wait_for_who_is_not_there() -> None:
         warnings.simplefilter("ignore")  # of newer Pythons, about threads
         child = os.fork()
         if child == 0:  # never returns
-            signal.alarm(20)
+            signal.alarm(60)
             loop((), k, x)
             os._exit(0)
     assert os.waitpid(child, 0)[1] == 0

@@ -12,9 +12,9 @@ from mlp_xp.nn.losses import SoftmaxCrossEntropy
 from mlp_xp.nn.networks import mlp
 from mlp_xp.nn.optimizers import SGD, Adam, AdamW, Optimizer, Rates
 from mlp_xp.nn.step import TrainStep
+from mlp_xp_backends.compiler.passes import rewritten
 from mlp_xp_backends.compiler.program import Kind
 from mlp_xp_backends.compiler.recorder import record
-from mlp_xp_backends.compiler.targets.cpu.run import rewritten
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
 from mlp_xp_backends.typing import HostArray
 from tests.compiler_cases import compiled, copied

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlp_xp_backends.compiler.passes import picks
+from mlp_xp_backends.compiler.passes.picks import picks
+from mlp_xp_backends.compiler.passes.separate import separate
 from mlp_xp_backends.compiler.program import Kind, Op, Program, Value, new_value
 from mlp_xp_backends.compiler.recorder import Unrepeatable, record
 from mlp_xp_backends.compiler.targets.cpu import libraries
 from mlp_xp_backends.compiler.targets.cpu.libraries import mkl, openblas
-from mlp_xp_backends.compiler.targets.cpu.memory import Place, Plan, separate
+from mlp_xp_backends.compiler.targets.cpu.memory import Place, Plan
 from mlp_xp_backends.compiler.targets.cpu.run import Runner
 from mlp_xp_backends.compiler.verify import InvalidProgram, verify, verify_memory
 from tests.compiler_cases import (
@@ -115,7 +116,7 @@ def test_a_process_forked_inside_a_run_has_all_its_threads() -> None:
         warnings.simplefilter("ignore")  # of newer Pythons, about threads
         child = os.fork()
         if child == 0:  # never returns
-            signal.alarm(20)
+            signal.alarm(60)
             os._exit(library.threads)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
 
@@ -234,6 +235,7 @@ def test_picks_need_a_row_for_every_id(plainly: Any) -> None:
         ("in float64", lambda xp, h, z: z - xp.astype(h, xp.float64)),
         ("product read twice", lambda xp, h, z: xp.sum(h * z, axis=-1) + (h * z)[:, 0]),
         ("alone", lambda xp, h, z: xp.sum(h * h, axis=-1)),
+        ("picked and added to", lambda xp, h, z: (xp.sum(h * z, axis=-1), z - h, z + h)),
     ],
 )
 def test_other_formulas_with_one_hot_rows(name: str, hot: Any) -> None:
@@ -241,6 +243,33 @@ def test_other_formulas_with_one_hot_rows(name: str, hot: Any) -> None:
         return c, hot(xp, xp.one_hot(ids, 2000, dtype=k.dtype), k)
 
     assert_compiled(body, (), f((3, 2000)), np.array([[0, 5, 1999], [1, 1, 7]]))
+
+
+@pytest.mark.parametrize("ids", [[0, 5, 1999], [1, 200, 7]])
+def test_row_numbers_that_a_cast_changes_are_those_after_it(ids: list[int]) -> None:
+    """200 as int8 is -56, a row counted from the end: the range before the cast says nothing about the one after it."""
+
+    def body(xp: Any, c: Any, k: Any, ids: Any) -> Any:
+        return c, xp.take(k, xp.astype(ids, xp.int8), axis=0)
+
+    assert_compiled(body, (), f((2000, 3)), np.array([ids]))
+
+
+@pytest.mark.parametrize(("ids", "fits"), [([0, 8], True), ([0, -1], False), ([0, 9], False)])
+def test_row_numbers_among_the_constants_are_checked_before_the_loop(ids: list[int], fits: bool) -> None:
+    def body(xp: Any, c: Any, k: Any, x: Any) -> Any:
+        return c, xp.take(x, xp.astype(k, xp.int64), axis=0)
+
+    k, x = np.array(ids, np.int32), f((2, 9, 4))
+    loop = compiled(body)
+    runner = loop.compiled((), k, x)
+    assert runner is not None and runner.fits(k, x) == fits
+    if 9 not in ids:
+        assert_compiled(body, (), k, x)
+        return
+    for refusing in (loop, stepwise(body)):
+        with pytest.raises(IndexError):
+            refusing((), k, x)
 
 
 FORMULAS = {

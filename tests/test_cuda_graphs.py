@@ -191,6 +191,144 @@ def test_a_step_that_fails_while_it_is_recorded_leaves_the_stream_usable(backend
     assert float(cupy.arange(4.0).sum()) == 6.0
 
 
+def test_a_capture_that_another_thread_invalidates_is_repeated() -> None:
+    import cupy
+
+    from mlp_xp_backends.compiler.targets.cuda.graph import StepGraphs
+
+    disturbed: list[str] = []
+
+    def synchronize() -> None:
+        if not disturbed:
+            with pytest.raises(RuntimeError, match="capturing") as refused:
+                cupy.cuda.Device().synchronize()
+            disturbed.append(str(refused.value))
+
+    graphs = StepGraphs(lambda stream: [(synchronize, (), None)])
+    graphs.launch(9, cupy.cuda.get_current_stream())
+    assert len(disturbed) == 1
+
+
+def test_a_backend_synchronizes_while_another_thread_captures(backend: Any) -> None:
+    from mlp_xp_backends.compiler.targets.cuda.graph import StepGraphs
+
+    done, failed = threading.Event(), []
+
+    def synchronize() -> None:
+        try:
+            backend.synchronize()
+        except RuntimeError as error:
+            failed.append(error)
+        done.set()
+
+    thread = threading.Thread(target=synchronize)
+
+    def meanwhile() -> None:
+        if thread.ident is None:
+            thread.start()
+            assert not done.wait(0.2)  # until the end of the capture
+
+    StepGraphs(lambda stream: [(meanwhile, (), None)])
+    thread.join(10)
+    assert done.is_set()
+    assert not failed
+
+
+@pytest.mark.parametrize("name", ["LtProduct", "bindings"])
+def test_products_that_cublaslt_refuses_run_without_graphs(
+    backend: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Errors of NVIDIA's bindings are not RuntimeErrors."""
+    from mlp_xp_backends.compiler.targets.cuda import launch, lt
+
+    class RefusedError(Exception):
+        pass
+
+    expected = run(backend, False, 2, monkeypatch)
+    monkeypatch.setattr(launch, "WORTH", 0)
+    body, *trees = arguments(SMALL, batch=8, n=50)
+    loop = compiled(body)
+    carry, consts, items = (on_device(backend, tree) for tree in trees)
+    monkeypatch.setattr(lt, name, lambda *_: (_ for _ in ()).throw(RefusedError("no algorithm")))
+    with pytest.warns(UserWarning, match="without cuBLASLt and CUDA graphs: no algorithm"):
+        carry, first = loop(carry, consts, items)
+    carry, second = loop(carry, consts, items)
+    for a, b in zip(bits(backend, (carry, (first, second))), expected, strict=True):
+        np.testing.assert_allclose(np.frombuffer(a, np.float32), np.frombuffer(b, np.float32), rtol=0, atol=1e-3)
+
+
+def test_errors_of_cublaslt_in_a_capture_leave_the_loop_without_graphs(
+    backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlp_xp_backends.compiler.targets.cuda import graph, launch
+
+    expected = run(backend, False, 1, monkeypatch)
+    body, *trees = arguments(SMALL, batch=8, n=50)
+    monkeypatch.setattr(launch, "WORTH", 0)
+    monkeypatch.setattr(graph, "_captured", lambda *_: (_ for _ in ()).throw(Exception("NOT_SUPPORTED")))
+    with pytest.warns(UserWarning, match="without CUDA graphs: NOT_SUPPORTED"):
+        got = compiled(body)(*(on_device(backend, tree) for tree in trees))
+    assert bits(backend, got) == expected[: len(leaves(got))]
+
+
+def test_each_thread_computes_with_its_own_handle_of_cublas(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy destroys a thread's handle when the thread ends; the next thread may have the same number."""
+    from cupy.cuda.device import get_cublas_handle
+    from cupy_backends.cuda.libs import cublas
+
+    from mlp_xp_backends.compiler.targets.cuda import launch
+
+    real, handles = cublas.gemmEx, []
+
+    def gemm(handle: int, *args: Any) -> None:
+        handles.append((handle, get_cublas_handle()))
+        real(get_cublas_handle(), *args)
+
+    monkeypatch.setattr(cublas, "gemmEx", gemm)
+    monkeypatch.setattr(launch, "available", lambda: False)
+    body, *trees = arguments(SMALL, batch=8, n=4)
+    carry, consts, items = (on_device(backend, tree) for tree in trees)
+    loop = compiled(body)
+    held = []  # takes the memory of the handle that was destroyed
+
+    def work() -> None:
+        held.append(cublas.create())
+        loop(carry, consts, items)
+
+    for _ in range(4):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        gc.collect()
+    for handle in held:
+        cublas.destroy(handle)
+    assert len(handles) == 4 * 4 * 5
+    assert all(used == own for used, own in handles)
+
+
+def test_every_call_waits_for_the_one_before_even_on_streams_with_the_same_number(
+    backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the default streams of two threads have, and a stream made after another was destroyed."""
+    import cupy
+
+    body, *trees = arguments(SMALL, batch=8, n=4)
+    carry, consts, items = (on_device(backend, tree) for tree in trees)
+    loop, waits = compiled(body), []
+    carry, _ = loop(carry, consts, items)
+    (plan,) = loop.ready.values()
+
+    class Stream:
+        ptr = cupy.cuda.get_current_stream().ptr
+
+        def wait_event(self, event: Any) -> None:
+            waits.append(event)
+
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", Stream)
+    loop(carry, consts, items)
+    assert waits == [plan.done]
+
+
 def test_the_loop_keeps_no_data_alive(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import weakref
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -112,6 +113,49 @@ def check_places(emitted: Emitted) -> None:
 def _pointers(emitted: Emitted, k: int, launch: Any) -> list[Any]:
     op = launch[0].product
     return [v.root for v in (*op.inputs, op.out)] if op else list(emitted.kernels[k].arrays)
+
+
+def wide(name: str) -> Any:
+    """A body that reads elements more than 2^31 elements apart, with its arrays; only their layouts count."""
+
+    def layout(dtype: str, shape: tuple[int, ...], *strides: int) -> np.ndarray:
+        return np.lib.stride_tricks.as_strided(
+            np.zeros(1, dtype), shape, [s * np.dtype(dtype).itemsize for s in strides]
+        )
+
+    def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
+        match name:
+            case "gather from a large table":
+                return carry, xp.take(consts, item, axis=0) * 2
+            case "columns of a large table":
+                return carry, xp.sum(consts, axis=1)
+            case "segments of distant rows":
+                return carry, xp.segment_sum(consts, item, 5)
+        return carry, consts[item.shape[0] :, ::50] * 2
+
+    consts = layout("float32", (30_000, 100), 100_000, 1)
+    if name == "gather from a large table":
+        consts = layout("float32", (30_000_000, 250), 250, 1)
+    rows = 30_000 if name == "segments of distant rows" else 8
+    return body, (), consts, np.zeros((2, rows), np.int32)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gather from a large table", "columns of a large table", "segments of distant rows", "slices of distant rows"],
+)
+def test_offsets_beyond_32_bits_are_computed_with_64(name: str) -> None:
+    source = emit(record(*wide(name))).source
+    assert ("(long long)((" if name.startswith("gather") else " * 100000LL") in source
+    assert re.search(r"i\d \* 100000\b(?!LL)", source) is None
+
+
+def test_loops_of_more_than_32_bits_are_refused() -> None:
+    def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
+        return carry, xp.sum(xp.broadcast_to(consts, (60_000, 100_000)))
+
+    with pytest.raises(Unrecordable, match="6000000000 elements"):
+        emit(record(body, (), np.zeros(100_000, np.float32), np.zeros(2, np.float32)))
 
 
 # On a device

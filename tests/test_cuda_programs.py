@@ -267,6 +267,27 @@ def test_reductions_of_every_shape(cupy_backend: Any, shape: tuple[int, ...], dt
     check(cupy_backend, body, np.zeros((), dtype), (x,), np.arange(3.0).astype(dtype), dtype)
 
 
+@pytest.mark.slow
+def test_rows_of_a_table_of_more_than_two_billion_elements(cupy_backend: Any) -> None:
+    import cupy
+
+    table = cupy.empty((2**21 + 3, 1024), np.uint8)
+    rows = np.array([[0, 2**20, 2**21 + 2, -3]])
+    for k, row in enumerate(rows[0]):
+        table[int(row), :3] = cupy.arange(3, dtype=np.uint8) + k
+
+    def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
+        return carry, (xp.take(consts, item, axis=0)[:, :3] * 2, xp.sum(consts[:: 2**20, :3], axis=1))
+
+    loop = compiled(body)
+    assert loop.compiled((), table, cupy_backend.asarray(rows)) is not None
+    taken, sums = loop((), table, cupy_backend.asarray(rows))[1]
+    np.testing.assert_array_equal(
+        cupy_backend.to_numpy(taken)[0], 2 * (np.arange(3) + np.arange(4)[:, None]).astype(np.uint8)
+    )
+    np.testing.assert_array_equal(cupy_backend.to_numpy(sums)[0], [3, 6, 12])
+
+
 def test_what_cannot_be_emitted_runs_one_operation_at_a_time(cupy_backend: Any) -> None:
     def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
         carry += xp.cumulative_sum(consts, axis=0)[-1, ...] + item

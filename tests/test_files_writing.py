@@ -193,6 +193,7 @@ def test_temporary_files_of_others_stay(tmp_path: Path) -> None:
     stay = [f"{prefix}{os.getppid()}.{'0' * 16}.tmp", f"{prefix}1.{'0' * 16}.tmp", f"{other}{pid}.{'0' * 16}.tmp"]
     stay += [f"{prefix}{pid}.{'0' * 15}.tmp", f"{prefix}{pid}.{'0' * 16}.tmp2", f"{prefix}x.{'0' * 16}.tmp"]
     go = [f"{prefix}{pid}.{'0' * 16}.tmp", f"{prefix}{os.getpid()}.{'1' * 16}.tmp", f"{prefix}999999999.{'2' * 16}.tmp"]
+    stay = list(dict.fromkeys(stay))  # our parent may be process 1
     for name in stay + go:
         (tmp_path / name).mkdir()
         (tmp_path / name / "new").touch()
@@ -247,4 +248,4 @@ def test_writing_leaves_no_file_open(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  what the kernel lists
     for _ in range(5):
         write(tmp_path / "f")
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208  those of garbage may be closed meanwhile

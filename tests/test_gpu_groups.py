@@ -195,29 +195,32 @@ def test_each_rank_has_a_gpu() -> None:
 
 def test_all_ranks_receive_the_bytes_of_the_first() -> None:
     """This holds in any order of arrival, even if other programs connect."""
-    at, sent, found = ("127.0.0.1", free_port()), bytes(range(256)), {}
+    sent, found = bytes(range(256)), {}
 
     def rank(number: int) -> None:
-        found[number] = from_first(sent if number == 0 else b"", number, 4, at, patience=20.0)
+        found[number] = from_first(sent if number == 0 else b"", number, 4, at, patience=60.0)
 
     ranks = [Thread(target=rank, args=(number,)) for number in (2, 0, 3, 1)]
-    ranks[0].start()
-    time.sleep(0.2)
-    ranks[1].start()
-    for word in (b"GET / HTTP/1.1\r\n\r\n", b""):
-        with suppress(OSError), socket.create_connection(at) as stray:
-            stray.sendall(word)
-    for thread in ranks[2:]:
-        thread.start()
-    for thread in ranks:
-        thread.join(20.0)
+    with free_port() as port:
+        at = ("127.0.0.1", port)
+        ranks[0].start()
+        time.sleep(0.2)
+        ranks[1].start()
+        for word in (b"GET / HTTP/1.1\r\n\r\n", b""):
+            with suppress(OSError), socket.create_connection(at) as stray:
+                stray.sendall(word)
+        for thread in ranks[2:]:
+            thread.start()
+        for thread in ranks:
+            thread.join(60.0)
     assert found == dict.fromkeys(range(4), sent)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_waits_in_vain_is_one_clear_error(rank: int) -> None:
-    with pytest.raises(BackendError, match=rf"rank {rank} cannot meet the other 1 at 127(.|\n)*Set MASTER_ADDR"):
-        from_first(b"x", rank, 2, ("127.0.0.1", free_port()), patience=0.1)
+    message = rf"rank {rank} cannot meet the other 1 at 127(.|\n)*Set MASTER_ADDR"
+    with free_port() as port, pytest.raises(BackendError, match=message):
+        from_first(b"x", rank, 2, ("127.0.0.1", port), patience=0.1)
 
 
 @pytest.mark.gpu

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import rank_cases
 from rank_cases import CASES, ROWS, SHARDS, result, sharded
-from test_groups import LIMIT, MPIEXEC, environment, needs_mpi
+from test_groups import END, LIMIT, MPIEXEC, environment, needs_mpi
 
 from mlp_xp import Trainer, mlp
 from mlp_xp.data.feed import Batch, Whole
@@ -26,8 +26,6 @@ from mlp_xp_backends.groups import Solo
 from mlp_xp_backends.trees import ABSENT, leaves
 
 TESTS = Path(__file__).parent
-END = 10.0
-"""Seconds after which a job has ended when one of its ranks has; a busy machine of two cores takes 0.3."""
 SIZES = [1, 3, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 4))]
 
 
@@ -129,8 +127,8 @@ def undisturbed(max_epochs: int) -> dict[str, np.ndarray]:
     ("how", "call"), [("dies", None), ("raises", 8), pytest.param("raises", None, marks=pytest.mark.slow)]
 )
 def test_a_rank_that_ends_ends_the_job_which_then_resumes(tmp_path: Path, how: str, call: int | None) -> None:
-    """The rank ends at a random call of the group, or inside a call in which the others already wait."""
-    ended = run_ended(tmp_path, 2, 5, how, victim=1, when=call or int(np.random.default_rng().integers(8, 50)))
+    """The rank ends at a call of the group in the midst of the run, or inside one in which the others already wait."""
+    ended = run_ended(tmp_path, 2, 5, how, victim=1, when=call or 29)
     assert ended.returncode != 0
     assert (tmp_path / "ended").exists()
     assert ("row 7 is bad" if how == "raises" else "signal 9") in ended.stderr + ended.stdout
@@ -153,7 +151,7 @@ def test_a_checkpoint_of_4_ranks_resumes_on_3_and_then_on_1(tmp_path: Path) -> N
 @needs_mpi
 @pytest.mark.parametrize("sizes", [(2,), (1, 2, 3, 4)], ids=["2-ranks", "1-to-4-ranks"])
 def test_25_kills_at_random_moments_do_not_change_the_run(tmp_path: Path, sizes: tuple[int, ...]) -> None:
-    rng, kills, runs, max_epochs = np.random.default_rng(), 0, 0, 12
+    rng, kills, runs, max_epochs = np.random.default_rng(len(sizes)), 0, 0, 12
     folder = tmp_path / "undisturbed"
     folder.mkdir()
     assert run_ended(folder, sizes[-1], max_epochs, "goes on").returncode == 0

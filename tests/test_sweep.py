@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -315,13 +316,15 @@ def test_a_sweep_that_is_killed_within_a_stack_continues_there(tmp_path, monkeyp
 
 
 def test_tasks_of_other_processes_write_what_is_under_way(tmp_path, monkeypatch):
-    """Each task is killed after two epochs; the next call begins with the third."""
+    """Both tasks are killed after two epochs; the next call begins with the third."""
     joblib = pytest.importorskip("joblib")
+    both = threading.Barrier(2, timeout=60)
     sweep = Sweep(network, optimizer=SGD(0.1), grid={"lr": [0.1, 0.2], "seed": [0, 1]}, device="numpy:plain")
     whole, epoch = sweep.fit(X, Y, **FIT), Team.epoch
 
     def killed(team):
         if any(run.epoch == 2 for run in team.members):
+            both.wait()  # joblib does not wait for the other one
             raise RuntimeError("killed")
         epoch(team)
 

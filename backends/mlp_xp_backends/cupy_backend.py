@@ -11,6 +11,7 @@ import cupy
 import numpy as np
 
 from mlp_xp_backends.compiler.loop import CompiledLoop
+from mlp_xp_backends.compiler.targets.cuda.graph import CAPTURING
 from mlp_xp_backends.compiler.targets.cuda.launch import target
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.memory import as_host, memory_guard
@@ -53,7 +54,8 @@ class CupyBackend:
 
     def synchronize(self) -> None:
         """Return when all work sent to the device is done."""
-        self._cuda.synchronize()
+        with CAPTURING:  # CUDA cannot synchronize a device while one of its streams is captured
+            self._cuda.synchronize()
 
     def compile(self, body: Body) -> Loop:
         """The loop as few generated kernels, or one operation at a time; nothing waits for the device."""

@@ -163,7 +163,7 @@ class Program:
     members: tuple[tuple[int, ...], ...] = ()
     """For each of ``carry``, the positions of the leaves that it holds: one, or several in one 1-D array."""
     bounds: frozenset[tuple[str, int, int]] = frozenset()
-    """(``item`` or ``const``, position, n) of the leaves whose integers must be in [0, n)."""
+    """(``item`` or ``const``, position, n): the integers of this leaf must be in [0, n)."""
 
     @cached_property
     def makers(self) -> dict[Value, Op]:
@@ -190,9 +190,13 @@ class Program:
         return readers[0] if len(readers) == 1 and v not in self.kept else None
 
     def leaf_of(self, ids: Value) -> tuple[str, int] | None:
-        """The item or constant that contains all these integers, if there is one: its range can be checked once."""
+        """The item or constant that contains all these integers, if there is one: `bounds` limits it."""
         root, maker = ids.root, self.makers.get(ids.root)
-        while maker is not None and maker.kind in (Kind.TAKE, Kind.COPY) and maker.inputs[0].dtype.kind in "iu":
+        while (
+            maker is not None
+            and maker.kind in (Kind.TAKE, Kind.COPY)
+            and np.can_cast(maker.inputs[0].dtype, root.dtype)
+        ):
             root = maker.inputs[0].root
             maker = self.makers.get(root)
         return root.source if root.source is not None and root.source[0] in ("item", "const") else None
@@ -210,7 +214,10 @@ class Program:
         return replace(self, ops=tuple(kept[::-1]))
 
     def substituted(self, new: Mapping[Value, Value]) -> Program:
-        """The program with ``new[v]``, a value of the same layout or a view, in place of each ``v``, also in views."""
+        """The program with ``new[v]``, a value of the same layout or a view, in place of each ``v``, also in views.
+
+        Operations whose results are unused are removed.
+        """
         moved: dict[Value, Value] = dict(new)
 
         def now(v: Value) -> Value:
@@ -221,4 +228,4 @@ class Program:
 
         ops = (Op(op.kind, op.name, tuple(map(now, op.inputs)), now(op.out), op.options) for op in self.ops)
         carry_out, outs = (tuple(map(now, values)) for values in (self.carry_out, self.outs))
-        return replace(self, ops=tuple(ops), carry_out=carry_out, outs=outs)
+        return replace(self, carry_out=carry_out, outs=outs).with_ops(ops)

@@ -5,7 +5,8 @@ It runs twice on the same tape, so that bodies that compute something else at ev
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial, partialmethod
 from itertools import repeat
 from typing import Any
@@ -56,7 +57,16 @@ def record(body: Body, carry: Tree, consts: Tree, items: Tree, all_sum: AllSum |
         raise Unrepeatable("the body computes something else at every call")
     carry_out, outs, structures, _ = once
     members = tuple((k,) for k in range(len(carry_in)))
-    return Program((), carry_in, carry_out, const_in, item_in, outs, structures, members).with_ops(tape.ops)
+    program = Program((), carry_in, carry_out, const_in, item_in, outs, structures, members).with_ops(tape.ops)
+    return replace(program, bounds=frozenset(_bounds(program)))
+
+
+def _bounds(program: Program) -> Iterator[tuple[str, int, int]]:
+    """The `Program.bounds` of row numbers, columns and segment ids."""
+    for op in program.ops:
+        leaf = program.leaf_of(op.inputs[-1]) if op.kind in (Kind.TAKE, Kind.ONE_HOT, Kind.SEGMENT_SUM) else None
+        if leaf is not None:
+            yield *leaf, op.inputs[0].shape[op["axis"]] if op.kind is Kind.TAKE else op["n"]
 
 
 def _run(xp: Recorder, body: Body, *given: tuple[Tree, tuple[Value, ...]]) -> tuple[Any, ...]:

@@ -22,8 +22,8 @@ def report(body: Body, carry: Tree, consts: Tree, items: Tree, device: str) -> s
 
 
 def _on_cpu(program: Program) -> str:
+    from mlp_xp_backends.compiler.passes import rewritten
     from mlp_xp_backends.compiler.targets.cpu.memory import plan_memory
-    from mlp_xp_backends.compiler.targets.cpu.run import rewritten
 
     recorded = len(program.ops)
     program = rewritten(program)

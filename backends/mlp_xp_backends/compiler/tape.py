@@ -95,6 +95,10 @@ class Tape:
         given = (*args, *keywords.items())
         return self.emit(Kind.VIEW, name, (x,), make=lambda: view_value(x, f, *args, **keywords), args=given)
 
+    def reshape(self, x: Value, shape: tuple[int, ...]) -> Value:
+        """``x``, which is contiguous, in another shape."""
+        return x if x.shape == shape else self.view("reshape", np.reshape, x, shape)
+
 
 def _elements(x: Array) -> Hashable:
     """Equal for arrays with the same elements; unlike the array itself, it stays the same if the body writes to it."""

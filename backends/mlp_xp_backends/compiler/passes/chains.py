@@ -8,7 +8,7 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -66,59 +66,52 @@ def pays(chain: Chain, size: int) -> bool:
 
 def chains(program: Program) -> Iterator[Chain]:
     """The chains of all updates; no two share an array or an operation."""
-    order = {op: k for k, op in enumerate(program.ops)}
-    slot_of = {v: k for k, v in enumerate(program.carry)}
-    found: list[tuple[set[int], set[Op]]] = []
+    found: list[set[int | Op]] = []
     for k, (before, after) in enumerate(zip(program.carry, program.carry_out, strict=True)):
-        if before is after or before.size == 0:
-            continue
-        slots, ops = _reached(program, k, slot_of, order)
-        for other in [f for f in found if f[0] & slots or f[1] & ops]:
-            found.remove(other)
-            slots, ops = slots | other[0], ops | other[1]
-        if ops:
-            found.append((slots, ops))
-    for slots, ops in found:
-        chain = _checked(program, sorted(slots), sorted(ops, key=order.__getitem__))
-        if chain is not None:
-            yield chain
+        if before is not after and before.size > 0:
+            nodes = _reached(program, k)
+            shared = [other for other in found if other & nodes]
+            found = [*(other for other in found if other not in shared), nodes.union(*shared)]
+    for nodes in found:
+        slots = [k for k in range(len(program.carry)) if k in nodes]
+        ops = [op for op in program.ops if op in nodes]
+        if _is_closed(program, slots, ops):
+            yield _chain(program, slots, ops)
 
 
-def _reached(
-    program: Program, slot: int, slot_of: Mapping[Value, int], order: Mapping[Op, int]
-) -> tuple[set[int], set[Op]]:
-    """The elementwise operations that lead to the new value in ``slot``, and the carried arrays they start from."""
-    after = program.carry_out[slot]
-    slots, ops, todo = {slot}, set(), [after]
+def _reached(program: Program, slot: int) -> set[int | Op]:
+    """The elementwise operations that lead to the new value in ``slot``, and the slots that they start from."""
+    shape, todo = program.carry[slot].shape, [program.carry_out[slot]]
+    nodes: set[int | Op] = {slot}
     while todo:
         v = todo.pop()
         op = program.makers.get(v)
-        if v in slot_of:
-            slots.add(slot_of[v])
-        elif op is not None and op in order and v.shape == after.shape and _is_elementwise(op) and op not in ops:
-            ops.add(op)
-            todo.extend(x for x in op.inputs if not is_number(x, after.shape))
-    return slots, ops
+        if v in program.carry:
+            nodes.add(program.carry.index(v))
+        elif op is not None and op not in nodes and v.shape == shape and _is_elementwise(op):
+            nodes.add(op)
+            todo.extend(x for x in op.inputs if not is_number(x, shape))
+    return nodes
 
 
 def _is_elementwise(op: Op) -> bool:
     """Whether element k of the result depends only on element k of the operands and on numbers."""
     shape = op.out.shape
     whole = all(is_number(v, shape) or (v.shape == shape and v.is_contiguous) for v in op.inputs)
-    return op.kind is Kind.ELEMENTWISE and op.out.shape != () and whole
+    return op.kind is Kind.ELEMENTWISE and shape != () and whole
 
 
-def _checked(program: Program, slots: Sequence[int], ops: Sequence[Op]) -> Chain | None:
-    """The chain, if no operation outside reads its intermediate results."""
+def _is_closed(program: Program, slots: Sequence[int], ops: Sequence[Op]) -> bool:
+    """Whether ``ops`` compute all new values in ``slots``, of one shape, and nothing that is used elsewhere."""
     results = {op.out for op in ops}
     ends = [program.carry_out[k] for k in slots]
     kept = {*program.outs, *(v for k, v in enumerate(program.carry_out) if k not in slots)}
-    if len(set(ends)) < len(ends) or not results.issuperset(ends) or results & kept:
-        return None
-    if any(op not in ops for r in results for op in program.readers.get(r, ())):
-        return None
-    if len({program.carry[k].shape for k in slots}) > 1:
-        return None
+    readers = {op for v in results for op in program.readers.get(v, ())}
+    complete = len(set(ends)) == len(ends) and results.issuperset(ends)
+    return complete and len({v.shape for v in ends}) == 1 and not results & kept and readers.issubset(ops)
+
+
+def _chain(program: Program, slots: Sequence[int], ops: Sequence[Op]) -> Chain:
     names: dict[Value, Any] = {program.carry[k]: ("carry", position) for position, k in enumerate(slots)}
     outside: list[Value] = []
     words: list[Any] = []
@@ -131,4 +124,5 @@ def _checked(program: Program, slots: Sequence[int], ops: Sequence[Op]) -> Chain
         words.append((op.name, op["loop"], op.out.dtype, tuple((names[v], v.dtype) for v in op.inputs)))
         names[op.out] = ("result", len(words))
     numbers = tuple(v for v, name in names.items() if name[0] == "number" and v.shape != ())
-    return Chain(tuple(slots), tuple(ops), tuple(outside), numbers, (*words, tuple(names[end] for end in ends)))
+    ends = tuple(names[program.carry_out[k]] for k in slots)
+    return Chain(tuple(slots), tuple(ops), tuple(outside), numbers, (*words, ends))

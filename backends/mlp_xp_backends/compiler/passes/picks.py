@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
 
 import numpy as np
 
+from mlp_xp_backends.compiler.passes.rewrite import factors, rewrite
 from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
 from mlp_xp_backends.compiler.tape import Tape
 
@@ -17,54 +17,40 @@ LARGE = 4_096
 def picks(program: Program) -> Program:
     """Rewrite ``sum(one_hot * z, axis=-1)`` as ``z`` at the ids, and ``p - one_hot`` as ``p`` minus 1 there.
 
-    Equal if ``z`` is finite and the ids are columns, which `Program.bounds` requires from then on.
+    Equal if ``z`` is finite and the ids are columns, which `Program.bounds` requires.
     """
-    for op in program.ops:
-        if op.kind is Kind.ONE_HOT and prod(op.out.shape[-2:]) >= LARGE:
-            program = _without(program, op)
-    return program
+
+    def rule(tape: Tape, op: Op) -> Value | None:
+        for z, rows in _operands(program, op):
+            hot = program.makers.get(rows)
+            if hot is None or not _can_pick(program, hot, z) or not z.dtype == op.inputs[0].dtype == op.out.dtype:
+                continue
+            places = _places(tape, hot.inputs[0], z.shape[:-1], hot["n"])
+            if op.name == "subtract":
+                return tape.emit(Kind.LESSEN, "", (z, places))
+            flat, places = tape.reshape(z, (z.size,)), tape.reshape(places, op.out.shape)
+            return tape.emit(Kind.TAKE, "", (flat, places), axis=0)
+        return None
+
+    return rewrite(program, rule)
 
 
-def _without(program: Program, hot: Op) -> Program:
-    """The program without these one-hot rows, if every operation on them can be done by id."""
-    (ids,), n, source = hot.inputs, hot["n"], program.leaf_of(hot.inputs[0])
-    new: dict[Op, tuple[Kind, Value]] = {}
-    for op in program.readers.get(hot.out, ()):
-        others = [v for v in op.inputs if v is not hot.out]
-        if len(others) != 1 or not _rows(others[0], hot.out) or op.out.dtype != others[0].dtype:
-            return program
-        if op.name == "subtract" and op.inputs[1] is hot.out:
-            new[op] = (Kind.LESSEN, others[0])
-            continue
-        total = program.only_reader(op.out)
-        last = (len(op.out.shape) - 1,)
-        if op.name != "multiply" or total is None or total.name != "sum" or total.kind is not Kind.REDUCE:
-            return program
-        if total["axes"] != last or total.out.dtype != op.out.dtype:
-            return program
-        new[total] = (Kind.TAKE, others[0])
-    if hot.out in program.kept or source is None or ids.dtype == np.uint64 or not new:
-        return program
-    ops: list[Op] = []
-    for op in program.ops:
-        if op not in new:
-            ops.append(op)
-            continue
-        kind, z = new[op]
-        tape = Tape()
-        places = _places(tape, ids, z.shape[:-1], n)
-        if kind is Kind.TAKE:
-            z = tape.view("reshape", np.reshape, z, (z.size,))
-            places = tape.view("reshape", np.reshape, places, op.out.shape)
-        options = {"axis": 0} if kind is Kind.TAKE else {}
-        ops += [*tape.ops, Op(kind, "", (z, places), op.out, options)]
-    bounds = program.bounds | {(*source, n)}
-    return replace(program, bounds=bounds).with_ops(ops)
+def _operands(program: Program, op: Op) -> tuple[tuple[Value, ...], ...]:
+    """The operands of a difference; those of a product that ``op`` sums over the last axis, in both orders."""
+    if op.name == "subtract":
+        return (op.inputs,)
+    if op.kind is not Kind.REDUCE or op.name != "sum" or op["axes"] != (len(op.inputs[0].shape) - 1,):
+        return ()
+    product = factors(program, op.inputs[0])
+    return (product, product[::-1]) if product else ()
 
 
-def _rows(x: Value, hot: Value) -> bool:
-    """Whether ``x`` is contiguous and has the shape of ``hot``, after any number of leading axes."""
-    return x.is_contiguous and len(x.shape) >= len(hot.shape) and x.shape[len(x.shape) - len(hot.shape) :] == hot.shape
+def _can_pick(program: Program, hot: Op, z: Value) -> bool:
+    """Whether ``hot`` makes large one-hot rows of checked ids; ``z`` has their shape, perhaps after more axes."""
+    if hot.kind is not Kind.ONE_HOT or prod(hot.out.shape[-2:]) < LARGE or hot.inputs[0].dtype == np.uint64:
+        return False
+    alike = z.is_contiguous and z.shape[max(len(z.shape) - len(hot.out.shape), 0) :] == hot.out.shape
+    return alike and program.leaf_of(hot.inputs[0]) is not None
 
 
 def _places(tape: Tape, ids: Value, shape: tuple[int, ...], n: int) -> Value:

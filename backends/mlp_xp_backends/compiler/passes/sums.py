@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
+from mlp_xp_backends.compiler.passes.rewrite import REAL, factors, rewrite
 from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
 from mlp_xp_backends.compiler.tape import Tape
 
-DTYPES = (np.float32, np.float64)
 SHORT = 64
 """Columns up to which rows are summed by products; NumPy is as fast on longer ones."""
 BLOCK = 10_000
@@ -24,39 +22,32 @@ def sums_as_products(program: Program) -> Program:
     matrix alone, so that both give the same bits; sums of vectors are not rewritten, because a stack of vectors looks
     like a matrix.
     """
-    tape, ops, seen = Tape(), [], {}
-    for op in program.ops:
-        known, product = len(tape.ops), _product(program, tape, op)
-        if product is not None:
-            same = product.shape == op.out.shape
-            seen[op.out] = product if same else tape.view("reshape", np.reshape, product, op.out.shape)
-        ops += [op] if product is None else tape.ops[known:]
-    summed = replace(program, ops=tuple(ops)).substituted(seen)
-    return summed.with_ops(summed.ops)  # without the squares
+
+    def rule(tape: Tape, op: Op) -> Value | None:
+        product = _product(program, tape, op) if op.kind is Kind.REDUCE and op.name == "sum" else None
+        return None if product is None else tape.reshape(product, op.out.shape)
+
+    return rewrite(program, rule)
 
 
 def _product(program: Program, tape: Tape, op: Op) -> Value | None:
     """The product that equals this sum, if there is one."""
-    if op.kind is not Kind.REDUCE or op.name != "sum" or op.out.dtype not in DTYPES:
-        return None
     (x,), n = op.inputs, len(op.inputs[0].shape)
-    if n < 2 or x.size == 0 or x.dtype != op.out.dtype:
+    if n < 2 or x.size == 0 or x.dtype != op.out.dtype or x.dtype not in REAL:
         return None
     *stack, rows, columns = x.shape
     if op["axes"] == (n - 2,):
         return _over_rows(tape, x)
     if op["axes"] == (n - 1,) and op["keepdims"] and columns <= SHORT:
         return _matmul(tape, x, tape.constant(np.ones((columns, 1), x.dtype)))
-    factors = _factors(program, x)
-    if op["axes"] != (n - 2, n - 1) or not factors or columns > BLOCK:
+    product = [v for v in factors(program, x) if v.shape == x.shape and v.dtype == x.dtype and v.is_contiguous]
+    if op["axes"] != (n - 2, n - 1) or len(product) != 2 or columns > BLOCK:
         return None
     blocks = next(k for k in range(1, rows + 1) if rows % k == 0 and rows // k * columns <= BLOCK)
     size = rows // blocks * columns
-    row, column = (
-        tape.view("reshape", np.reshape, v, (*stack, blocks, *shape))
-        for v, shape in zip(factors, ((1, size), (size, 1)), strict=True)
-    )
-    sums = tape.view("reshape", np.reshape, _matmul(tape, row, column), (*stack, blocks, 1))
+    shapes = (*stack, blocks, 1, size), (*stack, blocks, size, 1)
+    row, column = (tape.reshape(v, shape) for v, shape in zip(product, shapes, strict=True))
+    sums = tape.reshape(_matmul(tape, row, column), (*stack, blocks, 1))
     return sums if blocks == 1 else _over_rows(tape, sums)
 
 
@@ -66,12 +57,3 @@ def _matmul(tape: Tape, a: Value, b: Value) -> Value:
 
 def _over_rows(tape: Tape, x: Value) -> Value:
     return _matmul(tape, tape.constant(np.ones((1, x.shape[-2]), x.dtype)), x)
-
-
-def _factors(program: Program, x: Value) -> tuple[Value, ...]:
-    """The factors of which ``x`` is the elementwise product and nothing else, both contiguous; none otherwise."""
-    maker = program.makers.get(x)
-    if maker is None or maker.name != "multiply" or program.only_reader(x) is None:
-        return ()
-    alike = all(v.shape == x.shape and v.dtype == x.dtype and v.is_contiguous for v in maker.inputs)
-    return maker.inputs if alike else ()

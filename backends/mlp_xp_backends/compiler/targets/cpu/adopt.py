@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -13,27 +13,22 @@ from mlp_xp_backends.typing import HostArray
 def adopted(
     program: Program, carried: list[HostArray], given: list[HostArray]
 ) -> tuple[list[HostArray], list[HostArray]]:
-    """The leaves of the carry to return, and the program's carried arrays that contain them.
+    """The leaves of the carry to return, and for each carried array of the program one that begins at its address.
 
-    A leaf is copied only if it cannot be written to; packed leaves are views of one array.
+    The leaves of a carried array are copied, as views of one array, only if it cannot be written in their memory.
     """
     crowded = _overlapping(carried, given)
     returned, held = list(carried), []
     for v, after, members in zip(program.carry, program.carry_out, program.members, strict=True):
         arrays = [carried[k] for k in members]
-        if len(members) == 1:
-            (a,), (k,) = arrays, members
-            usable = a.flags.carray and k not in crowded
-            returned[k] = a if usable or (after is v and a.flags.c_contiguous and a.flags.aligned) else a.copy("C")
-            held.append(returned[k])
-            continue
-        long = _packed(arrays)
-        if long is None or crowded.intersection(members):
-            long = np.concatenate([a.reshape(-1) for a in arrays])
+        only_read = after is v and arrays[0].flags.c_contiguous and arrays[0].flags.aligned
+        whole = arrays[0]
+        if not only_read and (crowded.intersection(members) or not _adjacent(arrays)):
+            whole = np.concatenate([a.reshape(-1) for a in arrays])
             stops = np.cumsum([a.size for a in arrays]).tolist()
             for k, a, stop in zip(members, arrays, stops, strict=True):
-                returned[k] = long[stop - a.size : stop].reshape(a.shape)
-        held.append(long)
+                returned[k] = whole[stop - a.size : stop].reshape(a.shape)
+        held.append(whole)
     return returned, held
 
 
@@ -43,11 +38,7 @@ def _overlapping(carried: list[HostArray], given: list[HostArray]) -> set[int]:
     return crowded | {j for j, a in enumerate(carried) if any(np.may_share_memory(a, b) for b in given)}
 
 
-def _packed(arrays: list[HostArray]) -> HostArray | None:
-    """The first of these arrays if the others follow it without gaps in the memory of one array, else `None`."""
-    base, end = arrays[0].base, arrays[0].ctypes.data
-    for a in arrays:
-        if base is None or a.base is not base or not a.flags.carray or a.ctypes.data != end:
-            return None
-        end += a.nbytes
-    return arrays[0]
+def _adjacent(arrays: list[HostArray]) -> bool:
+    """Whether these arrays can be written to and follow one another without gaps in memory."""
+    gapless = all(a.ctypes.data + a.nbytes == b.ctypes.data for a, b in pairwise(arrays))
+    return gapless and all(a.flags.carray for a in arrays)

@@ -10,17 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlp_xp_backends.compiler.passes.sums import SHORT
-from mlp_xp_backends.compiler.program import Kind, Op, Value
+from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
 from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
-from mlp_xp_backends.compiler.targets.cpu.ids import SumById
 from mlp_xp_backends.compiler.targets.cpu.parts import LEAST, MOST, multiplications, parts
 from mlp_xp_backends.compiler.targets.cpu.team import TEAM
 from mlp_xp_backends.typing import HostArray
 
 QUARTERS = 64_000_000
 """Multiplications of a product from which a team computes it in `MOST` parts, otherwise in two."""
-SMALL, INNER = 262_144, 128
-"""Multiplications and columns of ``a`` up to which the products of a stack are one call."""
 ONE = {dtype: np.ones((), dtype) for dtype in LETTER}
 ZERO = {dtype: np.zeros((), dtype) for dtype in LETTER}
 
@@ -28,6 +25,7 @@ ZERO = {dtype: np.zeros((), dtype) for dtype in LETTER}
 class Machine(NamedTuple):
     """The memory, the BLAS and the threads of a program."""
 
+    program: Program
     at: Callable[[Value], HostArray]
     """The array of each value."""
     blas: Blas | None
@@ -35,8 +33,6 @@ class Machine(NamedTuple):
     """The threads of the `Team` to divide work between; 0 if they are those of the BLAS."""
     small: bool
     """Whether all work is done on one core."""
-    checked: frozenset[int]
-    """The items whose row numbers were checked before the loop."""
 
     def same_place(self, x: Value, y: Value) -> bool:
         """Whether two values have the same memory and layout."""
@@ -97,23 +93,10 @@ def _matmul(op: Op, m: Machine) -> list[Call]:
 def _gemm(op: Op, m: Machine) -> list[Call]:
     a, b, alpha, *rest = op.inputs
     out, x, y, scale = m.at(op.out), m.at(a), m.at(b), m.at(alpha)
-    if len(rest) == 2 and _is_sum_of_small(op, m):
-        return [(np.matmul, (x, y, out)), (np.add, (out, m.at(rest[1]), out))]
     beta = m.at(rest[0]) if rest else ZERO[op.out.dtype]
     first = _begun(op, rest[1], m) if rest else []
     found = _products(m, out, x, y, scale, beta)
     return first + (found or [(partial(_gemm_of_numpy, out, x, y), (scale, beta if rest else None))])
-
-
-def _is_sum_of_small(op: Op, m: Machine) -> bool:
-    """Whether this is ``a b + c`` for a stack of small matrices, of which NumPy multiplies all in one call.
-
-    The bits are those of a gemm for each matrix: BLAS adds the finished sum over so few columns of ``a`` to ``c``.
-    """
-    a, b, alpha, beta, c = op.inputs
-    small = prod(op.out.shape[:-2]) > 1 and a.shape[-1] <= INNER and multiplications(a, b) <= SMALL
-    ones = all(s.constant is not None and s.constant == 1 for s in (alpha, beta))
-    return small and ones and not np.may_share_memory(m.at(c), m.at(op.out))
 
 
 def _products(
@@ -179,9 +162,8 @@ def _arg(op: Op, m: Machine) -> list[Call]:
 
 def _take(op: Op, m: Machine) -> list[Call]:
     x, indices = op.inputs
-    source = indices.root.source
-    checked = source is not None and source[0] == "item" and source[1] in m.checked
-    return [(m.at(x).take, (m.at(indices), op["axis"], m.at(op.out), "clip" if checked else "raise"))]
+    unchecked = m.program.leaf_of(indices) is None
+    return [(m.at(x).take, (m.at(indices), op["axis"], m.at(op.out), "raise" if unchecked else "clip"))]
 
 
 def _concat(op: Op, m: Machine) -> list[Call]:
@@ -205,8 +187,23 @@ def _one_hot(op: Op, m: Machine) -> list[Call]:
 
 def _segment_sum(op: Op, m: Machine) -> list[Call]:
     values, ids, out = m.at(op.inputs[0]), m.at(op.inputs[1]), m.at(op.out)
-    ids = np.broadcast_to(ids, values.shape[:-1])
-    return [(SumById(out[k], ids[k], values[k]), ()) for k in np.ndindex(values.shape[:-2])]
+    *stack, n, _ = out.shape
+    first = np.arange(prod(stack)).reshape(*stack, 1) * n  # the row of id 0 of each matrix
+    unchecked = [] if m.program.leaf_of(op.inputs[1]) else [(_require_ids, (ids, n))]
+    return [*unchecked, (_sum_by_id, (out, values, ids, first, np.empty(values.shape, np.intp)))]
+
+
+def _require_ids(ids: HostArray, n: int) -> None:
+    if ids.size and (ids.min() < 0 or ids.max() >= n):
+        raise IndexError(f"segment_sum: ids must be at least 0 and below {n}")
+
+
+def _sum_by_id(out: HostArray, values: HostArray, ids: HostArray, first: HostArray, places: HostArray) -> None:
+    """Add each row of ``values`` to the row ``first + ids`` of ``out``, in order; ``places`` is scratch memory."""
+    rows, columns = np.add(ids, first, dtype=np.intp, casting="unsafe"), np.arange(out.shape[-1])
+    np.add(rows[..., None] * len(columns), columns, out=places)
+    out[...] = 0
+    np.add.at(out.reshape(-1), places.reshape(-1), values.reshape(-1))
 
 
 def _lessen(op: Op, m: Machine) -> list[Call]:

@@ -6,10 +6,10 @@ carried array overwrites the old one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from mlp_xp_backends.compiler.program import Kind, Op, Program, Value, new_value
+from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
 
 
 class Place(NamedTuple):
@@ -33,16 +33,6 @@ class Plan:
     """Sizes in bytes."""
     copies: tuple[int, ...]
     """Positions of the carried arrays to which the new value is copied at the end of a step."""
-
-
-def separate(program: Program) -> Program:
-    """Copy each carried array that is returned as another one, before it is overwritten."""
-    ops, after_all = list(program.ops), list(program.carry_out)
-    for k, (before, after) in enumerate(zip(program.carry, program.carry_out, strict=True)):
-        if after is not before and after.root in program.carry:
-            after_all[k] = new_value(after.shape, after.dtype)
-            ops.append(Op(Kind.COPY, "", (after,), after_all[k]))
-    return replace(program, ops=tuple(ops), carry_out=tuple(after_all))
 
 
 def plan_memory(program: Program) -> Plan:

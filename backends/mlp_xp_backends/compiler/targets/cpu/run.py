@@ -6,48 +6,26 @@ import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from threading import Lock
+from types import SimpleNamespace
 from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 
-from mlp_xp_backends.compiler.passes import (
-    Pass,
-    fused_products,
-    horizontal_fusion,
-    picks,
-    sums_as_products,
-    sums_of_multiples,
-)
-from mlp_xp_backends.compiler.program import Kind, Program, Value
+from mlp_xp_backends.compiler.passes import PASSES, Pass, rewritten
+from mlp_xp_backends.compiler.program import Program, Value
 from mlp_xp_backends.compiler.targets.cpu.adopt import adopted
 from mlp_xp_backends.compiler.targets.cpu.blas import SPLIT, Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.calls import Machine, copied
 from mlp_xp_backends.compiler.targets.cpu.denormals import flushed
-from mlp_xp_backends.compiler.targets.cpu.memory import plan_memory, separate
+from mlp_xp_backends.compiler.targets.cpu.memory import plan_memory
 from mlp_xp_backends.compiler.targets.cpu.parts import MOST
 from mlp_xp_backends.compiler.targets.cpu.shares import largest_product, pays, shared_calls
 from mlp_xp_backends.compiler.targets.cpu.team import TEAM
 from mlp_xp_backends.trees import leaves, unflatten
 from mlp_xp_backends.typing import HostArray, Tree
 
-PASSES: tuple[Pass, ...] = (
-    picks,
-    sums_as_products,
-    fused_products,
-    horizontal_fusion,
-    sums_of_multiples,
-    separate,
-)
-"""The passes in order; only `separate` is required."""
 CACHE_LINE = 64
-
-
-def rewritten(program: Program, passes: Sequence[Pass] = PASSES) -> Program:
-    """The program after all passes."""
-    for rewrite in passes:
-        program = rewrite(program)
-    return program
 
 
 ALIVE: WeakSet[Runner] = WeakSet()
@@ -75,9 +53,6 @@ class Runner:
         self.blas = blas
         self.program = program = rewritten(program, passes)
         self.plan = plan_memory(program)
-        found = _row_numbers(program)
-        self.bounds = program.bounds | {("item", leaf, rows) for leaf, rows in found} | _columns(program)
-        self.checked = frozenset(leaf for leaf, _ in found)
         self.cells = {v: np.empty(v.shape, v.dtype) for v in program.items}
         self.buffers = [_aligned(size) for size in self.plan.buffers]
         self.bound: Any = None
@@ -90,7 +65,7 @@ class Runner:
     def fits(self, consts: Tree, items: Tree) -> bool:
         """Whether all row numbers, columns and segment ids are in range."""
         of = {"item": leaves(items), "const": leaves(consts)}
-        numbers = ((of[kind][k], bound) for kind, k, bound in self.bounds)
+        numbers = ((of[kind][k], bound) for kind, k, bound in self.program.bounds)
         return all(a.size == 0 or (a.min() >= 0 and a.max() < bound) for a, bound in numbers)
 
     def __call__(self, carry: Tree, consts: Tree, items: Tree) -> tuple[Tree, Tree]:
@@ -150,7 +125,8 @@ class Runner:
                 known[v] = _lent(address(v.root) + v.offset, v)
             return known[v]
 
-        machine, program = Machine(at, self.blas, self.threads, self.is_small, self.checked), self.program
+        program = self.program
+        machine = Machine(program, at, self.blas, self.threads, self.is_small)
         self.each: list[Call] = shared_calls(program.ops, machine)
         self.last = [copied(at(program.carry[k]), at(program.carry_out[k])) for k in self.plan.copies]
         self.outs = [at(v) for v in program.outs]
@@ -158,47 +134,15 @@ class Runner:
         return returned
 
 
-class _Lent:
-    """Memory that another object owns."""
-
-    def __init__(self, address: int, v: Value) -> None:
-        self.__array_interface__ = {
-            "data": (address, False),
-            "shape": v.shape,
-            "strides": v.strides,
-            "typestr": v.dtype.str,
-            "version": 3,
-        }
-
-
 def _lent(address: int, v: Value) -> HostArray:
     """An array of the layout of ``v`` at ``address``; it does not keep the memory alive."""
-    return np.asarray(_Lent(address, v))
+    layout = {"shape": v.shape, "strides": v.strides, "typestr": v.dtype.str}
+    return np.asarray(SimpleNamespace(__array_interface__={"data": (address, False), "version": 3, **layout}))
 
 
 def _keys(carried: list[HostArray], given: list[HostArray]) -> list[Any]:
     """The properties of the arrays that the calls depend on: addresses, strides, writability."""
     return [(a.ctypes.data, a.strides, a.flags.writeable) for a in carried] + [a.ctypes.data for a in given]
-
-
-def _row_numbers(program: Program) -> set[tuple[int, int]]:
-    """The items that are row numbers, with the number of rows: they are checked for all steps at once."""
-    found = set()
-    for op in program.ops:
-        source = op.inputs[1].root.source if op.kind is Kind.TAKE else None
-        if source is not None and source[0] == "item":
-            found.add((source[1], op.inputs[0].shape[op["axis"]]))
-    return found
-
-
-def _columns(program: Program) -> set[tuple[str, int, int]]:
-    """The leaves that are columns or segment ids, with the number of columns or segments."""
-    found = set()
-    for op in program.ops:
-        leaf = program.leaf_of(op.inputs[-1]) if op.kind in (Kind.ONE_HOT, Kind.SEGMENT_SUM) else None
-        if leaf is not None:
-            found.add((*leaf, op["n"]))
-    return found
 
 
 def _aligned(size: int) -> HostArray:

@@ -12,6 +12,7 @@ from mlp_xp_backends.compiler.program import Kind, Op, Value
 from mlp_xp_backends.compiler.targets.cuda.access import operand_axes
 from mlp_xp_backends.compiler.targets.cuda.functions import c_type, expression, literal
 from mlp_xp_backends.compiler.targets.cuda.fuse import Graph, Nest
+from mlp_xp_backends.compiler.targets.cuda.lower import is_wide
 from mlp_xp_backends.typing import HostArray
 
 Axes = Sequence[int | None]
@@ -78,7 +79,7 @@ class Elements:
         domain = self.nest.domain
         if not self.nest.folds and along == {a: prod(domain[a + 1 :]) for a in range(len(domain))}:
             return " + ".join([*start, "o"])
-        terms = [f"i{a}" if s == 1 else f"i{a} * {s}" for a, s in along.items()]
+        terms = [f"i{a}" if s == 1 else f"i{a} * {_factor(s, v)}" for a, s in along.items()]
         return " + ".join([*start, *terms]) or "0"
 
     def _constant(self, v: Value, index: Axes) -> str:
@@ -140,11 +141,12 @@ class Elements:
         n, after = x.shape[axis], len(x.shape) - axis - 1
         row = self.operand(op, 1)
         index = [*at[:axis], None, *at[len(at) - after :]] if after else [*at[:axis], None]
-        inside = f"(int)(({row} % {n} + {n}) % {n})" if op.inputs[1].dtype.kind == "i" else f"(int)({row} % {n})"
+        inside = f"({row} % {n} + {n}) % {n}" if op.inputs[1].dtype.kind == "i" else f"{row} % {n}"
+        index_type = "long long" if is_wide(x) else "int"
         stride = x.strides[axis] // x.dtype.itemsize
         root = x.root if x.root.constant is None else x
         wide = [a if m > 1 else None for a, m in zip(index, x.shape, strict=True)]
-        return f"{self.kernel.pointer(root)}[{self.place(x, wide)} + {inside} * {stride}]"
+        return f"{self.kernel.pointer(root)}[{self.place(x, wide)} + ({index_type})({inside}) * {stride}]"
 
     def _segment_sum(self, op: Op, at: Axes, full: bool) -> str:
         """The sum, in order, over the rows whose id is the index of this point; bisection finds them."""
@@ -152,7 +154,7 @@ class Elements:
         rows, name = values.shape[-2], f"v{self.count}"
         lead = [a if m > 1 else None for a, m in zip(at[: n - 2], values.shape[:-2], strict=True)]
         sorted_ids = f"{self.kernel.pointer(order)} + {self.place(order, [*lead[n - len(order.shape) :], None, None])}"
-        stride = values.strides[-2] // values.dtype.itemsize
+        stride = _factor(values.strides[-2] // values.dtype.itemsize, values)
         place = f"{self.place(values, [*lead, None, at[-1]])} + s[{rows} + a] * {stride}"
         wanted = "0" if at[-2] is None else f"i{at[-2]}"
         (self.turn if full or not self.nest.folds else self.lines).append(
@@ -167,7 +169,7 @@ class Elements:
         (ids,), n = op.inputs, len(op.inputs[0].shape)
         rows, row = ids.shape[-1], "0" if at[-1] is None else f"i{at[-1]}"
         others = f"{self.kernel.pointer(ids.root)} + {self.place(ids, [*at[: n - 1], None])}"
-        stride = ids.strides[-1] // ids.dtype.itemsize
+        stride = _factor(ids.strides[-1] // ids.dtype.itemsize, ids)
         place = self.place(op.out, [*at[: n - 1], None, None])
         return (
             f"{{ const {c_type(ids.dtype)}* s = {others}; const int id = (int)s[{row} * {stride}]; int rank = 0; "
@@ -175,6 +177,11 @@ class Elements:
             f"rank += other < id || (other == id && k < {row}); }} "
             f"int* to = {self.kernel.pointer(op.out)} + {place} + rank; to[0] = id; to[{rows}] = {row}; }}"
         )
+
+
+def _factor(stride: int, v: Value) -> str:
+    """A stride in the memory of ``v`` as a factor: with 64 bits if the product needs them."""
+    return f"{stride}LL" if is_wide(v) else str(stride)
 
 
 def _arithmetic(a: HostArray) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
 
@@ -16,8 +16,10 @@ UNROLLED = 8
 """The number of steps in the larger of the two graphs."""
 WORTH = 32
 """The number of steps on the same arrays above which a capture pays; it costs about as much as a few steps."""
+ATTEMPTS = 3
+"""How often a capture is tried, because a thread that synchronizes the device meanwhile invalidates it."""
 CAPTURING = Lock()
-"""Held during a capture: there is one at a time."""
+"""Held during a capture, and by what disturbs one: there is one at a time."""
 
 
 class StepGraphs:
@@ -27,7 +29,7 @@ class StepGraphs:
         stream = cupy.cuda.Stream(non_blocking=True)  # a blocking stream would synchronize with the default stream
         with CAPTURING, _uncollected():
             self.calls = calls(stream.ptr)  # their arguments have to live as long as the graphs
-            self.one, self.many = (_captured(stream, self.calls, n) for n in (1, UNROLLED))
+            self.one, self.many = (_repeated(_captured, stream, self.calls, n) for n in (1, UNROLLED))
 
     def launch(self, steps: int, stream: Any) -> None:
         """Run ``steps`` steps on ``stream``."""
@@ -35,6 +37,14 @@ class StepGraphs:
             self.many.launch(stream)
         for _ in range(steps % UNROLLED):
             self.one.launch(stream)
+
+
+def _repeated(capture: Callable[..., Any], *args: Any) -> Any:
+    """Return the result of the first of several attempts that succeeds. A capture leaves the device unchanged."""
+    for _ in range(ATTEMPTS - 1):
+        with suppress(cupy.cuda.runtime.CUDARuntimeError):
+            return capture(*args)
+    return capture(*args)
 
 
 def _captured(stream: Any, calls: list[Call], steps: int) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import warnings
 from collections.abc import Mapping
-from threading import Lock, get_ident
+from threading import Lock
 from typing import Any
 from weakref import ref
 
@@ -55,7 +55,7 @@ class Plan:
         self.pointers: dict[int, list[int]] = {}
         self.capturable, self.taken = False, 0
         self.graphs: StepGraphs | None = None
-        self.where: tuple[int, int] | None = None
+        self.where: int | None = None
         self.done = cupy.cuda.Event(disable_timing=True)
 
     def fits(self, consts: Tree, items: Tree) -> bool:
@@ -66,8 +66,7 @@ class Plan:
         """Queue the loop over these arrays on the current stream; consumes ``carry``."""
         with self.lock:
             stream = cupy.cuda.get_current_stream()
-            if self.where is not None and self.where[0] != stream.ptr:  # the last call uses the same memory
-                stream.wait_event(self.done)
+            stream.wait_event(self.done)  # the last call uses the same memory, perhaps on another stream
             carried = self._bound(leaves(carry), leaves(consts), stream.ptr)
             stacks = [cupy.ascontiguousarray(a) for a in leaves(items)]
             n = len(stacks[0])
@@ -97,7 +96,7 @@ class Plan:
         """Run ``n`` steps as graphs, or call by call if CUDA cannot capture them, which leaves the device unchanged."""
         try:
             self.graphs = self.graphs or StepGraphs(self._calls)
-        except RuntimeError as error:
+        except Exception as error:  # of CUDA, of cuBLASLt or of its bindings
             warnings.warn(f"the loop runs without CUDA graphs: {error}", stacklevel=7)
             self.capturable = False
             self._steps(n, stream)
@@ -106,8 +105,7 @@ class Plan:
 
     def _bound(self, carried: list[Array], given: list[Array], stream: int) -> list[Array]:
         """Return the carried arrays, copied where necessary, and build the calls for these arrays if they are new."""
-        where = stream, get_ident()
-        if where == self.where and all(a is b() for a, b in zip([*carried, *given], self.bound, strict=True)):
+        if stream == self.where and all(a is b() for a, b in zip([*carried, *given], self.bound, strict=True)):
             return carried
         crowded = _crowded(carried, given)
         ends = self.program.carry_out
@@ -115,7 +113,7 @@ class Plan:
             a if a.flags.c_contiguous and (not inside or after is before) else a.copy()
             for a, inside, before, after in zip(carried, crowded, self.program.carry, ends, strict=True)
         ]
-        self.bound, self.where = [ref(a) for a in (*carried, *given)], where
+        self.bound, self.where = [ref(a) for a in (*carried, *given)], stream
         self.graphs, self.taken = None, 0
         arrays = dict(zip((*self.program.carry, *self.program.consts), (*carried, *given), strict=True))
         arrays |= self.constants
@@ -125,11 +123,20 @@ class Plan:
             return int(arrays[v].data.ptr) if v in arrays else start + self.emitted.offsets[v]
 
         products = {k: product(op, address) for k, launch in enumerate(self.emitted.order) if (op := launch[0].product)}
-        self.capturable = not products or available()
-        self.products = lt_products(products) if available() else products
+        self.capturable, self.products = self._prepared(products)
         self.pointers = {k: [address(v) for v in kernel.arrays] for k, kernel in self.emitted.kernels.items()}
         self.calls = self._calls(stream)
         return carried
+
+    def _prepared(self, products: dict[int, Product]) -> tuple[bool, Mapping[int, Product | LtProduct]]:
+        """Whether a graph can capture the products of a step, and these, by cuBLASLt if it is installed and works."""
+        if not products or not available():
+            return not products, products
+        try:
+            return True, lt_products(products)
+        except Exception as error:  # of CUDA, of cuBLASLt or of its bindings
+            warnings.warn(f"the loop runs without cuBLASLt and CUDA graphs: {error}", stacklevel=7)
+            return False, products
 
     def _calls(self, stream: int) -> list[Call]:
         """The calls of a step on ``stream``."""

@@ -12,7 +12,7 @@ from mlp_xp_backends.compiler.targets.cuda.access import FOLDING, ORDER, POINTWI
 from mlp_xp_backends.compiler.targets.cuda.functions import c_type
 
 LARGEST = 2**31 - 2**20
-"""The size, in elements, from which on an array is too large for kernels, which use 32-bit indices."""
+"""The size, in elements, from which on an array is too large for loops, which have 32-bit indices."""
 
 
 @dataclass(eq=False)
@@ -60,10 +60,11 @@ def lower(program: Program) -> Step:
             op = replace(op, inputs=(op.inputs[0], order.out))
         elif op.kind not in POINTWISE | FOLDING:
             raise Unrecordable(f"{op.kind.name} {op.name} on CUDA")
-        for v in (*op.inputs, op.out):
+        for k, v in enumerate((*op.inputs, op.out)):
             c_type(v.dtype)
-            if v.size == 0 or v.root.size >= LARGEST:
-                raise Unrecordable(f"an array of {v.root.size} elements on CUDA")
+            gathered = op.kind is Kind.TAKE and k == 0
+            if v.size == 0 or (v.size >= LARGEST and not gathered):
+                raise Unrecordable(f"an array of {v.size} elements on CUDA")
         ops.append(op)
     ends = []
     outs = [_dense(v, dense) for v in program.outs]
@@ -83,13 +84,19 @@ def _dense(v: Value, known: dict[Value, Value]) -> Value:
     return known.setdefault(v, replace(new_value(v.shape, v.dtype), constant=v.constant))
 
 
+def is_wide(v: Value) -> bool:
+    """Whether offsets in the memory of ``v`` need 64 bits: a large table, or few elements at large distances."""
+    steps = zip(v.root.shape, v.root.strides, strict=True)
+    return sum((n - 1) * abs(s) for n, s in steps) // v.dtype.itemsize >= LARGEST
+
+
 def multiplies(v: Value) -> bool:
     """Whether cuBLAS can read ``v`` as a stack of matrices: one axis is dense, and the stack has a constant stride."""
     rows, columns = (s // v.dtype.itemsize for s in v.strides[-2:])
     m, n = v.shape[-2:]
     by_rows = (columns == 1 or n == 1) and (rows >= n or m == 1)
     by_columns = (rows == 1 or m == 1) and (columns >= m or n == 1)
-    return (by_rows or by_columns) and stack_stride(v) is not None
+    return (by_rows or by_columns) and max(rows, columns) < LARGEST and stack_stride(v) is not None
 
 
 def stack_stride(v: Value) -> int | None:

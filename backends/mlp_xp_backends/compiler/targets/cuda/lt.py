@@ -13,6 +13,7 @@ from typing import Any
 import cupy
 import numpy as np
 
+from mlp_xp_backends.compiler.targets.cuda.graph import CAPTURING
 from mlp_xp_backends.compiler.targets.cuda.products import Call, Product
 
 WORKSPACE = 32 * 2**20
@@ -95,7 +96,8 @@ class LtProduct:
 
 def lt_products(products: Mapping[int, Product]) -> dict[int, LtProduct]:
     """Convert ``products`` to cuBLASLt. They run one after the other and share one workspace."""
-    made = {k: LtProduct(p) for k, p in products.items()}
+    with CAPTURING:  # cuBLASLt of CUDA 13.3 chooses no algorithm while a stream captures
+        made = {k: LtProduct(p) for k, p in products.items()}
     space = cupy.empty(max((p.workspace for p in made.values()), default=0), np.uint8)
     for p in made.values():
         p.space = space

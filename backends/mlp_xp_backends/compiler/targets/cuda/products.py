@@ -60,11 +60,15 @@ class Product:
         first, second = (a.address, kind, a.leading), (b.address, kind, b.leading)
         zero, out = ctypes.addressof(self.zero), (c.address, kind, c.leading)
         end = (self.compute, cublas.CUBLAS_GEMM_DEFAULT)
-        head = (cupy.cuda.device.get_cublas_handle(), *sizes)
         if self.count == 1:
-            return cublas.gemmEx, (*head, *first, *second, zero, *out, *end), self
+            return _with_handle, (cublas.gemmEx, *sizes, *first, *second, zero, *out, *end), self
         stacks = (*first, a.stride, *second, b.stride, zero, *out, c.stride, self.count)
-        return cublas.gemmStridedBatchedEx, (*head, *stacks, *end), self
+        return _with_handle, (cublas.gemmStridedBatchedEx, *sizes, *stacks, *end), self
+
+
+def _with_handle(f: Callable[..., Any], *args: Any) -> None:
+    """Call ``f`` with the cuBLAS handle of this thread, which CuPy destroys when the thread ends."""
+    f(cupy.cuda.device.get_cublas_handle(), *args)
 
 
 def product(op: Op, address: Address) -> Product:
