@@ -72,7 +72,7 @@ def is_streamed(x: Any) -> bool:
     """Whether ``x`` is a sparse matrix whose rows, in floats, would need too much memory if all were dense at once."""
     if not sparse.issparse(x):
         return False
-    return math.prod(x.shape) * (4 if x.dtype == np.float32 else 8) > DENSE_BYTES
+    return bool(math.prod(x.shape) * (4 if x.dtype == np.float32 else 8) > DENSE_BYTES)
 
 
 def row_weights(sample_weight: Any, x: Any, factors: HostArray | float = 1.0) -> Any:
