@@ -14,7 +14,7 @@ from sklearn.utils.validation import _num_samples
 
 from mlp_xp.data.feed import Batch
 from mlp_xp.nn.step import TrainState, TrainStep
-from mlp_xp.sklearn.arrays import SparseRows, home, to_host
+from mlp_xp.sklearn.arrays import home, is_streamed, to_host
 from mlp_xp.sklearn.base import BaseMLP
 from mlp_xp.sklearn.network import Setting, lists
 from mlp_xp.sklearn.solver import Course, is_over, make_solver, note, warn_of_the_end
@@ -46,6 +46,7 @@ def is_stackable(job: Job) -> bool:
         and not e.warm_start
         and e.group is None
         and set(job.fit_params) <= {"sample_weight"}
+        and not is_streamed(job.x)
         and not getattr(e, "_skl_callbacks", None)
     )
 
@@ -111,8 +112,6 @@ class Pool:
         key = *key, (e.validation_fraction, numbers(e)) if e.early_stopping else "all"
         if key not in self.known:
             data, held = e._split(given, data, None)
-            if isinstance(data.x, SparseRows):
-                raise ValueError("sparse rows that do not fit in memory as dense ones cannot train in a stack")
             self.known[key] = data, held, e._random_state.get_state()
         data, held, state = self.known[key]
         if held is not None:
