@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mlp_xp import Halving
-from mlp_xp.sklearn import BatchedSearchCV, MLPClassifier, MLPRegressor
+from mlp_xp.sklearn import BatchedSearchCV, EnsembleClassifier, MLPClassifier, MLPRegressor
 from mlp_xp.sklearn.jobs import Job
 from mlp_xp.sklearn.stacked import fit_all, start_all, train_all
 
@@ -210,6 +210,14 @@ def test_a_number_of_draws_is_positive(n_iter):
 def test_bad_grids_are_refused_before_training(grid, says):
     with pytest.raises((ValueError, TypeError), match=says):
         BatchedSearchCV(MLP, grid).fit(X, Y)
+
+
+def test_sparse_rows_that_do_not_fit_in_memory_as_dense_ones_train_one_by_one(monkeypatch):
+    sparse = pytest.importorskip("scipy.sparse")
+    monkeypatch.setattr("mlp_xp.sklearn.arrays.DENSE_BYTES", 1000)
+    for x in (sparse.csr_matrix(X), sparse.csr_matrix(10.0 * X).astype(np.int64)):
+        both(MLP, {"alpha": [0.01, 1.0]}, x, cv=3)
+    assert EnsembleClassifier(MLP, 2).fit(sparse.csr_matrix(X), Y).score(X, Y) > 0.3
 
 
 def test_other_estimators_are_fitted_one_by_one():

@@ -81,3 +81,13 @@ def test_a_spread_over_words_has_a_place_for_each():
     np.testing.assert_allclose(errors.lines[0].get_ydata(), np.mean(losses, axis=1))
     low, high = errors.lines[1]
     np.testing.assert_allclose(high.get_ydata() - low.get_ydata(), 2 * np.std(losses, axis=1))
+
+
+def test_a_heat_map_is_empty_where_no_model_was_trained():
+    pytest.importorskip("matplotlib")
+    settings = [{"lr": 0.1, "momentum": 0.5}, {"lr": 0.2, "momentum": 0.9}, {"lr": 1e30, "momentum": 0.9}]
+    models = Sweep(mlp(3, 4, 2), optimizer=SGD(), settings=settings, device="numpy:plain")
+    axes = models.fit(X, Y, max_epochs=4, batch_size=20).plot_heatmap("lr", "momentum").axes[0]
+    shown = {text.get_position(): text.get_text() for text in axes.texts}
+    assert set(shown) == {(0, 0), (1, 1), (2, 1)}
+    assert [position for position, text in shown.items() if text == "diverged"] == [(2, 1)]

@@ -19,7 +19,7 @@ DTYPES = ("float32", "float64")
 class Report:
     """The verdicts on each backend, under the name by which it was requested. Printing a report shows a table.
 
-    >>> report = run(["cpu"])
+    >>> report = Report({}, {"cpu": judge(cases()[0], get_backend("cpu"), "float32")})
     >>> report.ok, sorted(report.as_json())
     (True, ['backends', 'ok', 'results'])
     """

@@ -65,8 +65,14 @@ def as_rows(x: Any) -> Any:
     """Return ``x`` with contiguous rows: dense, or as `SparseRows` if dense rows would need too much memory."""
     if not sparse.issparse(x):
         return np.ascontiguousarray(x)
-    rows = SparseRows(x.tocsr())
-    return x.toarray() if rows.nbytes <= DENSE_BYTES else rows
+    return SparseRows(x.tocsr()) if is_streamed(x) else x.toarray()
+
+
+def is_streamed(x: Any) -> bool:
+    """Whether ``x`` is a sparse matrix whose rows, in floats, would need too much memory if all were dense at once."""
+    if not sparse.issparse(x):
+        return False
+    return bool(math.prod(x.shape) * (4 if x.dtype == np.float32 else 8) > DENSE_BYTES)
 
 
 def row_weights(sample_weight: Any, x: Any, factors: HostArray | float = 1.0) -> Any:

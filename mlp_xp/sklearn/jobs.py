@@ -6,7 +6,6 @@ import copy
 import math
 import time
 from collections.abc import Hashable
-from functools import cached_property
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from sklearn.utils.validation import _num_samples
 
 from mlp_xp.data.feed import Batch
 from mlp_xp.nn.step import TrainState, TrainStep
-from mlp_xp.sklearn.arrays import SparseRows, home, to_host
+from mlp_xp.sklearn.arrays import home, is_streamed, to_host
 from mlp_xp.sklearn.base import BaseMLP
 from mlp_xp.sklearn.network import Setting, lists
 from mlp_xp.sklearn.solver import Course, is_over, make_solver, note, warn_of_the_end
@@ -43,11 +42,12 @@ def is_stackable(job: Job) -> bool:
     e = job.estimator
     return (
         isinstance(e, BaseMLP)
-        and not (isinstance(e.solver, str) and e.solver == "lbfgs")
+        and e.solver != "lbfgs"
         and not e.warm_start
         and e.group is None
         and set(job.fit_params) <= {"sample_weight"}
-        and not getattr(e, "_callbacks", None)
+        and not is_streamed(job.x)
+        and not getattr(e, "_skl_callbacks", None)
     )
 
 
@@ -112,8 +112,6 @@ class Pool:
         key = *key, (e.validation_fraction, numbers(e)) if e.early_stopping else "all"
         if key not in self.known:
             data, held = e._split(given, data, None)
-            if isinstance(data.x, SparseRows):
-                raise ValueError("sparse rows that do not fit in memory as dense ones cannot train in a stack")
             self.known[key] = data, held, e._random_state.get_state()
         data, held, state = self.known[key]
         if held is not None:
@@ -146,7 +144,7 @@ class StackedFit(Fit):
         setting, data, held = pool.split(job)
         self.device: Any = home(job.x) if e.device is None else e.device
         self.network, self.loss, self.dtype = setting[1:]
-        if held is not None and (e.scoring is None or (isinstance(e.scoring, str) and e.scoring == "loss")):
+        if held is not None and e.scoring in (None, "loss"):
             held = held._replace(given=None)  # which only scorers of scikit-learn see
         self.data, self.held = data, held
         e._optimizer = make_solver(e)
@@ -186,8 +184,7 @@ class StackedFit(Fit):
         key = (solver.optimizer, solver.learning_rate, solver.steps) if solver.by_epoch else object()
         if key not in known:
             known[key] = self.course.rates()
-        l2 = self._penalties if self.course.w is ABSENT else self.course.penalties(self.order)
-        return EpochPlan(known[at, self.job.sample, start], known[key], l2)
+        return EpochPlan(known[at, self.job.sample, start], known[key], self.course.penalties(self.order))
 
     def _shuffle(self, at: Hashable, known: dict[Any, Any]) -> None:
         """Shuffle the order of the rows again; fits whose random numbers are the same share those of one of them."""
@@ -200,11 +197,6 @@ class StackedFit(Fit):
     def _own(self, random: Any) -> Any:
         """A generator that no fit of another stack draws from: a copy, or that of the user."""
         return copy.deepcopy(random) if isinstance(self.e.random_state, Integral) else random
-
-    @cached_property
-    def _penalties(self) -> Any:
-        """The penalty of each batch of rows without weights."""
-        return self.course.penalties(np.arange(self.course.rows))
 
     def note(self, loss: float, measured: Any, seconds: float) -> bool:
         """See `Team`."""

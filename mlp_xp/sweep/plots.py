@@ -47,10 +47,10 @@ def heatmap(result: SweepResult, across: str, down: str, column: str) -> Any:
     axes.set_xticks(range(len(columns)), map(_text, columns))
     axes.set_yticks(range(len(rows)), map(_text, rows))
     middle = (np.nanmin(table) + np.nanmax(table)) / 2 if np.isfinite(table).any() else 0.0
-    for a, b in values:  # combinations without a model stay empty
-        i, j = rows.index(b), columns.index(a)
-        text = "diverged" if math.isnan(table[i, j]) else f"{table[i, j]:.3g}"
-        axes.text(j, i, text, ha="center", va="center", color="white" if table[i, j] < middle else "black")
+    for (i, j), value in np.ndenumerate(table):
+        if (columns[j], rows[i]) in values:  # combinations without a model stay empty
+            text = "diverged" if math.isnan(value) else f"{value:.3g}"
+            axes.text(j, i, text, ha="center", va="center", color="white" if value < middle else "black")
     axes.set_xlabel(across)
     axes.set_ylabel(down)
     figure.colorbar(image, label=f"mean {_name(column)}")
