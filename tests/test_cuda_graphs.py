@@ -191,7 +191,7 @@ def test_a_step_that_fails_while_it_is_recorded_leaves_the_stream_usable(backend
     assert float(cupy.arange(4.0).sum()) == 6.0
 
 
-def test_a_capture_that_another_thread_invalidates_is_repeated() -> None:
+def test_a_capture_that_another_thread_invalidates_is_repeated(backend: Any) -> None:
     import cupy
 
     from mlp_xp_backends.compiler.targets.cuda.graph import StepGraphs

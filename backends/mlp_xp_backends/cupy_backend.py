@@ -68,7 +68,7 @@ class CupyBackend(OnDevice):
         return loop
 
     def memory(self) -> Memory:
-        """Free and total bytes of the device, within the limit of CuPy's pool; memory that the pool holds unused is free."""
+        """Free and total bytes of the device, within the limit of CuPy's pool; unused memory of the pool is free."""
         with self._cuda:
             free, total = cupy.cuda.runtime.memGetInfo()
             pool = cupy.get_default_memory_pool()

@@ -187,7 +187,8 @@ class EnsembleRegressor(BaseEnsemble, RegressorMixin, BaseEstimator):  # type: i
     --------
     >>> from sklearn.datasets import make_regression
     >>> X, y = make_regression(100, 4, random_state=0)
-    >>> ensemble = EnsembleRegressor(MLPRegressor((8,), solver="lbfgs"), 3, bootstrap=True, random_state=0).fit(X, y)
+    >>> member = MLPRegressor(hidden_layer_sizes=(8,), solver="lbfgs")
+    >>> ensemble = EnsembleRegressor(member, 3, bootstrap=True, random_state=0).fit(X, y)
     >>> ensemble.predict(X[:2]).shape, ensemble.predict_spread(X[:2]).shape
     ((2,), (2,))
     """
