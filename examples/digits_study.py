@@ -140,7 +140,7 @@ def main(run: Run) -> None:
     print(data.source)
     study = Study(run, data)
     run.result["recipe"] = options.recipe
-    model = mlp_xp.load(options.load, run.backend) if options.load else learn(study)
+    model = mlp_xp.load(options.load, device=run.backend) if options.load else learn(study)
 
     valid, test = model.evaluate(*study.valid), model.evaluate(*data.test)
     run.result |= {**measured("valid", valid), **measured("test", test)}

@@ -252,7 +252,7 @@ def load_model(run: Run) -> Model:
             f"no model {run.options.load}: train one with python examples/language_model.py train "
             f"--save {run.options.load}"
         )
-    return mlp_xp.load(run.options.load, run.backend)
+    return mlp_xp.load(run.options.load, device=run.backend)
 
 
 def evaluate(run: Run) -> None:

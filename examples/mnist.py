@@ -101,7 +101,7 @@ def main(run: Run) -> None:
         data = load_handwritten(options.dataset, rng, options.data_dir)
         training, valid = split(data.train, (11, 1), rng)  # 55,000 and 5,000
     print(data.source)
-    model = mlp_xp.load(options.load, run.backend) if options.load else train(run, data, training, valid)
+    model = mlp_xp.load(options.load, device=run.backend) if options.load else train(run, data, training, valid)
     if options.save:
         model.save(options.save)
 
@@ -128,7 +128,7 @@ def train(run: Run, data: Dataset, training: Split, valid: Split) -> Model:
     options.batch_size = options.batch_size or batch_size
     device = options.device if options.group else run.backend  # with a group, each rank has a GPU of its own
     if options.resume:
-        trainer = Trainer.resume(options.resume, device, group=options.group)
+        trainer = Trainer.resume(options.resume, device=device, group=options.group)
     else:
         trainer = new_trainer(run, data, device)
     sample = len(valid.y)  # training rows whose accuracy is measured after each epoch

@@ -67,7 +67,7 @@ def main(run: Run) -> None:
     print(data.source)
     plane = Plane.around(data.test.x)
 
-    model = mlp_xp.load(options.load, run.backend) if options.load else train(run, data, valid, plane)
+    model = mlp_xp.load(options.load, device=run.backend) if options.load else train(run, data, valid, plane)
     test = model.evaluate(*data.test)
     run.result = {"recipe": options.recipe, **measured("valid", model.evaluate(*valid)), **measured("test", test)}
     print(f"test accuracy {percent(test['accuracy'])}, test loss {test['loss']:.4f}")

@@ -104,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
 def main(run: Run) -> None:
     """Load letters, train or load a model, evaluate, draw."""
     options = run.options
-    model = mlp_xp.load(options.load, run.backend) if options.load else None
+    model = mlp_xp.load(options.load, device=run.backend) if options.load else None
     if model:
         options.seed = model.extra.get("seed", options.seed)  # the split on which the model was trained
     rng = np.random.default_rng(options.seed)

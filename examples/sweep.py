@@ -56,7 +56,7 @@ def main(run: Run) -> None:
     """Run the study of the rate, then the search."""
     best = study(run)
     run.draw("sweep-curves.png", best.plot_curves, "valid_accuracy")
-    run.draw("sweep-rates.png", best.plot_spread, "lr", "valid_accuracy")
+    run.draw("sweep-rates.png", best.plot_spread, "lr", column="valid_accuracy")
     search(run)
 
 

@@ -4,7 +4,6 @@ Examples in docstrings assume these lines:
 
 >>> import numpy as np
 >>> from mlp_xp import *
->>> from mlp_xp_backends.trees import ABSENT
 >>> xp = get_backend("cpu").xp
 """
 
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from mlp_xp.nn.layers import StatefulLayer as StatefulLayer
     from mlp_xp.nn.layers import Tanh as Tanh
     from mlp_xp.nn.layers.base import Spec as Spec
+    from mlp_xp.nn.layers.base import check_width as check_width
     from mlp_xp.nn.losses import AbsoluteError as AbsoluteError
     from mlp_xp.nn.losses import BinaryCrossEntropy as BinaryCrossEntropy
     from mlp_xp.nn.losses import Huber as Huber
@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from mlp_xp_backends import BackendError as BackendError
     from mlp_xp_backends import available_backends as available_backends
     from mlp_xp_backends import get_backend as get_backend
+    from mlp_xp_backends.trees import ABSENT as ABSENT
 
 _HOMES = {
     "data.sources": (
@@ -132,7 +133,10 @@ _HOMES = {
         "StatefulLayer",
         "Tanh",
     ),
-    "nn.layers.base": ("Spec",),
+    "nn.layers.base": (
+        "Spec",
+        "check_width",
+    ),
     "nn.losses": (
         "AbsoluteError",
         "BinaryCrossEntropy",
@@ -191,6 +195,8 @@ _HOMES = {
 _MODULE_OF = {name: f"mlp_xp.{module}" for module, names in _HOMES.items() for name in names} | dict.fromkeys(
     ("BackendError", "available_backends", "get_backend"), "mlp_xp_backends"
 )
+_MODULE_OF["ABSENT"] = "mlp_xp_backends.trees"
+_MODULES = {"metrics": "nn.metrics", "schedules": "nn.schedules", "nn": "nn", "parity": "parity", "sklearn": "sklearn"}
 
 __all__ = sorted([*_MODULE_OF, "metrics", "schedules"])
 __version__ = "0.1.0"
@@ -198,8 +204,8 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its module on first use, so that ``import mlp_xp`` alone imports nothing else."""
-    if name in ("metrics", "schedules"):
-        return import_module(f"mlp_xp.nn.{name}")
+    if name in _MODULES:
+        return import_module(f"mlp_xp.{_MODULES[name]}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'mlp_xp' has no attribute {name!r}")
     value = getattr(import_module(_MODULE_OF[name]), name)

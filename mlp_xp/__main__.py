@@ -15,11 +15,11 @@ from mlp_xp_backends import BackendError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, or 1 if a parity check fails, or 2 if the command cannot run."""
     arguments = _parser().parse_args(argv)
-    if arguments.command == "show":
-        return _show(arguments)
     try:
+        if arguments.command == "show":
+            return _show(arguments)
         return _info() if arguments.command == "info" else _parity(arguments.backends, arguments.json)
-    except (BackendError, OSError) as error:
+    except (BackendError, OSError, MemoryError) as error:
         print(f"python -m mlp_xp {arguments.command}: {error}", file=sys.stderr)
         return 2
 

@@ -7,7 +7,6 @@ an ``np.float64`` hyperparameter would promote float32 arrays.
 from __future__ import annotations
 
 import math
-import operator
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Protocol
 
@@ -63,7 +62,8 @@ class Number(NamedTuple):
             return f"a number in {self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
         if self.low == -math.inf:
             return "a finite number"
-        return f"a finite number {'of at least' if self.ends[0] == '[' else 'above'} {self.low:g}"
+        number = "a number" if self.ends[1] == "]" else "a finite number"
+        return f"{number} {'of at least' if self.ends[0] == '[' else 'above'} {self.low:g}"
 
 
 FINITE = Number()
@@ -88,6 +88,10 @@ class Count(NamedTuple):
         if value < self.least:
             raise ValueError(f"{name} must be {wanted}, not {value}")
         return int(value)
+
+
+check_count = Count()
+"""The rule for sizes and numbers of things."""
 
 
 class Flag:
@@ -157,14 +161,3 @@ def check_set(arrays: Any, wanted: str) -> None:
     """Raise `TypeError` with ``wanted`` unless ``arrays`` are two or three: rows, targets and perhaps weights."""
     if not isinstance(arrays, (tuple, list)) or len(arrays) not in (2, 3):
         raise TypeError(f"{wanted}, not {shown(arrays)}")
-
-
-def check_count(name: str, x: Any) -> int:
-    """Return ``x`` as an integer of at least 1. Raises `TypeError` or `ValueError` otherwise."""
-    try:
-        count = operator.index(x)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, not {shown(x)}") from None
-    if count < 1:
-        raise ValueError(f"{name} must be at least 1, not {count}")
-    return count

@@ -21,6 +21,7 @@ from mlp_xp.files.models import SavedModel, write_model
 from mlp_xp.forward import BATCH, OfBatch, blocks, forward, over_steps, predictions
 from mlp_xp.nn.layers import Chain
 from mlp_xp.nn.losses import Loss
+from mlp_xp.nn.step import check_loss, check_network
 from mlp_xp_backends import Backend, get_backend
 from mlp_xp_backends.memory import to_device, to_host
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
@@ -53,8 +54,13 @@ class Model:
     params: Tree
     state: Tree
     backend: Backend
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict, kw_only=True)
     """Anything that belongs to the model and can be written as JSON, such as class names or a vocabulary."""
+
+    def __post_init__(self) -> None:
+        check_network(self.network)
+        check_loss(self.loss)
+        check_kind("backend", self.backend, ("asarray", "compile"), "get_backend('cpu')")
 
     def __str__(self) -> str:
         return f"{self.network}\nloss {self.loss}, {self.dtype}, {self.backend.name} on {self.backend.device}"
@@ -147,24 +153,24 @@ class Model:
         """``float32`` or ``float64``."""
         return str(leaves(self.params)[0].dtype).rpartition(".")[2]
 
-    def outputs(self, x: Array, batch_size: int = BATCH) -> HostArray:
+    def outputs(self, x: Array, *, batch_size: int = BATCH) -> HostArray:
         """Return the outputs of the last layer (logits), (rows, n_out), on the host. Rows with NaN yield NaN."""
         return self._map(_logits, x, batch_size)
 
-    def predict_proba(self, x: Array, batch_size: int = BATCH) -> HostArray:
+    def predict_proba(self, x: Array, *, batch_size: int = BATCH) -> HostArray:
         """Return the prediction of the loss, (rows, n_out): probabilities, or expected values for a regression.
 
         Rows of ``x`` with NaN yield NaN.
         """
         return self._map(self.loss.output, x, batch_size)
 
-    def predict(self, x: Array, batch_size: int = BATCH) -> HostArray:
+    def predict(self, x: Array, *, batch_size: int = BATCH) -> HostArray:
         """Return classes (rows,), or 0 and 1 (rows, n_out) for a binary loss, or expected values (rows, n_out).
 
         Raises `ValueError` if a row has no class because its outputs are NaN.
         """
         if self.loss.target not in ("class", "binary"):
-            return self.predict_proba(x, batch_size)
+            return self.predict_proba(x, batch_size=batch_size)
         found = self._map(_likeliest if self.loss.target == "class" else _positive, x, batch_size)
         if np.any(found < 0):
             row = int(np.argmax(found < 0) if found.ndim == 1 else np.argmax(np.any(found < 0, axis=1)))
@@ -175,7 +181,7 @@ class Model:
         return found.astype(np.int64)
 
     def evaluate(
-        self, x: Array, y: Array | None = None, sample_weight: Array | None = None, batch_size: int = BATCH
+        self, x: Array, y: Array | None = None, sample_weight: Array | None = None, *, batch_size: int = BATCH
     ) -> dict[str, float]:
         """Return the mean loss per row and the mean of each metric of the loss, such as ``accuracy``.
 
@@ -280,7 +286,7 @@ def _positive(xp: Namespace, z: Array) -> Array:
     return xp.where(z == z, xp.astype(z > 0.0, xp.int32), -1)
 
 
-def load(path: str | Path, device: str | Backend | None = None, known: Iterable[type] = ()) -> Model:
+def load(path: str | Path, *, device: str | Backend | None = None, known: Iterable[type] = ()) -> Model:
     """Load the model in ``path``, the file of a model or a checkpoint, to ``device``.
 
     ``known`` lists the classes of your own layers and losses and, for a checkpoint, of optimizers and schedules.
@@ -293,4 +299,4 @@ def load(path: str | Path, device: str | Backend | None = None, known: Iterable[
     """
     saved, backend = read_model(path, known), as_backend(device)
     params, state = to_device(backend, (saved.params, saved.state))
-    return Model(saved.network, saved.loss, params, state, backend, saved.extra)
+    return Model(saved.network, saved.loss, params, state, backend, extra=saved.extra)

@@ -32,9 +32,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="print a compiled training step: operations, shapes, dtypes and memory plan",
         description="Record a training step of a classifier, compile it and print one line for each operation.",
     )
-    parser.add_argument("network", type=_widths, metavar="784-128-10", help="inputs, hidden units, classes")
+    parser.add_argument("network", type=_widths, metavar="WIDTHS", help="inputs, hidden units, classes: 784-128-10")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam")
-    parser.add_argument("--batch", type=int, default=128, metavar="ROWS")
+    parser.add_argument("--batch", type=_rows, default=128, metavar="ROWS")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda needs neither a GPU nor CuPy")
 
@@ -44,6 +44,12 @@ def _widths(text: str) -> list[int]:
     if len(widths) < 2 or 0 in widths:
         raise argparse.ArgumentTypeError("give two or more widths above 0, such as 784-128-10")
     return widths
+
+
+def _rows(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"give a positive number of rows, not {text}")
+    return int(text)
 
 
 class _Recorder:

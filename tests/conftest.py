@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from mlp_xp.nn.optimizers import Adam
 from mlp_xp_backends import BackendError, get_backend
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.numpy_plain import PlainNumpyBackend
@@ -93,6 +94,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name, wide = values.get("backend"), values.get("dtype") == "float64"
         run = getattr(values.get("case"), "run", False)
         second = "step" in values and values["step"].clip_norm is None  # half of the steps clip
+        second |= "moving" in values and not isinstance(values["optimizer"], Adam)  # a third of the frozen ones
         if name == "jax" or (name == "jax-jit" and (wide or second)) or (run and (wide or name in INTERPRETED)):
             item.add_marker("slow")
 

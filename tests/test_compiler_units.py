@@ -324,6 +324,7 @@ def ill_formed() -> dict[str, Op]:
         "the dtype is": Op(Kind.ARG, "argmax", (a,), new_value((4,), "i"), {"axis": 0, "keepdims": False}),
         "the dtype is ": Op(Kind.SEGMENT_SUM, "", (a, i), new_value((3, 4), "d"), {"n": 3}),
         "the shape is (16": Op(Kind.PACK, "", (a, b), new_value((16,), "f")),
+        "dtypes that differ": Op(Kind.PACK, "", (a, d), new_value((32,), "f")),
         "broadcast": Op(Kind.ELEMENTWISE, "add", (a, long), new_value((4, 4), "f"), loop),
         "broadcast ": Op(Kind.WHERE, "", (a, b, long), new_value((4, 4), "f")),
         "is not cast": Op(Kind.ELEMENTWISE, "add", (a, b), new_value((4, 4), "i"), loop),

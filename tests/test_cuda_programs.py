@@ -248,6 +248,17 @@ def test_integers_wrap_around(cupy_backend: Any, dtype: str) -> None:
     check(cupy_backend, body, (), (x, y), np.zeros(1))
 
 
+def test_signed_and_unsigned_integers_are_compared_as_numbers(cupy_backend: Any) -> None:
+    """NumPy has functions for int64 with uint64; C would convert negative numbers to large ones."""
+    x, y = np.meshgrid(np.array([-(2**63), -1, 0, 5, 2**62]), np.array([0, 5, 2**62, 2**64 - 1], np.uint64))
+
+    def body(xp: Any, carry: Any, consts: Any, item: Any) -> Any:
+        x, y = consts
+        return carry, (xp.less(x, y), xp.greater_equal(x, y), xp.equal(y, x))
+
+    check(cupy_backend, body, (), (x, y), np.zeros(1), plans=False)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(3, 5), (70, 300), (5000, 3), (1, 4000), (2, 40, 33)])
 def test_reductions_of_every_shape(cupy_backend: Any, shape: tuple[int, ...], dtype: str) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import doctest
 import inspect
 from functools import cache
+from importlib import import_module
 
 import numpy as np
 import pytest
 
 import mlp_xp
-from mlp_xp_backends import get_backend
-from mlp_xp_backends.trees import ABSENT
+from mlp_xp_backends import get_backend, trees
 
 NEEDS = {"arrow_batches": "pyarrow"}
 
@@ -19,7 +19,7 @@ NEEDS = {"arrow_batches": "pyarrow"}
 @cache
 def names():
     """The names that examples use without importing them."""
-    return {**public(mlp_xp), "np": np, "xp": get_backend("numpy:plain").xp, "ABSENT": ABSENT}
+    return {**public(mlp_xp), "np": np, "xp": get_backend("numpy:plain").xp, "leaves": trees.leaves}
 
 
 def public(module):
@@ -29,6 +29,7 @@ def public(module):
 
 def examples(thing, given=None):
     """The doctests of a public object and of its members, which may use the names ``given`` without importing them."""
+    thing = thing if hasattr(thing, "__name__") else type(thing)  # ABSENT
     module = inspect.getmodule(thing)
     given = {**names(), **(given or {}), thing.__name__: thing}
     found = doctest.DocTestFinder().find(thing, thing.__name__, module, globs=given)
@@ -53,6 +54,15 @@ def test_every_public_name_has_an_example_that_runs(name, tmp_path, monkeypatch)
     assert inspect.getdoc(thing)
     assert inspect.ismodule(thing) or examples(thing)
     assert not run(thing)
+
+
+@pytest.mark.parametrize(
+    "path", ["files.snapshot.Snapshot", "nn.gradient_check.GradientReport", "training.run.EpochProgress"]
+)
+def test_every_class_of_results_has_an_example_that_runs(path):
+    module, _, name = path.rpartition(".")
+    thing = getattr(import_module(f"mlp_xp.{module}"), name)
+    assert examples(thing) and not run(thing)
 
 
 @pytest.mark.filterwarnings("ignore:.*converge")

@@ -94,7 +94,7 @@ def test_several_seeds_give_median_and_range(capsys: pytest.CaptureFixture[str])
     singles = [report("moons", *options, "--seed", seed)["result"]["test_loss"] for seed in (4, 5, 6)]
     assert found["seeds"]["test_loss"]["values"] == singles and found["test_loss"] == singles[0]
     assert found["seeds"]["test_loss"]["median"] == sorted(singles)[1]
-    assert load("m.safetensors", "cpu").extra == {} and "3 seeds:" in capsys.readouterr().out
+    assert load("m.safetensors", device="cpu").extra == {} and "3 seeds:" in capsys.readouterr().out
     assert run("moons", "--load", "m.safetensors", "--seeds", 2) == 2
     assert "omit --seeds" in capsys.readouterr().err
 
@@ -135,7 +135,7 @@ def test_the_best_epoch_on_the_validation_part_is_the_model_that_is_saved_and_te
     assert found["result"]["valid_loss"] == pytest.approx(best, rel=1e-6)
     assert not any(key.startswith("test") for record in found["epochs"] for key in record)
     test = load_digits(np.random.default_rng(0)).test
-    assert load("model.safetensors", "cpu").evaluate(*test)["accuracy"] == found["result"]["test_accuracy"]
+    assert load("model.safetensors", device="cpu").evaluate(*test)["accuracy"] == found["result"]["test_accuracy"]
 
 
 def test_resume_refuses_what_the_checkpoint_holds(capsys: pytest.CaptureFixture[str]) -> None:

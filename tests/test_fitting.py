@@ -74,8 +74,8 @@ def test_a_history_becomes_a_frame_and_a_figure() -> None:
     [
         ({"monitor": "valid_f1"}, "mode must be 'min' or 'max' for monitor='valid_f1'"),
         ({"mode": "best"}, "mode must be"),
-        ({"patience": 0}, "patience must be at least 1"),
-        ({"min_delta": float("nan")}, "min_delta must be a number from 0, not nan"),
+        ({"patience": 0}, "patience must be a positive integer"),
+        ({"min_delta": float("nan")}, "min_delta must be a finite number of at least 0, not nan"),
         ({"min_delta": -1.0}, "min_delta"),
         ({"monitor": 3}, "name of a column"),
     ],
@@ -261,7 +261,7 @@ def test_fine_tuning_starts_from_the_model_and_keeps_frozen_layers() -> None:
     model = old.model
     same = Trainer.from_model(model)
     np.testing.assert_array_equal(same.predict_proba(X), model.predict_proba(X))
-    trainer = Trainer.from_model(model, Adam(0.01), head=Dense(6, 2), freeze=[0, 2], seed=1)
+    trainer = Trainer.from_model(model, Adam(0.01), head=Dense(6, 2), frozen=[0, 2], seed=1)
     assert trainer.step.frozen == (0, 2)
     trainer.fit(X, Y % 2, max_epochs=2)
     for i, (before, after) in enumerate(zip(model.params, trainer.state.params, strict=True)):
@@ -333,7 +333,7 @@ def test_data_that_are_no_arrays_are_refused(make: Any, message: str) -> None:
 @pytest.mark.parametrize("batch_size", [0, -3, 2.5, "all"])
 def test_batch_sizes_of_evaluation_are_checked(batch_size: Any) -> None:
     model = Trainer(mlp(4, 3), device="cpu").model
-    for call in (lambda: model.evaluate(X, Y, batch_size=batch_size), lambda: model.outputs(X, batch_size)):
+    for call in (lambda: model.evaluate(X, Y, batch_size=batch_size), lambda: model.outputs(X, batch_size=batch_size)):
         with pytest.raises((ValueError, TypeError), match="batch_size must be"):
             call()
 
@@ -343,7 +343,7 @@ def test_batches_of_evaluation_do_not_matter(batch_size: int) -> None:
     model = Trainer(mlp(4, 3), device="cpu", dtype="float64").model
     expected = model.evaluate(X, Y)
     assert model.evaluate(X, Y, batch_size=batch_size) == pytest.approx(expected)
-    np.testing.assert_allclose(model.outputs(X, batch_size), model.outputs(X), rtol=1e-12)
+    np.testing.assert_allclose(model.outputs(X, batch_size=batch_size), model.outputs(X), rtol=1e-12)
 
 
 def test_row_numbers_have_64_bits_where_32_do_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -265,5 +265,5 @@ def test_without_the_backend_of_keras_the_error_says_how_to_choose_another(monke
 @pytest.mark.parametrize("loss", [mlp_xp.SquaredError, "mse"])
 def test_a_loss_of_the_wrong_kind(loss):
     torch = pytest.importorskip("torch")
-    with pytest.raises(TypeError, match=r"loss must be an object such as SquaredError\(\), not"):
+    with pytest.raises(TypeError, match=r"loss must be an object such as SoftmaxCrossEntropy\(\), not"):
         Model.from_torch(torch.nn.Sequential(torch.nn.Linear(3, 2)), loss)

@@ -23,7 +23,7 @@ def test_a_history_is_a_sequence_of_records() -> None:
     assert (history[0], history[-1], history[1:]) == (RECORDS[0], RECORDS[2], RECORDS[1:])
     assert isinstance(history[::2], History) and history[::-1] == RECORDS[::-1]
     for key in (3, -4):
-        with pytest.raises(IndexError, match=f"the history has 3 epochs, so no record {key}"):
+        with pytest.raises(IndexError, match=f"no record at position {key}: the history has 3"):
             history[key]
     with pytest.raises(TypeError, match="unhashable"):
         hash(history)

@@ -171,6 +171,10 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
         mlp_xp.nothing  # noqa: B018
 
 
+def test_packages_are_attributes_before_they_are_imported():
+    loaded_after("import mlp_xp; mlp_xp.nn.Dense, mlp_xp.parity.run, mlp_xp.schedules.OneCycle")
+
+
 def test_type_checkers_and_run_time_see_the_same_names():
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     block = next(n for n in tree.body if isinstance(n, ast.If))

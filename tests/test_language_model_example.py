@@ -80,7 +80,7 @@ def test_training_reports(combine: str, recipe: str) -> None:
     assert {"valid_accuracy", "test_accuracy", "test_loss"} <= set(result)
     assert 0.0 < result["test_loss"] < math.log(250)
     assert len(result["next_words"]) == 3
-    network = mlp_xp.load("word_model.safetensors", "cpu").network
+    network = mlp_xp.load("word_model.safetensors", device="cpu").network
     assert network.width(3) == 250 and network.layers[1].n_in == (48 if combine == "concat" else 16)
 
 
@@ -181,7 +181,7 @@ def test_a_mistake_is_reported_in_one_line(
 
 
 def test_a_vocabulary_is_saved_with_the_model(small_model: Path) -> None:
-    known = module("language_model").vocabulary_of(mlp_xp.load(small_model, "cpu"))
+    known = module("language_model").vocabulary_of(mlp_xp.load(small_model, device="cpu"))
     assert known == Vocabulary(known.words) and {"the", "dog", "sees", "."} <= set(known.words)
 
 

@@ -176,7 +176,7 @@ def test_the_schedule_that_adapts_to_losses_does_not_change_the_rates_of_the_sea
         ({"low": 1.0, "high": 1.0}, "low must be below high, but low=1 and high=1"),
         ({"low": 0.0}, "low must be a finite number above 0"),
         ({"steps": 3}, "steps must be an integer of at least 10"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be a positive integer"),
     ],
 )
 def test_errors(options, message, data):

@@ -92,7 +92,7 @@ def test_evaluation_is_the_weighted_mean_over_rows() -> None:
     hits = z.argmax(axis=1) == y
     for weights in (None, w):
         for batch_size in (1, 7, 60, 1024):
-            found = model.evaluate(z, y, weights, batch_size)
+            found = model.evaluate(z, y, sample_weight=weights, batch_size=batch_size)
             expected = {"loss": np.average(costs, weights=weights), "accuracy": np.average(hits, weights=weights)}
             assert found == pytest.approx(expected)
             assert {type(value) for value in found.values()} == {float}
@@ -102,7 +102,7 @@ def test_evaluation_is_the_weighted_mean_over_rows() -> None:
 def test_processes_that_measure_parts_have_the_mean_of_all_rows(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three parts, one without rows; the data are stored on the device or sent again for each evaluation."""
     model, z = passing(SoftmaxCrossEntropy(), 3), X[:, :3].astype(np.float32)
-    expected, weights = model.evaluate(z, Y, W), []
+    expected, weights = model.evaluate(z, Y, sample_weight=W), []
     monkeypatch.setattr(type(CPU), "memory", lambda self: Memory(free, free))
 
     def total(numbers: Any) -> Any:
@@ -162,7 +162,7 @@ def test_outputs_do_not_depend_on_batches(rows: int) -> None:
     mean, var = model.state[1] if len(model.state[1]) == 2 else (0.0, 1.0)
     expected = ((x @ W + b - mean) / np.sqrt(var + net.layers[1].eps)) @ V + c
     for batch_size in (1024, 100, rows):
-        np.testing.assert_allclose(model.outputs(x, batch_size), expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(model.outputs(x, batch_size=batch_size), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_small_predictions_bind_no_loop_and_large_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_small_predictions_bind_no_loop_and_large_ones_do(monkeypatch: pytest.Mo
     monkeypatch.setattr(mlp_xp.forward, "forward_loop", lambda *args: loops.append(1) or make(*args))
     for rows, batch_size, bound in ((1024, 1024, 0), (1025, 1024, 1), (100, 99, 1), (100, 100, 0), (2000, 2000, 1)):
         loops.clear()
-        model.outputs(np.zeros((rows, 3)), batch_size)
+        model.outputs(np.zeros((rows, 3)), batch_size=batch_size)
         assert len(loops) == bound, (rows, batch_size)
 
 

@@ -138,6 +138,7 @@ def test_a_rank_that_ends_ends_the_job_which_then_resumes(tmp_path: Path, how: s
         np.testing.assert_allclose(found_in(tmp_path)[key], expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_a_checkpoint_of_4_ranks_resumes_on_3_and_then_on_1(tmp_path: Path) -> None:
     for ranks, max_epochs in ((4, 2), (3, 4), (1, 5)):

@@ -22,3 +22,15 @@ def test_widths_that_are_none(widths: str, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit, match="2"):
         main(["show", widths])
     assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", ["0", "-1", "x", "1.5"])
+def test_rows_that_are_none(rows: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["show", "4-3", "--batch", rows])
+    assert f"give a positive number of rows, not {rows}" in capsys.readouterr().err
+
+
+def test_a_step_that_does_not_fit_into_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "4-3", "--batch", "999999999999"]) == 2
+    assert "python -m mlp_xp show: Unable to allocate" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mlp_xp.sklearn import MLPClassifier
+from mlp_xp.sklearn import BatchedSearchCV, MLPClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -63,6 +63,18 @@ def test_every_epoch_is_a_task(solver: str) -> None:
 def test_a_callback_stops_the_fit(solver: str) -> None:
     model = MLPClassifier((8,), solver=solver, max_iter=50, random_state=0).set_callbacks(Recorder(stop_after=4))
     assert model.fit(X, y).n_iter_ == 4
+
+
+def test_a_batched_search_has_callbacks_and_so_have_its_candidates() -> None:
+    recorder, outer = Recorder(), Recorder()
+    model = MLPClassifier((8,), max_iter=6, random_state=0).set_callbacks(recorder)
+    search = BatchedSearchCV(model, {"alpha": [0.1, 1.0]}, cv=2)
+    if hasattr(search, "set_callbacks"):
+        search.set_callbacks(outer)
+    search.fit(X, y)
+    assert recorder.begun.count("fit") == 2 * 2 + 1
+    assert recorder.begun.count("epoch 5") == 2 * 2 + 1
+    assert not hasattr(search, "set_callbacks") or outer.begun == ["fit", "refit-with-best-params"]
 
 
 def test_callbacks_change_nothing() -> None:

@@ -19,6 +19,9 @@ SETTINGS: dict[tuple[type, str], dict[str, Any]] = {
 }
 """Those of ``sklearn.utils._test_common.instance_generator`` for its own classes."""
 
+FEW_EPOCHS = {"check_estimator_sparse_array", "check_estimator_sparse_matrix", "check_estimators_dtypes"}
+"""Checks that fit many times and demand nothing of the scores."""
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning"),
@@ -36,11 +39,19 @@ ENSEMBLES = (
 def checks() -> Iterator[Any]:
     for ensemble in ENSEMBLES:
         for estimator, check in estimator_checks_generator(ensemble):
-            yield pytest.param(estimator, check, id=f"{type(ensemble).__name__}-{check.func.__name__}")
+            name = check.func.__name__
+            settings = {"estimator__max_iter": 10} if name in FEW_EPOCHS else {}
+            yield pytest.param(
+                clone(estimator).set_params(**settings),
+                check,
+                id=f"{type(ensemble).__name__}-{name}",
+                # all that ensembles do by themselves is in their common base
+                marks=[pytest.mark.slow] if isinstance(ensemble, EnsembleRegressor) else [],
+            )
     for cls in (MLPClassifier, MLPRegressor):
         for estimator, check in estimator_checks_generator(cls(max_iter=100)):
             name = check.func.__name__
-            settings = SETTINGS.get((cls, name), {})
+            settings = SETTINGS.get((cls, name), {"max_iter": 10} if name in FEW_EPOCHS else {})
             yield pytest.param(clone(estimator).set_params(**settings), check, id=f"{cls.__name__}-{name}")
 
 

@@ -47,10 +47,10 @@ def test_an_ensemble_is_one_file(tmp_path):
     ):
         path = tmp_path / "ensemble.safetensors"
         ensemble.fit(X, y).save(path)
-        again = type(ensemble).load(path, "cpu")
+        again = type(ensemble).load(path, device="cpu")
         np.testing.assert_array_equal(again.predict(X), ensemble.predict(X))
         np.testing.assert_array_equal(again.predict_spread(X), ensemble.predict_spread(X))
-        assert mlp_xp.load(path, "cpu").params[0].W.shape[0] == ensemble.n_members
+        assert mlp_xp.load(path, device="cpu").params[0].W.shape[0] == ensemble.n_members
 
 
 def test_several_labels_and_several_outputs():

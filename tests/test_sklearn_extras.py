@@ -150,6 +150,30 @@ def test_partial_fit_stops_early() -> None:
     assert np.array_equal(model.partial_fit(X[:180], y[:180], validation_data=data).coefs_[0], before)
 
 
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_early_stopping_may_be_switched_off(method: str) -> None:
+    model = MLPClassifier(**QUICK, early_stopping=True, warm_start=True)
+    model.fit(X[:180], y[:180], validation_data=(X[180:], y[180:])).set_params(early_stopping=False)
+    getattr(model, method)(X, y)
+    assert model.best_loss_ == min(model.loss_curve_[15:])
+
+
+def test_epochs_may_follow_lbfgs() -> None:
+    model = MLPClassifier(**QUICK, solver="lbfgs", warm_start=True).fit(X, y)
+    before = model.loss_
+    model.set_params(solver="adam", learning_rate_init=1e-4).fit(X, y)
+    assert len(model.loss_curve_) == 15 and model.loss_ < before
+
+
+def test_early_stopping_may_be_switched_on() -> None:
+    train, data = (X[:180], y[:180]), (X[180:], y[180:])
+    model = MLPClassifier(**QUICK, learning_rate_init=0.05, warm_start=True).fit(*train, validation_data=data)
+    best = model.best_validation_score_
+    model.set_params(early_stopping=True, learning_rate_init=10.0, max_iter=1).fit(*train, validation_data=data)
+    assert model.validation_scores_[-1] < best
+    assert model.score(*data) == best
+
+
 @pytest.mark.parametrize(
     ("loss", "q"), [("absolute_error", 0.5), ("quantile", 0.5), (Quantile(q=0.9), 0.9), (Quantile(q=0.1), 0.1)]
 )

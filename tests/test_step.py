@@ -399,8 +399,8 @@ def test_frozen_layers_compute_as_in_prediction_and_keep_their_state():
         ((4,), "frozen names layer 4, but the network has 4 layers"),
         ((-1,), "each position in frozen must be an integer of at least 0"),
         ((True,), "each position in frozen must be an integer"),
-        ("0", "frozen must be a tuple of positions"),
-        (0, "frozen must be a tuple of positions"),
+        ("0", "each position in frozen must be"),
+        (0, "frozen must be positions of layers"),
         ((1,), "frozen names layer 1, BatchNorm, which has a state, but the trainable layer 0 is in front"),
     ],
 )

@@ -95,9 +95,9 @@ def test_the_length_of_a_source_is_that_of_its_batches_unless_it_is_given() -> N
     assert BatchSource(Sized(3)).length == 3 and BatchSource(Unsized(3)).length is None
     assert BatchSource(Sized(3), length=2).length == 2 and len(list(BatchSource(Sized(3), length=2))) == 2
     assert BatchSource(lambda: Sized(3)).length is None and len(list(BatchSource(lambda: Sized(3)))) == 3
-    with pytest.raises(ValueError, match=r"len\(\) of the source must be at least 1, not 0"):
+    with pytest.raises(ValueError, match=r"len\(\) of the source must be a positive integer, not 0"):
         BatchSource([])
-    with pytest.raises(ValueError, match="length must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="length must be a positive integer, not 0"):
         BatchSource(Sized(3), length=0)
     source = BatchSource(Sized(3))
     assert as_source(source) is source and as_source(Sized(2)).length == 2
@@ -256,5 +256,5 @@ def test_columns_of_arrow_data_may_serve_twice() -> None:
     for columns in ({"features": ["a", "no"]}, {"sample_weight": "no"}):
         with pytest.raises(ValueError, match="the data have no column 'no'; their columns are a, b, w"):
             arrow_batches(table, "b", **columns)
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+    with pytest.raises(ValueError, match="batch_size must be a positive integer"):
         arrow_batches(table, "b", batch_size=0)

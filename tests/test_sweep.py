@@ -149,17 +149,18 @@ def test_stacks_of_any_size_and_refilled_ones_give_the_same_models(together):
 def test_models_that_read_words(device):
     """Each model has the ids of its own order of rows."""
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 20, (103, 3))
+    rows, models = (100, 2) if device == "jax:cpu" else (103, 3)  # JAX compiles for every number of rows and models
+    x, y = rng.integers(0, 20, (rows, 3)), Y[:rows]
     fit = FIT | {"validation_data": (x[:40], Y[:40])}
 
     def words():
         return Chain(Embedding(20, 5, ids_per_row=3), Dense(15, 8), ReLU(), Dense(8, 3))
 
-    settings, optimizer = [{"lr": 0.1}, {"lr": 0.2, "seed": 1}, {"momentum": 0.5}], SGD(0.1, momentum=0.9)
+    settings, optimizer = [{"lr": 0.1}, {"momentum": 0.5, "seed": 1}, {"lr": 0.2}][:models], SGD(0.1, momentum=0.9)
     sweep = Sweep(words(), optimizer=optimizer, settings=settings, device=device, dtype="float64")
-    result = sweep.fit(x, Y, **fit, together=2)
+    result = sweep.fit(x, y, **fit, together=2)
     for i, setting in enumerate(settings):
-        trainer = sweep_cases.alone(words, setting, optimizer, device, "float64", x, Y, **fit)
+        trainer = sweep_cases.alone(words, setting, optimizer, device, "float64", x, y, **fit)
         same(result, i, trainer, exact=device.startswith("numpy"))
 
 
@@ -434,7 +435,7 @@ def test_distributions_are_drawn_by_the_seed():
         ({"grid": {"lr": [-1.0]}}, ValueError, "lr must be"),
         ({"grid": {"width": [0]}}, ValueError, "width"),
         ({"settings": []}, TypeError, "at least one dict"),
-        ({"distributions": {"lr": [0.1]}, "n": 0}, ValueError, "n must be at least 1"),
+        ({"distributions": {"lr": [0.1]}, "n": 0}, ValueError, "n must be a positive integer"),
     ],
 )
 def test_impossible_settings_are_refused_before_training(arguments, error, says):

@@ -60,12 +60,12 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 CASES = [
-    pytest.param(size, rule, options, marks=[pytest.mark.slow] if (i + j + k) % 2 else [])
+    pytest.param(size, rule, options, marks=[pytest.mark.slow] if (i + j + k) % 3 else [])
     for i, size in enumerate(NETWORKS)
     for j, rule in enumerate(RULES)
     for k, options in enumerate(OPTIONS)
 ]
-"""Every other one by default: each size with each rule, each rule with half of the options."""
+"""Every third one by default: each size with each rule, each rule with each of the options."""
 
 
 def check(build: Any, optimizer: Any, settings: Any, dtype: str = "float32", x: Any = X, y: Any = Y, **fit: Any) -> Any:

@@ -54,7 +54,7 @@ def test_a_heatmap_has_the_mean_over_everything_else(drawn):
 
 
 def test_a_spread_has_every_model_the_mean_and_the_deviation(drawn):
-    axes = drawn.plot_spread("momentum", "loss").axes[0]
+    axes = drawn.plot_spread("momentum", column="loss").axes[0]
     finite = [[r["loss"] for r in drawn.records if r["momentum"] == m and r["lr"] < 1.0] for m in (0.5, 0.9)]
     for line, values in zip(axes.lines, finite, strict=False):
         assert sorted(y for y in line.get_ydata() if not np.isnan(y)) == sorted(values)

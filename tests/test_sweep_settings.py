@@ -45,7 +45,7 @@ def test_pairs_are_row_numbers_or_masks():
     [
         (1, ValueError, "folds must be from 2 to the number of rows, 4, not 1"),
         (5, ValueError, "folds must be from 2 to the number of rows, 4, not 5"),
-        (2.5, TypeError, "folds must be an integer, not 2.5"),
+        (2.5, TypeError, "folds must be a positive integer, not 2.5"),
         ([([0, 1], [2], [3])], TypeError, "pairs of row numbers"),
         ([3, 4], TypeError, "pairs of row numbers"),
         ([([], [1])], ValueError, "at least one row number on each side"),
@@ -133,7 +133,7 @@ def test_a_sweep_shows_the_number_of_its_settings_and_their_parameters():
         (mlp(3, 4, 2), {"widht": 3}, "unknown parameter 'widht'; known are lr, .*, max_epochs, dropout"),
         (lambda width=4: mlp(3, width, 2), {"wdith": 3}, "known are lr, .*, max_epochs, width"),
         (mlp(3, 4, 2), {"seed": "a"}, "seed"),
-        (mlp(3, 4, 2), {"batch_size": 0}, "batch_size must be at least 1"),
+        (mlp(3, 4, 2), {"batch_size": 0}, "batch_size must be a positive integer"),
         (mlp(3, 4, 2), {"class_weight": "equal"}, "class_weight"),
         (Dense, {}, "n_in"),
     ],

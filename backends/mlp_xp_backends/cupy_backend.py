@@ -16,17 +16,17 @@ from mlp_xp_backends.compiler.targets.cuda.launch import target
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.memory import as_host, memory_guard
 from mlp_xp_backends.namespace import CREATION, derived, extras, mapped
-from mlp_xp_backends.protocol import Body, Loop, Memory
+from mlp_xp_backends.protocol import Body, Loop, Memory, OnDevice
 from mlp_xp_backends.typing import Array, HostArray, Tree
 
 STAGED = 64 * 2**20
-"""Bytes up to which what is sent goes through pinned memory: as much as a window of data that is fed has."""
+"""Largest transfer in bytes that goes through pinned memory: the size of a window of streamed data."""
 
 OUTSIDE = ("concat", "reshape", "stack", "take", "where")
 """The other functions that are called outside of loops, where another device may be the current one."""
 
 
-class CupyBackend:
+class CupyBackend(OnDevice):
     """CuPy on the CUDA device with number ``index``."""
 
     name = "cupy"
@@ -39,7 +39,7 @@ class CupyBackend:
         vars(self.xp).update(extras(self.xp))
 
     def asarray(self, x: Array, dtype: str | None = None) -> Array:
-        """``x`` on the device; shares memory with what another library has on it (DLPack)."""
+        """``x`` on the device; an array of another library on this device shares its memory (DLPack)."""
         with self._cuda, memory_guard(self.device, self.memory):
             if _on_gpu(x):
                 x = x if isinstance(x, cupy.ndarray) else cupy.from_dlpack(x)
@@ -68,7 +68,7 @@ class CupyBackend:
         return loop
 
     def memory(self) -> Memory:
-        """Free and total bytes of the device, within the limit of CuPy's pool; what that holds unused is free."""
+        """Free and total bytes of the device, within the limit of CuPy's pool; memory that the pool holds unused is free."""
         with self._cuda:
             free, total = cupy.cuda.runtime.memGetInfo()
             pool = cupy.get_default_memory_pool()
@@ -85,12 +85,12 @@ class CupyBackend:
 
 
 def _on_gpu(x: Array) -> bool:
-    """Whether ``x`` says through DLPack that it lies on a CUDA device (2) or in CUDA managed memory (13)."""
+    """Whether ``x`` says through DLPack that it is on a CUDA device (2) or in CUDA managed memory (13)."""
     return hasattr(x, "__dlpack_device__") and x.__dlpack_device__()[0] in (2, 13)
 
 
 def _from_another_device(x: cupy.ndarray) -> cupy.ndarray:
-    """A copy on the current device, made after what its own device is doing to ``x``, and before what follows there.
+    """A copy on the current device, made after the pending work on ``x`` on its own device and before later work there.
 
     CuPy orders both only in the default stream.
     """

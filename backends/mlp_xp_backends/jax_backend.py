@@ -15,12 +15,12 @@ import numpy as np
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.memory import as_host, host_memory, memory_guard
 from mlp_xp_backends.namespace import derived, extras, mapped, names, over_models
-from mlp_xp_backends.protocol import Body, Loop, Memory
+from mlp_xp_backends.protocol import Body, Loop, Memory, OnDevice
 from mlp_xp_backends.trees import length
 from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
-class JaxBackend:
+class JaxBackend(OnDevice):
     """JAX on ``device``, ``cpu`` or ``cuda:N``.
 
     JAX converts float64 and int64 to 32 bits unless its flag ``jax_enable_x64`` is set. Loops, conversions and the

@@ -35,9 +35,16 @@ def names(base: ModuleType) -> Iterable[str]:
     return (name for name in dir(base) if not name.startswith("_"))
 
 
-def derived(base: ModuleType, **replacements: Any) -> SimpleNamespace:
+class Members(SimpleNamespace):
+    """The functions and constants of a namespace."""
+
+    def __repr__(self) -> str:
+        return f"<namespace of {len(vars(self))} functions and constants>"
+
+
+def derived(base: ModuleType, **replacements: Any) -> Members:
     """The public members of ``base``, looked up once, with ``replacements``."""
-    return SimpleNamespace(**{name: getattr(base, name) for name in names(base)} | replacements)
+    return Members(**{name: getattr(base, name) for name in names(base)} | replacements)
 
 
 def mapped(base: ModuleType, f: Callable[[Callable[..., Any]], Any], only: Iterable[str]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from mlp_xp_backends.compiler.targets.cpu.run import Runner
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.memory import as_host, host_memory, memory_guard
 from mlp_xp_backends.numpy_namespace import xp
-from mlp_xp_backends.protocol import Body, Loop, Memory
+from mlp_xp_backends.protocol import Body, Loop, Memory, OnDevice
 from mlp_xp_backends.typing import Array, HostArray, Namespace, Tree
 
 
-class NumpyBackend:
+class NumpyBackend(OnDevice):
     """NumPy with compiled loops; ``library`` returns the BLAS for their products."""
 
     name = "numpy"

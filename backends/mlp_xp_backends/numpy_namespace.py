@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from mlp_xp_backends.namespace import over_models
+from mlp_xp_backends.namespace import Members, over_models
 from mlp_xp_backends.typing import HostArray
 
 
@@ -30,8 +29,8 @@ def _segment_sum(values: HostArray, ids: HostArray, n: int) -> HostArray:
 segment_sum = over_models(np, _segment_sum)
 
 
-class _Namespace(SimpleNamespace):
-    """NumPy's functions; the submodules that NumPy imports on demand stay unimported until somebody asks for them."""
+class _Namespace(Members):
+    """NumPy's functions; the submodules that NumPy imports on demand stay unimported until they are used."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)

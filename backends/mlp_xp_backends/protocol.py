@@ -88,6 +88,15 @@ class Backend(Protocol):
         """Backends serve as keys of caches."""
 
 
+class OnDevice:
+    """A library on a device: the ``repr`` of backends."""
+
+    device: str
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} on {self.device}>"
+
+
 class Device(NamedTuple):
     """A device that a backend can compute on.
 

@@ -8,11 +8,11 @@ import numpy as np
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.memory import as_host, host_memory, memory_guard
 from mlp_xp_backends.namespace import derived, extras
-from mlp_xp_backends.protocol import Body, Loop, Memory
+from mlp_xp_backends.protocol import Body, Loop, Memory, OnDevice
 from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
-class StrictBackend:
+class StrictBackend(OnDevice):
     """The reference implementation of version 2024.12 of the standard."""
 
     name = "array_api_strict"

@@ -14,12 +14,12 @@ from mlp_xp_backends.groups.base import Group
 from mlp_xp_backends.loop import plain_loop
 from mlp_xp_backends.memory import as_host, host_memory, memory_guard
 from mlp_xp_backends.namespace import CREATION, derived, mapped, over_models
-from mlp_xp_backends.protocol import Body, Loop, Memory
+from mlp_xp_backends.protocol import Body, Loop, Memory, OnDevice
 from mlp_xp_backends.torch_graphs import CAPTURING, GraphLoop, cuda_graph
 from mlp_xp_backends.typing import Array, HostArray, Tree
 
 
-class TorchBackend:
+class TorchBackend(OnDevice):
     """torch on ``device``, ``cpu`` or ``cuda:N``, without autograd: bodies compute their own gradients."""
 
     name = "torch"

@@ -14,7 +14,11 @@ __all__ = ["ABSENT", "Absent", "leaves", "length", "named_leaves", "tree_map", "
 
 
 class Absent(tuple[Any, ...]):
-    """The type of `ABSENT`, its only instance: a node without leaves."""
+    """The type of `ABSENT`, its only instance: a node without leaves.
+
+    >>> leaves((ABSENT, 1, ABSENT))
+    [1]
+    """
 
     __slots__ = ()
     _fields = ()
@@ -31,7 +35,7 @@ class Absent(tuple[Any, ...]):
 
 
 ABSENT: Any = Absent()
-"""The placeholder for an array that a tree does not hold, such as sample weights. Test with ``is ABSENT``."""
+"""The placeholder for an array that a tree does not contain, such as sample weights. Test with ``is ABSENT``."""
 
 
 def _rebuild(node: tuple[Any, ...], children: Iterator[Any]) -> Any:

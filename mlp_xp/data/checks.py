@@ -36,7 +36,12 @@ def on_host(backend: Backend, a: Any, name: str = "x") -> HostArray:
         return frame_to_numpy(a, name)
     if hasattr(a, "__dlpack__") and not isinstance(a, np.ndarray):
         return backend.to_numpy(backend.asarray(a))
-    return np.asarray(a)
+    try:
+        return np.asarray(a)
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
+        raise ValueError(f"the rows of {name} must have equal shapes, but those of {shown(a)} differ") from None
 
 
 def check_inputs(backend: Backend, network: Chain, x: Any, name: str = "x") -> Array:
@@ -48,7 +53,7 @@ def check_inputs(backend: Backend, network: Chain, x: Any, name: str = "x") -> A
     if hasattr(x, "toarray"):
         raise ValueError(f"{name} is a sparse matrix, but the trainer needs dense rows: pass {name}.toarray()")
     if len(x.shape) == 0:
-        raise TypeError(f"{name} must be an array of shape (rows, features), not {shown(x[()])}")
+        raise TypeError(f"{name} must be an array of shape (rows, features), not {shown(x.item())}")
     if len(x.shape) != 2:
         how = f"for one row use {name}[None, :]" if len(x.shape) == 1 else f"use {name}.reshape(len({name}), -1)"
         raise ValueError(f"{name} must have two axes, rows and features, but its shape is {tuple(x.shape)}: {how}")

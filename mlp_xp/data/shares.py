@@ -31,7 +31,7 @@ class Slices(Whole):
 
 @dataclass(frozen=True, eq=False)
 class Shards(Batches):
-    """The rows of one rank with data of its own: rank r has ``counts[r]`` rows and spreads them over all steps.
+    """The rows of a rank that has its own data: rank r has ``counts[r]`` rows and spreads them over all steps.
 
     An epoch takes as many steps as for one data set of all rows, and batches have ``batch_size`` rows, give or take one
     row per rank. ``order`` contains the rank's own row numbers.

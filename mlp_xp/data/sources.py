@@ -46,6 +46,10 @@ class BatchSource:
         self.batches = batches
         self.length = check_count("length", length) if length is not None else _length(batches)
 
+    def __repr__(self) -> str:
+        number = "an unknown number of" if self.length is None else self.length
+        return f"BatchSource of {number} batch{'es' * (self.length != 1)}"
+
     def __iter__(self) -> Iterator[Any]:
         found = self.batches() if callable(self.batches) else self.batches
         if not isinstance(found, Iterable):
@@ -102,9 +106,9 @@ def arrow_batches(
     if isinstance(data, Path):
         data = str(data)
     found = data if isinstance(data, arrow.Dataset) else arrow.dataset(data)
-    targets = [target] if isinstance(target, str) else list(target)
+    targets = _names(target)
     weights = [] if sample_weight is None else [sample_weight]
-    names = [n for n in found.schema.names if n not in (*targets, *weights)] if features is None else list(features)
+    names = [n for n in found.schema.names if n not in (*targets, *weights)] if features is None else _names(features)
     if missing := [n for n in (*names, *targets, *weights) if n not in found.schema.names]:
         raise ValueError(f"the data have no column {missing[0]!r}; their columns are {', '.join(found.schema.names)}")
     frame_to_numpy(found.schema.empty_table().select([*names, *targets, *weights]), "the data")
@@ -122,6 +126,13 @@ def arrow_batches(
             )
 
     return BatchSource(batches, length=-(-rows // size))
+
+
+def _names(columns: str | Sequence[str]) -> list[str]:
+    """The names of one or several columns."""
+    if not isinstance(columns, Iterable):
+        raise TypeError(f"expected the name of a column, or several names, got {shown(columns)}")
+    return [columns] if isinstance(columns, str) else list(columns)
 
 
 def _tables(dataset: Any, columns: list[str], size: int) -> Iterator[Any]:

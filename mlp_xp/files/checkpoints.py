@@ -11,7 +11,7 @@ import numpy as np  # noqa: TID251  files hold host arrays
 from mlp_xp._checks import DTYPE
 from mlp_xp.files import config, container, fields, generators, history, models
 from mlp_xp.files.config import Decoder, check_known
-from mlp_xp.files.container import Content, Entry
+from mlp_xp.files.container import Content, Entry, Json
 from mlp_xp.files.models import (
     SavedModel,
     check_network,
@@ -27,8 +27,6 @@ from mlp_xp.nn.layers.base import Spec
 from mlp_xp.nn.step import TrainState, TrainStep
 from mlp_xp_backends.trees import tree_map
 from mlp_xp_backends.typing import HostArray
-
-Json = Any
 
 
 def write_snapshot(path: str | Path, snapshot: Snapshot) -> None:

@@ -15,11 +15,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np  # noqa: TID251  NumPy scalars among the options
 
 from mlp_xp._checks import shown
+from mlp_xp.files.container import Json
 from mlp_xp.nn import initializers, layers, losses, optimizers, schedules
 from mlp_xp.nn.layers.base import Spec
 from mlp_xp.nn.step import TrainStep
-
-Json = Any
 
 KNOWN: dict[str, type] = {
     name: value

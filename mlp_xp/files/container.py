@@ -25,6 +25,7 @@ from mlp_xp.files.disk import FileError, as_path, check_regular, failed
 from mlp_xp_backends.typing import HostArray
 
 Json = Any
+"""Anything that JSON can express."""
 
 FORMAT = 1
 MAX_INDEX = 4 * 2**20  # bytes; the index of a network of five layers has a few thousand

@@ -105,7 +105,7 @@ def write(path: str | Path, fill: Callable[[Path], Any]) -> None:
 
 
 def _prefix(target: Path) -> str:
-    """The first part of the names of temporary folders for ``target``: short, whatever the length of its own name."""
+    """The first part of the names of temporary folders for ``target``: short even if its own name is long."""
     return f".mlp_xp-{hashlib.sha256(target.name.encode(errors='surrogateescape')).hexdigest()[:16]}."
 
 

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from mlp_xp._checks import Flag, OneOf, Rule, shown
+from mlp_xp.files.container import Json
 from mlp_xp.files.snapshot import Best, Plan
 from mlp_xp_backends.trees import ABSENT
 
-Json = Any
 REQUIRED: Any = object()
 """The default of an entry that has none."""
 MAX_COUNT = 2**53

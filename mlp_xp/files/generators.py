@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np  # noqa: TID251  bit generators run on the host
 
 from mlp_xp._checks import shown
-
-Json = Any
+from mlp_xp.files.container import Json
 
 KINDS: dict[str, Any] = {
     kind.__name__: kind

@@ -10,6 +10,7 @@ from mlp_xp._checks import shown
 from mlp_xp_backends.typing import HostArray
 
 Record = dict[str, float]
+"""The numbers of an epoch, by name."""
 REQUIRED = ("epoch", "loss")
 _MAX_INT = 2**53  # the integers up to here are exact in float64
 

@@ -31,9 +31,20 @@ class Best(NamedTuple):
     params: Tree
     layers: Tree
 
+    def __repr__(self) -> str:
+        return f"<Best: epoch {self.epoch}, {self.monitor} {self.score:g}>"
+
 
 class Snapshot(NamedTuple):
-    """A run between two steps."""
+    """A run between two steps.
+
+    >>> trainer = Trainer(mlp(2, 2), device="cpu")
+    >>> snapshot = trainer.snapshot()
+    >>> snapshot
+    <Snapshot after 0 epochs and 0 steps, float32>
+    >>> Trainer.from_snapshot(snapshot, device="cpu").epoch
+    0
+    """
 
     step: TrainStep
     dtype: str
@@ -56,3 +67,6 @@ class Snapshot(NamedTuple):
     """Whether early stopping ended the run."""
     class_weight: str | list[float] | dict[int, float] | None = None
     """The class weights of the trainer."""
+
+    def __repr__(self) -> str:
+        return f"<Snapshot after {len(self.history)} epochs and {self.position} steps, {self.dtype}>"

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlp_xp._checks import check_kind
 from mlp_xp.model import Model, as_backend
 from mlp_xp.nn.layers import Chain, Layer, Sigmoid, StatefulLayer
 from mlp_xp.nn.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
+from mlp_xp.nn.step import check_loss
 from mlp_xp_backends import Backend
 from mlp_xp_backends.memory import to_device
 from mlp_xp_backends.trees import ABSENT, leaves, tree_map
@@ -50,7 +50,7 @@ def assemble(parts: Sequence[Part | Softmax], loss: Loss | None, device: str | B
     Without ``loss``, the model gets the loss that belongs to the last softmax or sigmoid.
     """
     if loss is not None:
-        check_kind("loss", loss, ("rows", "slope"), "SquaredError()")
+        check_loss(loss)
     last = parts[-1] if parts else None
     if isinstance(last, Softmax):
         loss = SoftmaxCrossEntropy() if loss is None else loss

@@ -30,6 +30,7 @@ from mlp_xp.nn.layers import (
 from mlp_xp.nn.layers.embedding import Table
 from mlp_xp.nn.layers.normalization import Moments, Scale
 from mlp_xp.nn.losses import Loss
+from mlp_xp.nn.step import check_network
 from mlp_xp_backends import Backend
 from mlp_xp_backends.memory import to_host
 from mlp_xp_backends.trees import ABSENT
@@ -62,6 +63,7 @@ def from_torch(
     if isinstance(source, Mapping):
         if network is None:
             raise ValueError("a state dict contains no layers: pass the network, such as network=mlp(784, 300, 10)")
+        check_network(network)
         source = _filled(network, source)
     if not isinstance(source, torch.nn.Sequential):
         raise TypeError(f"expected an nn.Sequential or a state dict, got {type(source).__name__}")

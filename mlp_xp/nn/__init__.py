@@ -21,7 +21,7 @@ from mlp_xp.nn.layers import (
     StatefulLayer,
     Tanh,
 )
-from mlp_xp.nn.layers.base import Spec
+from mlp_xp.nn.layers.base import Spec, check_width
 from mlp_xp.nn.losses import (
     AbsoluteError,
     BinaryCrossEntropy,
@@ -101,5 +101,6 @@ __all__ = [
     "TrainStep",
     "Uniform",
     "check_gradients",
+    "check_width",
     "mlp",
 ]

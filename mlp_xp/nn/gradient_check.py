@@ -8,8 +8,10 @@ from typing import Any, cast
 
 import numpy as np  # noqa: TID251  the reference is NumPy in float64
 
+from mlp_xp._checks import NOT_NEGATIVE, Like, Maybe, check_count
 from mlp_xp.nn.layers import Chain, Layer, StatefulLayer
 from mlp_xp.nn.losses import Loss
+from mlp_xp.nn.step import check_loss, check_network
 from mlp_xp_backends.numpy_namespace import xp
 from mlp_xp_backends.trees import ABSENT, leaves, named_leaves, tree_map, unflatten
 from mlp_xp_backends.typing import HostArray, Tree
@@ -22,6 +24,10 @@ class GradientReport:
     ``g`` is the gradient and ``d`` the vector of central differences ``(L(w + h) - L(w - h)) / 2h`` at the sampled
     entries. If a gradient is far smaller than the others (that of a bias before batch normalization is 0), its error is
     relative to a thousandth of the largest gradient, because the differences cannot resolve more.
+
+    >>> x, y = np.asarray([[0.5, -1.0]]), np.asarray([1])
+    >>> sorted(check_gradients(mlp(2, 3), SoftmaxCrossEntropy(), x, y).errors)
+    ['0.W', '0.b', 'x']
     """
 
     errors: dict[str, float]
@@ -94,10 +100,16 @@ def check_gradients(
     >>> check_gradients(mlp(4, 5, 3), SoftmaxCrossEntropy(), x, y).ok
     True
     """
+    check_network(network)
+    check_loss(loss)
+    rng = Maybe(Like("np.random.default_rng(0)", ("permutation", "standard_normal")))("rng", rng)
     rng = np.random.default_rng(0) if rng is None else rng
+    entries, tolerance = check_count("entries", entries), NOT_NEGATIVE("tolerance", tolerance)
     x, y, w = _checked(network, loss, x, y, sample_weight)
     if params is None:
         params = tree_map(lambda p: p + 0.1 * rng.standard_normal(p.shape), network.init(rng))
+    else:
+        check_params(network, params)
     params = tree_map(lambda p: np.array(p, dtype=np.float64), params)
     state = network.init_state(rng)
     guarded = _guarded(network)
@@ -130,9 +142,13 @@ def check_gradients(
 
 def _checked(network: Chain, loss: Loss, x: Any, y: Any, w: Any) -> tuple[HostArray, HostArray, Any]:
     """Copies of the data, floats in float64. Raises `ValueError` if they do not fit each other or the network."""
-    x, y, w = np.array(x), np.array(y), ABSENT if w is None else np.asarray(w, dtype=np.float64)
-    if x.ndim != 2:
-        raise ValueError(f"x must have two axes, rows and features, but its shape is {x.shape}")
+    x, y, w = np.array(x), np.array(y), ABSENT if w is None else np.array(w)
+    for name, a in (("x", x), ("y", y), ("sample_weight", w)):
+        if a is not ABSENT and a.dtype.kind not in "buif":
+            raise ValueError(f"{name} must be an array of real numbers, but its dtype is {a.dtype}")
+    w = w if w is ABSENT else w.astype(np.float64)
+    if x.ndim != 2 or not len(x):
+        raise ValueError(f"x must have two axes, rows and features, and at least one row, but its shape is {x.shape}")
     for name, a, shape in (("y", y, y.shape[:1]), ("sample_weight", w, np.shape(w))):
         if a is not ABSENT and shape != (len(x),):
             raise ValueError(f"{name} has shape {a.shape}, but x has {len(x)} rows: pass one entry for each row")
@@ -143,6 +159,14 @@ def _checked(network: Chain, loss: Loss, x: Any, y: Any, w: Any) -> tuple[HostAr
     elif y.shape != (len(x), n_out):
         raise ValueError(f"y must have one column for each of the {n_out} outputs, but its shape is {y.shape}")
     return (x.astype(np.float64) if network.first.takes == "floats" else x), y, w
+
+
+def check_params(network: Chain, params: Tree) -> None:
+    """Raise `ValueError` unless ``params`` have the names and shapes of the parameters of ``network``."""
+    initial = network.init(np.random.default_rng(0))
+    given, wanted = ({name: np.shape(p) for name, p in named_leaves(tree).items()} for tree in (params, initial))
+    if given != wanted:
+        raise ValueError(f"params must have the shapes {wanted}, as Chain.init returns them, not {given}")
 
 
 class _Guarded:

@@ -97,7 +97,7 @@ def weight_of_rows(xp: Namespace, cost: Array, rows: int, w: Array) -> Array:
 
 
 def _sum_of_rows(xp: Namespace, w: Array) -> Array:
-    """The sum of each model's weights, (..., rows) to (..., 1), in a form that rounds alike in a stack and alone."""
+    """The sum of each model's weights, (..., rows) to (..., 1), whose rounding does not depend on other models."""
     return xp.expand_dims(xp.sum(w, axis=-1), axis=-1)
 
 

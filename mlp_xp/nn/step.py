@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
@@ -35,6 +35,9 @@ class TrainState(NamedTuple):
     """State of the optimizer, one entry per trainable parameter in the order of ``leaves``."""
     ratio: Tree
     """State of a `LossRatio` schedule, otherwise ``ABSENT``."""
+
+    def __repr__(self) -> str:
+        return f"<TrainState of {len(leaves(self))} arrays>"
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,9 @@ class TrainStep:
     frozen: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        check_network(self.network, self.loss, self.optimizer)
+        check_network(self.network)
+        check_loss(self.loss)
+        check_optimizer(self.optimizer)
         conform(self, l2=NOT_NEGATIVE, clip_norm=Maybe(POSITIVE), max_norm=Maybe(POSITIVE))
         object.__setattr__(self, "frozen", _checked_positions(self.frozen, self.network))
 
@@ -166,25 +171,34 @@ class TrainStep:
         return tuple(ABSENT if i in self.frozen else p for i, p in enumerate(params))
 
 
-def check_network(network: Any, loss: Any, optimizer: Any) -> None:
-    """Raise `TypeError` unless these are a network, a loss and an optimizer."""
+def check_network(network: Any) -> None:
+    """Raise `TypeError` unless this is a network."""
     if not isinstance(network, Chain):
         raise TypeError(f"network must be a Chain of layers, such as mlp(784, 300, 10), not {shown(network)}")
+
+
+def check_loss(loss: Any) -> None:
+    """Raise `TypeError` unless this is a loss."""
     check_kind("loss", loss, ("rows", "slope"), "SoftmaxCrossEntropy()")
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raise `TypeError` unless this is an optimizer."""
     check_kind("optimizer", optimizer, ("init", "rates", "update"), "Adam(0.001)")
 
 
-def _checked_positions(positions: Sequence[int], network: Chain) -> tuple[int, ...]:
+def _checked_positions(frozen: Iterable[int], network: Chain) -> tuple[int, ...]:
     """Positions of layers in ascending order. Raises an error if the layers that remain cannot be trained."""
-    if not isinstance(positions, (tuple, list)):
-        raise TypeError(f"frozen must be a tuple of positions of layers, such as (0, 1), not {positions!r}")
-    checked = tuple(sorted({Count(0)("each position in frozen", i) for i in positions}))
+    if not isinstance(frozen, Iterable):
+        raise TypeError(f"frozen must be positions of layers, such as (0, 1), not {shown(frozen)}")
+    checked = tuple(sorted({Count(0)("each position in frozen", i) for i in frozen}))
     if checked and checked[-1] >= len(network.layers):
         raise ValueError(f"frozen names layer {checked[-1]}, but the network has {len(network.layers)} layers, from 0")
     first = network.first_trainable(checked)
     if first == len(network.layers):
         raise ValueError(
-            f"there are no parameters to train with frozen={checked}: at least one layer that is not frozen needs some"
+            f"there are no parameters to train{f' with frozen={checked}' if checked else ''}: at least one layer "
+            f"{'that is not frozen ' if checked else ''}must have some, such as Dense(784, 10)"
         )
     for i in checked:
         if i > first and _keeps_state(network.layers[i]):

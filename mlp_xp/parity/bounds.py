@@ -77,7 +77,7 @@ class Bounds:
             return self._increase(getattr(np, name), INCREASING[name])
         raise AttributeError(f"xp.{name} has no error bound: add its rule to {__name__}")
 
-    # What is exact
+    # Exact operations
 
     def bounded(self, x: Any) -> Bounded:
         """Return ``x``, a number or an array, with the error of rounding it to ``dtype``."""
@@ -161,7 +161,7 @@ class Bounds:
 
         return moved
 
-    # What rounds
+    # Rounded operations
 
     def rounded(self, value: HostArray, passed: HostArray, roundoffs: Any = 1.0) -> Bounded:
         """``value`` with the propagated bound and its own rounding, given in unit roundoffs."""

@@ -6,7 +6,7 @@ A case is the body of a loop for `Backend.compile` and its input arrays. Each ro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
@@ -68,10 +68,10 @@ class Case:
 
     rows: tuple[str, ...]
     """The names of the entries of the result, which are the rows of the report."""
-    body: Body
-    carry: Tree
-    consts: Tree
-    items: Tree
+    body: Body = field(repr=False)
+    carry: Tree = field(repr=False)
+    consts: Tree = field(repr=False)
+    items: Tree = field(repr=False)
     run: bool = False
     """Whether this is a run of many steps, judged by the parameters at its end."""
 
@@ -255,7 +255,7 @@ def _initial_states() -> Iterator[Case]:
 
 
 def step_case(name: str, step: TrainStep, data: Batch, batch: int, steps: int, models: int = 0, **more: Any) -> Case:
-    """Training steps on ``data`` as the trainer takes them; ``models`` > 0 trains so many models at once."""
+    """Training steps on ``data`` as the trainer takes them; ``models`` > 0 trains that many models at once."""
     rng = np.random.default_rng(7)
     drawn = [
         tree_map(np.asarray, (_drawn(step.network, rng), step.network.init_state(rng))) for _ in range(models or 1)

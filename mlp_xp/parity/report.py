@@ -19,7 +19,7 @@ DTYPES = ("float32", "float64")
 class Report:
     """The verdicts on each backend, under the name by which it was requested. Printing a report shows a table.
 
-    >>> report = run(["cpu"])
+    >>> report = Report({}, {"cpu": judge(cases()[0], get_backend("cpu"), "float32")})
     >>> report.ok, sorted(report.as_json())
     (True, ['backends', 'ok', 'results'])
     """
@@ -73,7 +73,7 @@ class Report:
             yield from _summary(name, verdicts)
 
 
-def run(names: Sequence[str] | None = None, progress: Callable[[str], Any] = lambda line: None) -> Report:
+def run(names: Sequence[str] | None = None, *, progress: Callable[[str], Any] = lambda line: None) -> Report:
     """Judge the backends ``names``, by default all usable ones, on all operations in float32 and float64.
 
     ``progress`` is called with a line of text before each backend. Raises `BackendError` if a backend cannot be used.
@@ -81,6 +81,8 @@ def run(names: Sequence[str] | None = None, progress: Callable[[str], Any] = lam
     >>> run(["cpu"]).ok
     True
     """
+    if isinstance(names, str):
+        raise TypeError(f"expected a list of names, such as [{names!r}], got {names!r}")
     names = names or [status.name for status in available_backends() if status.usable]
     backends = {name: get_backend(name) for name in dict.fromkeys(names)}
     verdicts = {}

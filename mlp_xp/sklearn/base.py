@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -32,8 +32,25 @@ from mlp_xp_backends.trees import tree_map
 from mlp_xp_backends.typing import Array, HostArray
 
 
+class Scores:
+    """The scores and the tags of estimators and ensembles; subclasses define ``_metric``."""
+
+    _metric: Callable[..., Any]
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The accuracy of `predict`, or of a regressor the coefficient of determination (R2)."""
+        return float(self._metric(to_host(y), to_host(self.predict(X)), sample_weight=to_host(sample_weight)))  # type: ignore[attr-defined]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.sparse = True
+        if tags.classifier_tags is not None:
+            tags.classifier_tags.multi_label = True
+        return tags
+
+
 @dataclass(eq=False, repr=False)
-class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-learn has no types
+class BaseMLP(Parameters, Scores, CallbackSupportMixin, Exchange):  # type: ignore[misc]  # scikit-learn has no types
     """The common base of `MLPClassifier` and `MLPRegressor`.
 
     They define ``_encode`` (labels or values to targets of the loss), ``_decide`` (outputs of the
@@ -74,10 +91,6 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
         """Labels or values, (rows,) or (rows, outputs), in the library and on the device of ``X``."""
         return like(X, self._decide(self._predictions(X)))
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The accuracy of `predict`, or of a regressor the coefficient of determination (R2)."""
-        return float(self._metric(to_host(y), to_host(self.predict(X)), sample_weight=to_host(sample_weight)))
-
     def _check_solver(self) -> bool:
         """Raise `AttributeError` if the solver does not train in epochs."""
         if self.solver == "lbfgs":
@@ -95,8 +108,10 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
             has = {"dropout": self.dropout, "validation_data": validation_data is not None, "group": ranks.size > 1}
             if self.solver == "lbfgs" and (refused := [name for name in has if has[name]]):
                 raise ValueError(f"{refused[0]} needs a solver that trains in epochs, such as 'adam', not 'lbfgs'")
+            first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
             given, labels = to_host(X), to_host(y)
-            setting, data = self._prepare(X, given, labels, sample_weight, incremental, ranks)
+            data = self._learn(given, labels, sample_weight, incremental, first)
+            setting = self._begin(X, data, ranks, first)
             with Tasks(self, given, labels, sample_weight, on=not incremental and ranks.rank == 0) as tasks:
                 if self.solver == "lbfgs":
                     fit_lbfgs(self, setting, _part(data), tasks)
@@ -104,14 +119,6 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
                     data, held = self._split(given, data, validation_data)
                     self.stopped_ = fit_stochastic(self, setting, data, held, tasks, incremental, ranks)
             return self._checked()
-
-    def _prepare(
-        self, X: Any, given: Any, labels: Any, sample_weight: Any, incremental: bool, ranks: Ranks
-    ) -> tuple[Setting, Batch]:
-        """Check the data and set the attributes that training starts from."""
-        first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
-        data = self._learn(given, labels, sample_weight, incremental, first)
-        return self._begin(X, data, ranks, first), data
 
     def _learn(self, given: Any, labels: Any, sample_weight: Any, incremental: bool, first: bool) -> Batch:
         """Check the data and set the attributes that describe features and labels."""
@@ -177,10 +184,14 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
         self.n_layers_, self.n_outputs_ = len(self.coefs_) + 1, self.coefs_[-1].shape[1]
         self.out_activation_ = OUT_ACTIVATIONS[self._loss().target]
         if self.solver != "lbfgs":
-            self.loss_curve_: list[float] = []
-            self._no_improvement_count = 0
-            self.best_loss_ = None if self.early_stopping else math.inf
-            self.validation_scores_ = self.best_validation_score_ = self.validation_loss_curve_ = None
+            self._start_records()
+
+    def _start_records(self) -> None:
+        """Set the attributes that record epochs."""
+        self.loss_curve_: list[float] = []
+        self._no_improvement_count = 0
+        self.best_loss_ = None if self.early_stopping else math.inf
+        self.validation_scores_ = self.best_validation_score_ = self.validation_loss_curve_ = None
 
     def _split(self, given: Any, data: Batch, validation_data: Any) -> tuple[Batch, Held | None]:
         """The training rows and the held-out rows."""
@@ -218,13 +229,6 @@ class BaseMLP(Parameters, CallbackSupportMixin, Exchange):  # type: ignore[misc]
         params = tree(network, self.coefs_, self.intercepts_, lambda a: backend.asarray(a, dtype))
         z = predictions(backend, network, params, layer_states(network), x, dtype)
         return self._loss().output(np, z)  # type: ignore[no-any-return]
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        if tags.classifier_tags is not None:
-            tags.classifier_tags.multi_label = True
-        return tags
 
 
 def _part(data: Batch, rows: HostArray | None = None) -> Batch:

@@ -8,14 +8,15 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, RegressorMixin, _fit_context, clone
-from sklearn.utils import check_random_state, get_tags
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mlp_xp._checks import shown
 from mlp_xp.model import Model, load
 from mlp_xp.sklearn.arrays import like, to_host
-from mlp_xp.sklearn.base import BaseMLP
+from mlp_xp.sklearn.base import BaseMLP, Scores
 from mlp_xp.sklearn.estimators import MLPClassifier, MLPRegressor
 from mlp_xp.sklearn.jobs import Job
 from mlp_xp.sklearn.stacked import fit_all
@@ -24,7 +25,7 @@ from mlp_xp_backends.trees import tree_map
 from mlp_xp_backends.typing import Array, HostArray
 
 
-class BaseEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class BaseEnsemble(Scores, MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """The common part of `EnsembleClassifier` and `EnsembleRegressor`."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -80,10 +81,6 @@ class BaseEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # 
     def _one(self, member: Any, X: Any) -> Any:
         return member.predict(X)
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The accuracy of `predict`, or of a regressor the coefficient of determination (R2)."""
-        return float(self._kind._metric(to_host(y), to_host(self.predict(X)), sample_weight=to_host(sample_weight)))
-
     def predict_spread(self, X: Any) -> Array:
         """The standard deviation between the members: of probabilities (rows, classes), or of values."""
         return like(X, self._each(X).std(axis=0))
@@ -97,19 +94,19 @@ class BaseEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # 
             tree_map(lambda *leaves: xp.stack(leaves), *trees)
             for trees in ([m.params for m in models], [m.state for m in models])
         )
-        return Model(first.network, first.loss, params, state, first.backend, first.extra)
+        return Model(first.network, first.loss, params, state, first.backend, extra=first.extra)
 
     def save(self, path: str | Path) -> None:
         """Write all members to one file, which `load` reads."""
         self.to_model().save(path)
 
     @classmethod
-    def load(cls, path: str | Path, device: str | Backend | None = None) -> Self:
+    def load(cls, path: str | Path, *, device: str | Backend | None = None) -> Self:
         """Load the ensemble in a file, which makes the same predictions.
 
         Raises `ValueError` if the file holds a single model.
         """
-        model = load(path, device)
+        model = load(path, device=device)
         W = next(p.W for p in model.params if hasattr(p, "W"))
         if W.ndim < 3:
             raise ValueError(
@@ -120,21 +117,11 @@ class BaseEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]  # 
         members = []
         for i in range(count):
             params, state = (tree_map(lambda a, i=i: a[i], tree) for tree in (model.params, model.state))
-            one = Model(model.network, model.loss, params, state, model.backend, model.extra)
+            one = Model(model.network, model.loss, params, state, model.backend, extra=model.extra)
             members.append(cls._kind.from_model(one))
         ensemble = cls(members[0], count)
         ensemble._adopt(members)
         return ensemble
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        of_estimator = get_tags(self._kind() if self.estimator is None else self.estimator)
-        tags.input_tags.sparse = of_estimator.input_tags.sparse
-        tags.target_tags.multi_output = of_estimator.target_tags.multi_output
-        tags.non_deterministic = of_estimator.non_deterministic
-        if tags.classifier_tags is not None:
-            tags.classifier_tags.multi_label = True
-        return tags
 
 
 class EnsembleClassifier(BaseEnsemble, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -174,7 +161,7 @@ class EnsembleClassifier(BaseEnsemble, ClassifierMixin, BaseEstimator):  # type:
     True
     """
 
-    _kind = MLPClassifier
+    _kind, _metric = MLPClassifier, staticmethod(accuracy_score)
 
     def _one(self, member: Any, X: Any) -> Any:
         return member.predict_proba(X)
@@ -200,12 +187,12 @@ class EnsembleRegressor(BaseEnsemble, RegressorMixin, BaseEstimator):  # type: i
     --------
     >>> from sklearn.datasets import make_regression
     >>> X, y = make_regression(100, 4, random_state=0)
-    >>> ensemble = EnsembleRegressor(MLPRegressor(solver="lbfgs"), 3, bootstrap=True, random_state=0).fit(X, y)
+    >>> ensemble = EnsembleRegressor(MLPRegressor((8,), solver="lbfgs"), 3, bootstrap=True, random_state=0).fit(X, y)
     >>> ensemble.predict(X[:2]).shape, ensemble.predict_spread(X[:2]).shape
     ((2,), (2,))
     """
 
-    _kind = MLPRegressor
+    _kind, _metric = MLPRegressor, staticmethod(r2_score)
 
     def predict(self, X: Any) -> Array:
         """The mean of the members' values, (rows,) or (rows, outputs)."""

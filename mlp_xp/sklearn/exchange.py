@@ -37,7 +37,7 @@ class Exchange(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         state = layer_states(network, np.random.RandomState(0))  # the state of dropout, which predictions do not use
         params, state = to_device(backend, (tree(network, self.coefs_, self.intercepts_, np.asarray), state))
         extra = {"classes": self.classes_.tolist()} if is_classifier(self) else {}
-        return Model(network, PORTABLE.get(self._loss(), self._loss()), params, state, backend, extra)
+        return Model(network, PORTABLE.get(self._loss(), self._loss()), params, state, backend, extra=extra)
 
     def to_onnx(self, path: str | Path) -> None:
         """Write the fitted network to ``path`` as an ONNX file of opset 20; needs the extra ``onnx``.

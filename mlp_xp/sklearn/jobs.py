@@ -6,7 +6,6 @@ import copy
 import math
 import time
 from collections.abc import Hashable
-from functools import cached_property
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -43,12 +42,12 @@ def is_stackable(job: Job) -> bool:
     e = job.estimator
     return (
         isinstance(e, BaseMLP)
-        and not (isinstance(e.solver, str) and e.solver == "lbfgs")
+        and e.solver != "lbfgs"
         and not e.warm_start
         and e.group is None
         and set(job.fit_params) <= {"sample_weight"}
         and not is_streamed(job.x)
-        and not getattr(e, "_callbacks", None)
+        and not getattr(e, "_skl_callbacks", None)
     )
 
 
@@ -145,7 +144,7 @@ class StackedFit(Fit):
         setting, data, held = pool.split(job)
         self.device: Any = home(job.x) if e.device is None else e.device
         self.network, self.loss, self.dtype = setting[1:]
-        if held is not None and (e.scoring is None or (isinstance(e.scoring, str) and e.scoring == "loss")):
+        if held is not None and e.scoring in (None, "loss"):
             held = held._replace(given=None)  # which only scorers of scikit-learn see
         self.data, self.held = data, held
         e._optimizer = make_solver(e)
@@ -185,8 +184,7 @@ class StackedFit(Fit):
         key = (solver.optimizer, solver.learning_rate, solver.steps) if solver.by_epoch else object()
         if key not in known:
             known[key] = self.course.rates()
-        l2 = self._penalties if self.course.w is ABSENT else self.course.penalties(self.order)
-        return EpochPlan(known[at, self.job.sample, start], known[key], l2)
+        return EpochPlan(known[at, self.job.sample, start], known[key], self.course.penalties(self.order))
 
     def _shuffle(self, at: Hashable, known: dict[Any, Any]) -> None:
         """Shuffle the order of the rows again; fits whose random numbers are the same share those of one of them."""
@@ -199,11 +197,6 @@ class StackedFit(Fit):
     def _own(self, random: Any) -> Any:
         """A generator that no fit of another stack draws from: a copy, or that of the user."""
         return copy.deepcopy(random) if isinstance(self.e.random_state, Integral) else random
-
-    @cached_property
-    def _penalties(self) -> Any:
-        """The penalty of each batch of rows without weights."""
-        return self.course.penalties(np.arange(self.course.rows))
 
     def note(self, loss: float, measured: Any, seconds: float) -> bool:
         """See `Team`."""

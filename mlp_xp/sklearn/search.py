@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -114,21 +115,23 @@ class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has n
         self._validate_params()
         candidates = self._candidates()
         X, y = indexable(X, y)
-        given = _check_method_params(X, params=params)
-        routed = self._get_routed_params_for_fit(given)
+        routed = self._get_routed_params_for_fit(_check_method_params(X, params=params))
         cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         splits = list(cv.split(X, y, **routed.splitter.split))
         if not splits:
             raise ValueError("cv yields no folds: nothing would be trained")
-        jobs = Jobs(self.estimator, X, y, splits, routed.estimator.fit)
-        search = _Search(self, candidates, splits, jobs)
-        search.fit(X, y, **params)
+        search = copy.copy(self)  # scores, ranks and the refit are scikit-learn's
+        search._jobs = jobs = Jobs(self.estimator, candidates, X, y, splits, routed.estimator.fit)
+        search.cv, search.estimator = splits, Prefitted(jobs)
+        with joblib.parallel_config(backend="sequential"):
+            BaseSearchCV.fit(search, X, y, **params)
         for name, value in vars(search).items():
             if name.endswith("_"):
                 setattr(self, name, value)
         scorers, _ = self._get_scorers()
         self.scorer_ = getattr(scorers, "_scorers", scorers)
-        search.set_times(self.cv_results_)
+        times = np.array(jobs.seconds).reshape(-1, len(splits))  # scikit-learn's are those of looking up finished fits
+        self.cv_results_["mean_fit_time"], self.cv_results_["std_fit_time"] = times.mean(axis=1), times.std(axis=1)
         return self
 
     def _candidates(self) -> list[dict[str, Any]]:
@@ -143,14 +146,70 @@ class BatchedSearchCV(BaseSearchCV):  # type: ignore[misc]  # scikit-learn has n
         return found
 
     def _run_search(self, evaluate_candidates: Any) -> None:
-        raise NotImplementedError("see fit")
+        jobs, chosen = self._jobs, list(range(len(self._jobs.candidates)))
+        if self.halving is not None and isinstance(self.scoring, (list, tuple, set, dict)):
+            self._metric({})  # before anything is trained
+        started = [pair for candidate in jobs.candidates for pair in jobs.of(candidate)]
+        fits = start_all([job for job, _ in started])
+        if self.error_score == "raise":
+            for fit in fits:
+                fit.refuse()
+        wholes = [whole for _, whole in started]
+        epochs = max((fit.e.max_iter for fit in fits if isinstance(fit, StackedFit)), default=1)
+        rungs = [] if self.halving is None else self.halving.rungs(epochs, len(chosen))
+        for n, until in enumerate([*rungs, None]):
+            k = len(jobs.splits)
+            at = [i * k + fold for i in chosen for fold in range(k)]
+            part = [fits[i] for i in at]
+            with joblib.parallel_config(**jobs.parallel):
+                train_all(part, self.n_jobs, until)
+            jobs.seconds += [fit.seconds for fit in part]
+            jobs.fitted = [(fit, wholes[i]) for i, fit in zip(at, part, strict=True)]
+            more = {"iter": [n] * len(chosen), "n_resources": [until or epochs] * len(chosen)}
+            candidates = [jobs.candidates[i] for i in chosen]
+            if self.halving is None:
+                on_one_core(evaluate_candidates, candidates)
+            else:
+                results = on_one_core(partial(evaluate_candidates, more_results=more), candidates)
+                scores = np.asarray(results[self._metric(results)])[-len(chosen) :]
+                order = np.argsort(np.where(np.isnan(scores), math.inf, -scores), kind="stable")
+                chosen = sorted(chosen[i] for i in order[: math.ceil(len(chosen) / self.halving.factor)])
+        jobs.fitted = None
+
+    def _metric(self, results: dict[str, Any]) -> str:
+        """The column by which candidates are dropped."""
+        several = "mean_test_score" not in results
+        if several and not isinstance(self.refit, str):
+            raise ValueError("halving with several scores needs refit to name the one by which candidates are dropped")
+        return f"mean_test_{self.refit if several else 'score'}"
+
+    @staticmethod
+    def _select_best_index(refit: Any, refit_metric: str, results: Any) -> int:
+        """Select like scikit-learn; with halving, among the candidates of the last rung."""
+        if callable(refit) or "iter" not in results:
+            return int(BaseSearchCV._select_best_index(refit, refit_metric, results))
+        last = np.flatnonzero(np.asarray(results["iter"]) == np.max(results["iter"]))
+        scores = np.asarray(results[f"mean_test_{refit_metric}"])[last]
+        return int(last[0] if np.isnan(scores).all() else last[np.nanargmax(scores)])
 
 
 class Jobs:
     """The fits of candidates on folds; a pipeline's transformers are fitted here, its last step in a stack."""
 
-    def __init__(self, estimator: Any, X: Any, y: Any, splits: Sequence[Any], fit_params: dict[str, Any]) -> None:
-        self.estimator, self.X, self.y, self.splits, self.fit_params = estimator, X, y, splits, fit_params
+    def __init__(
+        self,
+        estimator: Any,
+        candidates: list[dict[str, Any]],
+        X: Any,
+        y: Any,
+        splits: Sequence[Any],
+        fit_params: dict[str, Any],
+    ) -> None:
+        self.estimator, self.candidates, self.splits = estimator, candidates, splits
+        self.X, self.y, self.fit_params = X, y, fit_params
+        self.parallel = dict(zip(("backend", "n_jobs"), joblib.parallel.get_active_backend(), strict=True))
+        self.fitted: Any = []  # fits to score, each with the pipeline around it; `None` when all are scored
+        self.seconds: list[float] = []  # of each fit
         self.parts: dict[int, Any] = {}
         self.fronts: dict[Any, Any] = {}
 
@@ -188,126 +247,31 @@ class Jobs:
         return Job(last, rows, y, {key.removeprefix(f"{name}__"): value for key, value in params.items()})
 
 
-class _Search(BaseSearchCV):  # type: ignore[misc]
-    """scikit-learn's search over fitted estimators: scores, ranks and the refit are scikit-learn's."""
-
-    def __init__(self, owner: BatchedSearchCV, candidates: list[dict[str, Any]], splits: list[Any], jobs: Jobs) -> None:
-        self.store: list[Any] = []
-        super().__init__(
-            Prefitted(owner.estimator, self.store),
-            scoring=owner.scoring,
-            refit=owner.refit,
-            cv=splits,
-            error_score=owner.error_score,
-            return_train_score=owner.return_train_score,
-        )
-        self.owner, self.candidates, self.jobs = owner, candidates, jobs
-        self.seconds: list[float] = []
-
-    def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
-        """Score in this process, because everything is already fitted."""
-        self.parallel = dict(zip(("backend", "n_jobs"), joblib.parallel.get_active_backend(), strict=True))
-        with joblib.parallel_config(backend="sequential"):
-            return super().fit(X, y, **params)
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return no parameters: those of its owner are checked."""
-        return {}
-
-    def _run_search(self, evaluate_candidates: Any) -> None:
-        halving, chosen = self.owner.halving, list(range(len(self.candidates)))
-        if halving is not None and isinstance(self.scoring, (list, tuple, set, dict)):
-            self._metric({})  # before anything is trained
-        started = [pair for candidate in self.candidates for pair in self.jobs.of(candidate)]
-        fits = start_all([job for job, _ in started])
-        if self.error_score == "raise":
-            for fit in fits:
-                fit.refuse()
-        wholes = [whole for _, whole in started]
-        epochs = max((fit.e.max_iter for fit in fits if isinstance(fit, StackedFit)), default=1)
-        rungs = [] if halving is None else halving.rungs(epochs, len(chosen))
-        for n, until in enumerate([*rungs, None]):
-            k = len(self.jobs.splits)
-            at = [i * k + fold for i in chosen for fold in range(k)]
-            part = [fits[i] for i in at]
-            with joblib.parallel_config(**self.parallel):
-                train_all(part, self.owner.n_jobs, until)
-            self.seconds += [fit.seconds for fit in part]
-            self.store[:] = [(fit, wholes[i]) for i, fit in zip(at, part, strict=True)]
-            more = {"iter": [n] * len(chosen), "n_resources": [until or epochs] * len(chosen)}
-            candidates = [self.candidates[i] for i in chosen]
-            if halving is None:
-                on_one_core(evaluate_candidates, candidates)
-            else:
-                results = on_one_core(partial(evaluate_candidates, more_results=more), candidates)
-                scores = np.asarray(results[self._metric(results)])[-len(chosen) :]
-                order = np.argsort(np.where(np.isnan(scores), math.inf, -scores), kind="stable")
-                chosen = sorted(chosen[i] for i in order[: math.ceil(len(chosen) / halving.factor)])
-
-    def _metric(self, results: dict[str, Any]) -> str:
-        """The column by which candidates are dropped."""
-        several = "mean_test_score" not in results
-        if several and not isinstance(self.refit, str):
-            raise ValueError("halving with several scores needs refit to name the one by which candidates are dropped")
-        return f"mean_test_{self.refit if several else 'score'}"
-
-    def _select_best_index(self, refit: Any, refit_metric: str, results: Any) -> int:
-        """Select like scikit-learn; with halving, among the candidates of the last rung."""
-        if callable(refit) or "iter" not in results:
-            return int(BaseSearchCV._select_best_index(refit, refit_metric, results))
-        last = np.flatnonzero(np.asarray(results["iter"]) == np.max(results["iter"]))
-        scores = np.asarray(results[f"mean_test_{refit_metric}"])[last]
-        return int(last[0] if np.isnan(scores).all() else last[np.nanargmax(scores)])
-
-    def set_times(self, results: dict[str, Any]) -> None:
-        """Replace the measured fit times, which are those of looking up finished fits."""
-        times = np.array(self.seconds).reshape(-1, len(self.jobs.splits))
-        results["mean_fit_time"], results["std_fit_time"] = times.mean(axis=1), times.std(axis=1)
-
-
 class Prefitted:
-    """A stand-in for an estimator in scikit-learn's search: `fit` takes the next fitted one from a list.
+    """A stand-in for an estimator in scikit-learn's search: `fit` takes the next fitted one and becomes it.
 
-    When the list is empty, as in the refit, it fits the estimator itself. In both cases it becomes that estimator, so
-    that scorers can test its type and index a pipeline.
+    So scorers can test its type and index a pipeline. When all are scored, clones are those of the estimator itself.
     """
 
-    def __init__(self, estimator: Any, store: list[Any]) -> None:
-        self.estimator, self.store = estimator, store
-        self.params: dict[str, Any] = {}
+    def __init__(self, jobs: Jobs) -> None:
+        self.jobs = jobs
 
-    def __sklearn_clone__(self) -> Prefitted:
-        return Prefitted(self.estimator, self.store)
-
-    def __sklearn_tags__(self) -> Any:
-        return self.estimator.__sklearn_tags__()
+    def __sklearn_clone__(self) -> Any:
+        return clone(self.jobs.estimator) if self.jobs.fitted is None else Prefitted(self.jobs)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("estimator", "store"):
-            raise AttributeError(name)
-        return getattr(self.estimator, name)
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The parameters of the estimator."""
-        return {**self.estimator.get_params(deep), **self.params}
+        return getattr(vars(self)["jobs"].estimator, name)
 
     def set_params(self, **params: Any) -> Prefitted:
-        """Keep the parameters for `fit`."""
-        self.params = params
+        """Do nothing: the next fitted estimator has these parameters."""
         return self
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Prefitted:
-        """Take the next fitted estimator, or raise the exception of its fit."""
-        if self.store:
-            fit, whole = self.store.pop(0)
-            fitted = fit.result()
-            if whole is not None:
-                whole.steps[-1] = (whole.steps[-1][0], fitted)
-                fitted = whole
-        else:
-            fresh = clone(self.estimator).set_params(**clone(self.params, safe=False))
-            fitted = fresh.fit(X, y, **params)
-        del self.estimator, self.store, self.params
-        self.__class__ = type(fitted)
-        vars(self).update(vars(fitted))
+        """Become the next fitted estimator, or raise the exception of its fit."""
+        fit, whole = self.jobs.fitted.pop(0)
+        fitted = fit.result()
+        if whole is not None:
+            whole.steps[-1] = (whole.steps[-1][0], fitted)
+            fitted = whole
+        self.__class__, self.__dict__ = type(fitted), vars(fitted)
         return self

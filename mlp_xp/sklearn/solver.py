@@ -9,25 +9,27 @@ from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network._stochastic_optimizers import SGDOptimizer
 
 from mlp_xp._checks import check_kind
 from mlp_xp.nn.optimizers import SGD, Adam, AdamW, Optimizer, Rates
 from mlp_xp.nn.schedules import ConstantRate, InverseScaling, Moment, Schedule, as_schedule
-from mlp_xp.training.epoch import batch_weights, rate_table, step_count
+from mlp_xp.training.epoch import batch_weights, rate_table
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray, Tree
 
-SMALLEST_RATE = 1e-6
-"""The rate at which ``learning_rate="adaptive"`` stops."""
-
 
 @dataclass
-class Solver:
-    """The state of a solver between two epochs, on the host: it is pickled with the estimator."""
+class Solver(SGDOptimizer):  # type: ignore[misc]  # scikit-learn has no types
+    """The state of a solver between two epochs, on the host: it is pickled with the estimator.
+
+    It stops, or lowers its ``learning_rate`` instead, as scikit-learn's (``trigger_stopping``).
+    """
 
     optimizer: Optimizer
     schedule: Schedule
     learning_rate: float  # at which the next epoch begins
+    lr_schedule: str  # "adaptive" or anything else
     steps: int = 0
     epochs: int = 0
     memory: Tree | None = None  # layer states, optimizer slots and schedule state, on the host
@@ -54,8 +56,8 @@ def make_solver(e: Any) -> Solver:
     else:
         momentum = min(float(e.momentum), math.nextafter(1.0, 0.0))  # scikit-learn admits 1, `SGD` only less
         optimizer = SGD(lr, momentum=momentum, nesterov=e.nesterovs_momentum and momentum > 0.0)
-    schedule = as_schedule(optimizer.lr)
-    return Solver(optimizer, schedule, schedule.rate(Moment(0, 1, 0, 0)))
+    schedule, adaptive = as_schedule(optimizer.lr), e.solver == "sgd" and e.learning_rate == "adaptive"
+    return Solver(optimizer, schedule, schedule.rate(Moment(0, 1, 0, 0)), "adaptive" if adaptive else "")
 
 
 class Course:
@@ -71,7 +73,9 @@ class Course:
             warnings.warn(clipped, stacklevel=7)
         self.e, self.w, self.rows = e, w, rows
         self.batch_size = min(200 if e.batch_size == "auto" else int(e.batch_size), rows)
-        self.steps = step_count(rows, self.batch_size)
+        self.sizes = batch_weights(np.arange(rows), self.batch_size)
+        self.steps = len(self.sizes)
+        self.even = self._penalties(self.sizes)  # of rows without weights
 
     def moment(self) -> Moment:
         """The current position, for schedules."""
@@ -86,18 +90,21 @@ class Course:
         return rate_table(solver.optimizer, schedule, self.moment(), self.steps)
 
     def penalties(self, order: HostArray) -> Any:
-        """The penalty of each batch, (steps,)."""
+        """The penalty of each batch, (steps,), or `ABSENT`."""
+        return self.even if self.w is ABSENT else self._penalties(batch_weights(order, self.batch_size, self.w))
+
+    def _penalties(self, sums: HostArray) -> Any:
+        """The penalties of batches whose weights have these sums."""
         alpha = float(self.e.alpha)
         if alpha == 0.0 or self.e.solver == "adamw":
             return ABSENT
         if self.e.l2_mode == "constant":
             return np.full(self.steps, alpha)
-        sums = batch_weights(order, self.batch_size, self.w)
         return np.divide(alpha, sums, out=np.zeros_like(sums), where=sums > 0.0)  # without weight, no change
 
 
 def note(e: Any, course: Course, loss: float, scored: tuple[float, float] | None, prints: bool = True) -> bool:
-    """Record the results of an epoch; return whether its weights are the best so far, for early stopping."""
+    """Record the results of an epoch; return whether its weights have the best score so far."""
     solver: Solver = e._optimizer
     solver.steps += course.steps
     solver.epochs += 1
@@ -107,7 +114,7 @@ def note(e: Any, course: Course, loss: float, scored: tuple[float, float] | None
     e.loss_curve_.append(loss)
     if e.verbose and prints:
         print(f"Iteration {e.n_iter_}, loss = {loss:.8f}")
-    is_best, no_better = False, False
+    is_best = no_better = False
     if scored is not None:
         score, cost = scored
         e.validation_scores_.append(score)
@@ -117,8 +124,9 @@ def note(e: Any, course: Course, loss: float, scored: tuple[float, float] | None
         is_best, no_better = score > e.best_validation_score_, score < e.best_validation_score_ + e.tol
         e.best_validation_score_ = max(e.best_validation_score_, score)
     if not e.early_stopping:
-        is_best, no_better = False, loss > e.best_loss_ - e.tol
-        e.best_loss_ = min(e.best_loss_, loss)
+        best = math.inf if e.best_loss_ is None else e.best_loss_  # early stopping has been switched off
+        no_better = loss > best - e.tol
+        e.best_loss_ = min(best, loss)
     e._no_improvement_count = e._no_improvement_count + 1 if no_better else 0
     if not isinstance(solver.schedule, ConstantRate):  # which only `is_over` changes
         solver.learning_rate = solver.schedule.rate(course.moment())
@@ -129,18 +137,12 @@ def is_over(e: Any, prints: bool = True) -> bool:
     """Whether too many epochs have passed without an improvement, and the solver does not lower its rate instead."""
     if e._no_improvement_count <= e.n_iter_no_change:
         return False
-    solver: Solver = e._optimizer
-    adaptive = e.solver == "sgd" and e.learning_rate == "adaptive"
-    lowers, says = adaptive and solver.learning_rate > SMALLEST_RATE, "Stopping."
-    if lowers:
-        solver.learning_rate /= 5.0
-        e._no_improvement_count, says = 0, f"Setting learning rate to {solver.learning_rate:f}"
-    elif adaptive:
-        says = "Learning rate too small. Stopping."
-    if e.verbose and prints:
-        what = "Validation score" if e.early_stopping else "Training loss"
-        print(f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs. {says}")
-    return not lowers
+    what = "Validation score" if e.early_stopping else "Training loss"
+    says = f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs."
+    stops = bool(e._optimizer.trigger_stopping(says, e.verbose and prints))
+    if not stops:
+        e._no_improvement_count = 0
+    return stops
 
 
 def warn_of_the_end(e: Any) -> None:

@@ -20,7 +20,7 @@ from mlp_xp.sweep.binding import Path, differing
 from mlp_xp.sweep.stack import EpochPlan, Stack, models_together
 from mlp_xp.sweep.tasks import divided, processes, run_tasks
 from mlp_xp.sweep.team import Team
-from mlp_xp.training.epoch import batch_weights, mean_loss
+from mlp_xp.training.epoch import mean_loss
 from mlp_xp_backends.trees import ABSENT
 from mlp_xp_backends.typing import HostArray, Tree
 
@@ -99,7 +99,7 @@ class FitTeam(Team[StackedFit]):
 
     def measure(self, losses: HostArray) -> tuple[HostArray, list[tuple[float, float] | None]]:
         """See `Team`: the score and the loss on the held-out rows, if there are any."""
-        means = mean_loss(losses, batch_weights(self.plans[0].order, self.stack.batch_size))
+        means = mean_loss(losses, self.members[0].course.sizes)
         found: list[tuple[float, float] | None] = [None] * len(self.members)
         if self.held is not None:
             held: list[Any] = [fit.held for fit in self.members]

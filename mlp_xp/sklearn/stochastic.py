@@ -19,7 +19,7 @@ from mlp_xp.sklearn.network import Setting, Weights, layer_states, lists, tree
 from mlp_xp.sklearn.solver import Course, is_over, make_solver, note, warn_of_the_end
 from mlp_xp.sklearn.tasks import Tasks
 from mlp_xp.training.callbacks import Interrupt
-from mlp_xp.training.epoch import batch_weights, epoch_loop, losses_on_host, mean_loss, run_epoch
+from mlp_xp.training.epoch import epoch_loop, losses_on_host, mean_loss, run_epoch
 from mlp_xp.training.ranks import Ranks
 from mlp_xp_backends import get_backend
 from mlp_xp_backends.memory import to_device, to_host
@@ -44,6 +44,8 @@ def fit_stochastic(
     """Fit the estimator ``e`` to ``data``, for one epoch if ``incremental``; return whether training has ended."""
     if not incremental or not hasattr(e, "_optimizer"):
         e._optimizer = make_solver(e)
+    if not hasattr(e, "loss_curve_"):  # after lbfgs
+        e._start_records()
     weights = sum(W.size for W in e.coefs_)
     if incremental and setting.backend.name == "numpy" and weights * len(data.x) < PLAIN_WORK:
         setting = setting._replace(backend=get_backend("numpy:plain"))
@@ -100,7 +102,7 @@ class Epochs(Course):
             losses.append(chunk.losses)
             if self.ranks.any(interrupt.requested):
                 return None
-        return float(mean_loss(losses_on_host(self.backend, losses), batch_weights(order, self.batch_size)))
+        return float(mean_loss(losses_on_host(self.backend, losses), self.sizes))
 
     def weights(self) -> Weights:
         """The current weights, as the estimator would store them."""
@@ -148,7 +150,7 @@ class Validation:
             mean = float(np.average(cost, weights=self.w))
             if e.scoring is None and np.all(np.isfinite(p := loss.output(np, z))):
                 score = e._metric(labels, e._decide(p), sample_weight=self.w)
-        if isinstance(e.scoring, str) and e.scoring == "loss":
+        if e.scoring == "loss":
             score = -mean
         elif e.scoring is not None:  # a scorer uses the estimator in its current state
             e.coefs_, e.intercepts_ = lists(to_host(self.setting.backend, params()))

@@ -94,7 +94,7 @@ class SweepResult:
         """The history of a model."""
         return History(list(self._runs[model][1].records))
 
-    def member(self, model: int | None = None, device: str | Backend | None = None) -> Model:
+    def member(self, model: int | None = None, *, device: str | Backend | None = None) -> Model:
         """Return the model with this number, by default the best one; with early stopping, at its best epoch."""
         run = self._runs[self.best["model"] if model is None else model][1]
         backend = self._backend if device is None else as_backend(device)
@@ -102,9 +102,9 @@ class SweepResult:
         params, layers = to_device(backend, (best.params, best.layers))
         return Model(run.candidate.step.network, run.candidate.step.loss, params, layers, backend)
 
-    def trainer(self, model: int, device: str | Backend | None = None) -> Trainer:
+    def trainer(self, model: int, *, device: str | Backend | None = None) -> Trainer:
         """Return a trainer that continues a model."""
-        return Trainer.from_snapshot(self._runs[model][1].snapshot, self._backend if device is None else device)
+        return Trainer.from_snapshot(self._runs[model][1].snapshot, device=self._backend if device is None else device)
 
     def to_pandas(self) -> Any:
         """The records as a `pandas.DataFrame`; needs pandas."""
@@ -169,13 +169,13 @@ class SweepResult:
 
         return curves(self, column or self.monitor)
 
-    def plot_heatmap(self, across: str, down: str, column: str | None = None) -> Any:
+    def plot_heatmap(self, across: str, down: str, *, column: str | None = None) -> Any:
         """Draw the mean of ``column`` over two parameters; needs matplotlib."""
         from mlp_xp.sweep.plots import heatmap
 
         return heatmap(self, across, down, column or self.monitor)
 
-    def plot_spread(self, parameter: str, column: str | None = None) -> Any:
+    def plot_spread(self, parameter: str, *, column: str | None = None) -> Any:
         """Draw ``column`` against a parameter: every model, the mean and the standard deviation; needs matplotlib."""
         from mlp_xp.sweep.plots import spread
 

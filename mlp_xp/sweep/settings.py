@@ -16,7 +16,7 @@ from mlp_xp.data.class_weights import check_class_weight
 from mlp_xp.nn.layers import Chain, Dropout
 from mlp_xp.nn.losses import Loss
 from mlp_xp.nn.optimizers import Optimizer
-from mlp_xp.nn.step import TrainStep, check_network
+from mlp_xp.nn.step import TrainStep, check_loss, check_network, check_optimizer
 from mlp_xp.sweep.run import Candidate
 from mlp_xp.training.run import generator
 
@@ -102,7 +102,9 @@ class Base:
         batch_size = ALL if batch_size is None else check_count("batch_size", batch_size)
         max_epochs = check_count("max_epochs", left.pop("max_epochs", max_epochs))
         network = _network(network, left)
-        check_network(network, loss, optimizer)
+        check_network(network)
+        check_loss(loss)
+        check_optimizer(optimizer)
         optimizer = _optimizer(optimizer, left)
         if left:
             raise ValueError(f"unknown parameter {next(iter(left))!r}; known are {', '.join(self.names(optimizer))}")

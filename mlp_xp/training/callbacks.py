@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import numpy as np  # noqa: TID251  snapshots are host arrays
 
-from mlp_xp._checks import instead, shown
+from mlp_xp._checks import Number, instead, shown
 from mlp_xp.files.checkpoints import check_savable, write_snapshot
 from mlp_xp.files.disk import as_path, check_folder, remove_stale
 from mlp_xp.training.history import Record
@@ -125,11 +125,12 @@ class Checkpoint(Callback):
     """
 
     def __init__(self, path: str | Path, *, seconds: float = math.inf) -> None:
-        if not isinstance(seconds, (int, float, np.number)) or isinstance(seconds, bool) or not seconds >= 0.0:
-            raise ValueError(f"Checkpoint: seconds must be a number from 0, not {shown(seconds)}")
         self.path = as_path(path)
-        self.seconds = seconds
+        self.seconds = Number(0.0, ends="[]")("Checkpoint: seconds", seconds)
         self.written = time.monotonic()
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.path)!r}, seconds={self.seconds})"
 
     def start(self, trainer: Trainer) -> None:
         """Raise an error before the first step if the file cannot be written or the run cannot be saved."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from mlp_xp._checks import check_count, shown
+from mlp_xp._checks import NOT_NEGATIVE, Count, conform, shown
 from mlp_xp.files.snapshot import Best
 from mlp_xp.training.history import Record
 from mlp_xp_backends.typing import Tree
@@ -52,14 +52,7 @@ class EarlyStopping:
                 f"EarlyStopping: mode must be 'min' or 'max' for monitor={self.monitor!r}, not {shown(self.mode)}"
             )
         object.__setattr__(self, "mode", mode)
-        object.__setattr__(self, "patience", check_count("EarlyStopping: patience", self.patience))
-        try:
-            min_delta = float(self.min_delta)
-        except (TypeError, ValueError):
-            min_delta = math.nan
-        if not 0.0 <= min_delta < math.inf:
-            raise ValueError(f"EarlyStopping: min_delta must be a number from 0, not {shown(self.min_delta)}")
-        object.__setattr__(self, "min_delta", min_delta)
+        conform(self, patience=Count(), min_delta=NOT_NEGATIVE)
 
     def check(self, columns: Collection[str]) -> None:
         """Raise `ValueError` unless epochs with these columns record the monitored value."""
@@ -94,5 +87,5 @@ def best_epoch(rule: EarlyStopping, best: Best | None, record: Record, copied: C
 
 
 def is_over(rule: EarlyStopping, best: Best, epoch: int) -> bool:
-    """Whether a run of so many epochs has gone ``patience`` epochs without an improvement."""
+    """Whether the last ``patience`` epochs of a run of ``epoch`` epochs brought no improvement."""
     return epoch - best.epoch >= rule.patience

@@ -64,7 +64,7 @@ class Chunk(NamedTuple):
 def epoch_loop(backend: Backend, step: TrainStep) -> Loop:
     """The compiled loop over `Item`: gather a batch from the data and take a step on it.
 
-    Cached, so that equal steps share what a backend compiles. A loop keeps no arrays of its runs alive.
+    Cached, so that equal steps share a compiled loop. A loop keeps no arrays of its runs alive.
     """
 
     def body(xp: Namespace, state: TrainState, data: Batch, item: Item) -> tuple[TrainState, Array]:

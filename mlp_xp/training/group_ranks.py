@@ -34,7 +34,7 @@ ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def ranks_of(group: str | Group | None) -> Ranks:
-    """The ranks of a group, or of the group with that name; ``None`` means this process alone."""
+    """The ranks of a group, or of the group with that name; ``None`` means a single process."""
     if group is None or isinstance(group, str):
         group = get_group(group)
     else:
@@ -131,7 +131,7 @@ class GroupRanks(Ranks):
 
 @dataclass(frozen=True)
 class Sharded(Division):
-    """The division of data if each rank has rows of its own."""
+    """The division of data if each rank has its own rows."""
 
     ranks: GroupRanks
     counts: tuple[int, ...]

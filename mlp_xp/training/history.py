@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
+from mlp_xp._checks import shown
+from mlp_xp._optional import need
+from mlp_xp.files.history import Record as Record
 from mlp_xp.nn.schedules import Losses
-
-Record = dict[str, float]
 
 
 class History(Sequence[Record]):
@@ -47,7 +48,9 @@ class History(Sequence[Record]):
         try:
             chosen = range(self._length)[key]
         except IndexError:
-            raise IndexError(f"the history has {self._length} epochs, so no record {key}") from None
+            raise IndexError(f"no record at position {key}: the history has {self._length}") from None
+        except TypeError:
+            raise TypeError(f"expected a position, a slice or the name of a column, got {shown(key)}") from None
         return History([self._records[i] for i in chosen]) if isinstance(chosen, range) else dict(self._records[chosen])
 
     def _column(self, name: str) -> list[float]:
@@ -84,19 +87,18 @@ class History(Sequence[Record]):
 
         ``names`` are those of the columns. By default losses and, below them, all measured metrics are drawn.
         """
-        from matplotlib.figure import Figure
-
         if names:
             groups = [list(names)]
         else:
             measured = [name for name in self.columns if name not in ("epoch", "lr", "seconds")]
             losses = [name for name in measured if name.endswith("loss")]
             groups = [group for group in (losses, [name for name in measured if name not in losses]) if group]
-        figure = Figure(figsize=(6.4, 3.0 * max(len(groups), 1)), layout="constrained")
+        size = 6.4, 3.0 * max(len(groups), 1)
+        figure = need("matplotlib.figure", "examples").Figure(figsize=size, layout="constrained")
         for i, group in enumerate(groups):
             axes = figure.add_subplot(len(groups), 1, i + 1)
             for name in group:
-                axes.plot(self["epoch"], self[name], label=name)
+                axes.plot(self["epoch"], self._column(name), label=name)
             axes.set_xlabel("epoch")
             axes.legend()
         return figure

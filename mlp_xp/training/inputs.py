@@ -68,8 +68,8 @@ def _named_sets(validation_data: Any) -> Mapping[str, tuple[Array, ...]]:
     given: Mapping[str, Any] = validation_data if isinstance(validation_data, Mapping) else {"valid": validation_data}
     sets = {name: (arrays,) if is_source(arrays) else arrays for name, arrays in given.items()}
     for name, arrays in sets.items():
-        if not isinstance(name, str):
-            raise TypeError(f"validation_data must name its sets by strings, not {shown(name)}")
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"validation_data must name its sets by strings such as 'valid', not {shown(name)}")
         if not is_source(given[name]):
             check_set(arrays, "validation_data must be (x, y) or (x, y, sample_weight), or several of these by name")
     return sets
@@ -109,7 +109,7 @@ def prepare(run: Run, x: Any, y: Any, sample_weight: Any, options: FitOptions) -
             progress=(run.updates, run.position, run.rng.bit_generator.state),
             parameters=to_host(run.backend, run.state),
         )
-    sets = {name: evaluation(run, arrays, options.sharded) for name, arrays in options.validation_sets.items()}
+    sets = {name: evaluation(run, name, arrays, options.sharded) for name, arrays in options.validation_sets.items()}
     feed = source or ranks.feed(run.backend, step.network, data, run.dtype, options.resident)
     return Inputs(plan, data, division, feed, sets)
 
@@ -143,9 +143,13 @@ def stream(run: Run, x: Any, y: Any, sample_weight: Any) -> Stream:
     return Stream(run.backend, network, run.step.loss, source, run.dtype, weigh)
 
 
-def evaluation(run: Run, arrays: Sequence[Array], sharded: bool) -> Evaluation:
+def evaluation(run: Run, name: str, arrays: Sequence[Array], sharded: bool) -> Evaluation:
     """A validation set, of which each rank evaluates its share."""
     x, y, w = (*arrays, None, None)[:3]
     own = slice if sharded else run.ranks.own
     step, total = run.step, run.ranks.total
-    return Evaluation(step.network, step.loss, run.backend, run.dtype, x, y, w, own=own, total=total)
+    try:
+        return Evaluation(step.network, step.loss, run.backend, run.dtype, x, y, w, own=own, total=total)
+    except (TypeError, ValueError) as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"validation data {name!r}: {error}") from error

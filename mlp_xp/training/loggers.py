@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from mlp_xp._checks import check_kind
 from mlp_xp._optional import need
 from mlp_xp.files.disk import as_path, check_folder
 from mlp_xp.training.callbacks import Callback
@@ -38,11 +39,13 @@ class Progress(Callback):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stderr if stream is None else stream
+        check_kind("stream", self.stream, ("write", "isatty"), "sys.stdout")
         self.bar: Any = None
-        self.printed = 0.0  # when the last line was
+        self.printed = 0.0  # the time of the last line
 
     def __repr__(self) -> str:
-        return f"Progress({'' if self.stream is sys.stderr else repr(self.stream)})"
+        stream = "" if self.stream is sys.stderr else getattr(self.stream, "name", type(self.stream).__name__)
+        return f"Progress({stream})"
 
     def start(self, trainer: Trainer) -> None:
         """Open the bar."""
@@ -84,7 +87,7 @@ class Progress(Callback):
             where = (
                 f"in epoch {at.epoch} after {at.step} of {at.steps} steps" if at.step else f"after epoch {at.epoch - 1}"
             )
-            print(f"interrupted {where}; the parameters keep what was learned so far", file=self.stream, flush=True)
+            print(f"interrupted {where}; the trainer keeps the parameters reached so far", file=self.stream, flush=True)
 
 
 def _bar(stream: TextIO) -> Any:
@@ -113,6 +116,9 @@ class CSVLog(Callback):
     def __init__(self, path: str | Path) -> None:
         self.path = as_path(path)
         self.columns: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"CSVLog({str(self.path)!r})"
 
     def start(self, trainer: Trainer) -> None:
         """Write the epochs so far, which a resumed run has in its checkpoint."""
@@ -152,6 +158,9 @@ class JSONLines(Callback):
     def __init__(self, path: str | Path) -> None:
         self.path = as_path(path)
 
+    def __repr__(self) -> str:
+        return f"JSONLines({str(self.path)!r})"
+
     def start(self, trainer: Trainer) -> None:
         """Write the epochs so far, which a resumed run has in its checkpoint."""
         check_folder(self.path)
@@ -176,8 +185,11 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = as_path(folder)
         self.writer: Any = None
+
+    def __repr__(self) -> str:
+        return f"TensorBoard({str(self.folder)!r})"
 
     def start(self, trainer: Trainer) -> None:
         """Open the event file; `ImportError` naming the extra without tensorboardX."""

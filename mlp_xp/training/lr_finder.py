@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np  # noqa: TID251  rates and losses are host arrays
 
 from mlp_xp._checks import POSITIVE, Count
+from mlp_xp._optional import need
 from mlp_xp.data.feed import Feed
 from mlp_xp.nn.schedules import LossRatio
 from mlp_xp.nn.step import TrainState, TrainStep
@@ -55,9 +56,7 @@ class RateSearch:
 
     def plot(self) -> Any:
         """Draw the loss against the rate, mark the suggestion, return the `matplotlib.figure.Figure`."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        figure = need("matplotlib.figure", "examples").Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
         axes.plot(self.rates, self.losses, alpha=0.3, label="loss")
         axes.plot(self.rates, self.smoothed, label="smoothed")

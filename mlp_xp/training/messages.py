@@ -30,7 +30,7 @@ class Messages:
     """Sums and broadcasts of host arrays over a group of two processes or more.
 
     Before each message, the ranks count how many of them have failed. When a rank raises an error inside `together`, it
-    takes part in the next message of the others, which then raise a `RankError`.
+    joins the next message of the others, which then raise a `RankError`.
     """
 
     def __init__(self, group: Group) -> None:
@@ -107,8 +107,8 @@ class Messages:
         failed, text = np.zeros(self.size, np.int32), np.zeros(LENGTH, np.uint8)
         if own is not None:
             failed[self.rank] = 1
-            told = own.encode()[:LENGTH]
-            text[: len(told)] = np.frombuffer(told, np.uint8)
+            sent = own.encode()[:LENGTH]
+            text[: len(sent)] = np.frombuffer(sent, np.uint8)
         first = int(np.argmax(self.group.sum(failed)))
         received = self.group.broadcast(text, first).tobytes().rstrip(b"\0")
         return f"rank {first} raised {received.decode(errors='ignore')}"

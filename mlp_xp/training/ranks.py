@@ -34,7 +34,7 @@ class Division:
     """A function from an order of rows to this rank's part of the batches."""
 
     def order(self, rng: np.random.Generator, plan: Plan) -> HostArray:
-        """The order of the rows in an epoch; advances ``rng`` alike on all ranks."""
+        """The order of the rows in an epoch; advances ``rng`` equally on all ranks."""
         return row_order(rng, plan)
 
     def weights(self, order: HostArray, batch_size: int, w: Any) -> HostArray:
@@ -59,7 +59,7 @@ class Ranks:
         return chunks
 
     def backend(self, device: str | Backend | None) -> Backend:
-        """The backend of that name; with a group, on a GPU of its own for each rank of a machine."""
+        """The backend of that name; with a group, on a separate GPU for each rank of a machine."""
         return as_backend(device)
 
     def bound(self, backend: Backend) -> Backend:

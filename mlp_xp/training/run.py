@@ -32,7 +32,15 @@ from mlp_xp_backends.typing import Array, Tree
 
 
 class EpochProgress(NamedTuple):
-    """The position of a run, for callbacks."""
+    """The position of a run, for callbacks: see `Trainer.progress`.
+
+    >>> class Steps(Callback):
+    ...     def chunk(self, trainer):
+    ...         print(trainer.progress.step, "of", trainer.progress.steps)
+    >>> x, y = np.zeros((4, 2)), np.zeros(4, int)
+    >>> history = Trainer(mlp(2, 2), device="cpu").fit(x, y, max_epochs=1, batch_size=2, callbacks=[Steps()])
+    2 of 2
+    """
 
     epoch: int
     """The number of the current epoch, counted from 1."""

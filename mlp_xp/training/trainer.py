@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np  # noqa: TID251  initial weights and batch orders are drawn on the host
 
@@ -14,6 +14,7 @@ from mlp_xp.data.checks import is_source
 from mlp_xp.data.class_weights import check_class_weight
 from mlp_xp.files.checkpoints import read_snapshot, write_snapshot
 from mlp_xp.files.snapshot import Snapshot
+from mlp_xp.forward import BATCH
 from mlp_xp.model import Model, as_backend
 from mlp_xp.nn.layers import Chain, Layer, StatefulLayer
 from mlp_xp.nn.losses import Loss, SoftmaxCrossEntropy
@@ -99,7 +100,7 @@ class Trainer:
         *,
         loss: Loss | None = None,
         head: Layer | StatefulLayer | None = None,
-        freeze: Sequence[int] = (),
+        frozen: Sequence[int] = (),
         device: str | Backend | None = None,
         group: str | Group | None = None,
         dtype: str | None = None,
@@ -115,7 +116,7 @@ class Trainer:
         ----------
         head
             A layer with new parameters in place of the model's last layer.
-        freeze
+        frozen
             Positions of layers whose parameters do not change; no gradient is computed for them.
         loss, device, dtype
             By default those of the model.
@@ -126,12 +127,14 @@ class Trainer:
         --------
         >>> from mlp_xp import Dense, Trainer, mlp
         >>> model = Trainer(mlp(4, 8, 3), device="cpu").model
-        >>> trainer = Trainer.from_model(model, head=Dense(8, 2), freeze=[0])
+        >>> trainer = Trainer.from_model(model, head=Dense(8, 2), frozen=[0])
         """
-        frozen = _check_fine_tuning(model, freeze)
-        network = model.network if head is None else Chain(*model.network.layers[:-1], head)
+        if not isinstance(model, Model):
+            raise TypeError(f"model must be a Model, such as trainer.model, not {shown(model)}")
+        network = model.network if head is None else model.network.with_head(head)
         loss = model.loss if loss is None else loss
-        step = TrainStep(network, loss, optimizer, l2=l2, clip_norm=clip_norm, max_norm=max_norm, frozen=frozen)
+        positions = cast("tuple[int, ...]", frozen)  # `TrainStep` checks and converts them
+        step = TrainStep(network, loss, optimizer, l2=l2, clip_norm=clip_norm, max_norm=max_norm, frozen=positions)
         rng = generator(seed)
         params, layers = to_host(model.backend, (model.params, model.state))
         if head is not None:
@@ -139,13 +142,15 @@ class Trainer:
             layers = (*layers[:-1], network.init_state(rng)[-1])
         dtype, class_weight = DTYPE("dtype", dtype or model.dtype), _class_weight(class_weight)
         first = first_snapshot(step, dtype, params, layers, rng, class_weight)
-        return cls.from_snapshot(first, model.backend if device is None else device, group)
+        return cls.from_snapshot(first, device=model.backend if device is None else device, group=group)
 
     @classmethod
     def from_snapshot(
-        cls, snapshot: Snapshot, device: str | Backend | None = None, group: str | Group | None = None
+        cls, snapshot: Snapshot, *, device: str | Backend | None = None, group: str | Group | None = None
     ) -> Self:
         """Return the trainer of which `snapshot` was taken, on any device and for any number of processes."""
+        if not isinstance(snapshot, Snapshot):
+            raise TypeError(f"snapshot must be a Snapshot, such as trainer.snapshot(), not {shown(snapshot)}")
         trainer = cls.__new__(cls)
         trainer._run = Run(snapshot, *_placed(device, group))
         return trainer
@@ -154,6 +159,7 @@ class Trainer:
     def resume(
         cls,
         path: str | Path,
+        *,
         device: str | Backend | None = None,
         known: Iterable[type] = (),
         group: str | Group | None = None,
@@ -163,7 +169,7 @@ class Trainer:
         ``known`` lists the classes of your own layers, losses, optimizers and schedules. Raises `FileError` if the file
         cannot be read, is damaged, or is not a checkpoint.
         """
-        return cls.from_snapshot(read_snapshot(path, known), device, group)
+        return cls.from_snapshot(read_snapshot(path, known), device=device, group=group)
 
     @property
     def step(self) -> TrainStep:
@@ -240,18 +246,19 @@ class Trainer:
         return self._model(*self._run.copy((self.state.params, self.state.layers)))
 
     def evaluate(
-        self, x: Array, y: Array | None = None, sample_weight: Array | None = None, batch_size: int = 1024
+        self, x: Array, y: Array | None = None, sample_weight: Array | None = None, *, batch_size: int = BATCH
     ) -> dict[str, float]:
         """See `Model.evaluate`."""
-        return self._model(self.state.params, self.state.layers).evaluate(x, y, sample_weight, batch_size)
+        model = self._model(self.state.params, self.state.layers)
+        return model.evaluate(x, y, sample_weight, batch_size=batch_size)
 
-    def predict(self, x: Array, batch_size: int = 1024) -> HostArray:
+    def predict(self, x: Array, *, batch_size: int = BATCH) -> HostArray:
         """See `Model.predict`."""
-        return self._model(self.state.params, self.state.layers).predict(x, batch_size)
+        return self._model(self.state.params, self.state.layers).predict(x, batch_size=batch_size)
 
-    def predict_proba(self, x: Array, batch_size: int = 1024) -> HostArray:
+    def predict_proba(self, x: Array, *, batch_size: int = BATCH) -> HostArray:
         """See `Model.predict_proba`."""
-        return self._model(self.state.params, self.state.layers).predict_proba(x, batch_size)
+        return self._model(self.state.params, self.state.layers).predict_proba(x, batch_size=batch_size)
 
     def fit(
         self,
@@ -289,15 +296,15 @@ class Trainer:
             call; a call that continues a resumed or interrupted run counts as the same call.
         callbacks
             See `Callback`; a function is called after each epoch with the trainer and the epoch's record, and stops
-            the training by returning True. With a group, rank 0 alone calls them.
+            the training by returning True. With a group, only rank 0 calls them.
         resident
             Whether the data are sent to the device once (True) or window by window (False); by default, once if they
             fit. With a group, each rank by default reads only its own rows of memory-mapped data.
         sharded
-            Whether each rank of the group has data of its own: every row, of validation sets too, is on one rank only.
-            A batch then has rows of all ranks, in proportion to their numbers of rows, and the order of the rows
-            depends on how they are divided. Otherwise, all ranks pass the same data, and each takes its part of every
-            batch.
+            Whether each rank of the group has its own data: every row, including those of validation sets, is on
+            exactly one rank. A batch then has rows of all ranks, in proportion to their numbers of rows, and the order
+            of the rows depends on how they are divided. Otherwise, all ranks pass the same data, and each takes its
+            part of every batch.
 
         Raises
         ------
@@ -400,13 +407,3 @@ def _placed(device: str | Backend | None, group: str | Group | None) -> tuple[Ba
 
 def _class_weight(class_weight: Any) -> Any:
     return None if class_weight is None else check_class_weight(class_weight)
-
-
-def _check_fine_tuning(model: Any, freeze: Any) -> tuple[int, ...]:
-    """``freeze`` as a tuple, whose positions `TrainStep` checks; `TypeError` unless ``model`` is a model."""
-    if not isinstance(model, Model):
-        raise TypeError(f"model must be a Model, such as trainer.model or load('net.safetensors'), not {shown(model)}")
-    try:
-        return tuple(freeze)
-    except TypeError:
-        raise TypeError(f"freeze must be positions of layers, such as [0, 1], not {shown(freeze)}") from None

@@ -107,7 +107,8 @@ def all_sum(x: Array, *, f: Any, number: int) -> Form:
 
 
 def pack(x: Array, *more: Array) -> Form:
-    """The elements of all operands in one 1-D array."""
+    """The elements of all operands, of one dtype, in one 1-D array."""
+    require(all(y.dtype == x.dtype for y in more), f"dtypes that differ: {[str(y.dtype) for y in (x, *more)]}")
     return (sum(y.size for y in (x, *more)),), x.dtype
 
 
@@ -132,7 +133,11 @@ def lessen(x: Array, places: Array) -> Form:
     return x.shape, x.dtype
 
 
+def is_factor(s: Array, shape: Shape) -> bool:
+    """Whether ``s`` is one number, or one for each matrix of a stack of this shape."""
+    return s.shape in ((), (1, 1), (*shape[:-2], 1, 1))
+
+
 def _require_factors(shape: Any, dtype: Any, *factors: Array) -> None:
-    for s in factors:
-        fits = s.shape in ((), (1, 1), (*shape[:-2], 1, 1)) and s.dtype == dtype
-        require(fits, "a factor is not a number for each matrix, of the same dtype")
+    fits = all(is_factor(s, shape) and s.dtype == dtype for s in factors)
+    require(fits, "a factor is not a number for each matrix, of the same dtype")

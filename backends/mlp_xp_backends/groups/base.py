@@ -48,7 +48,17 @@ class Group(Protocol):
         """Print ``message`` to standard error and end the processes of all ranks with a non-zero exit code."""
 
 
-class Solo:
+class Numbered:
+    """A process of a group: the ``repr`` of groups."""
+
+    rank: int
+    size: int
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}, rank {self.rank} of {self.size}>"
+
+
+class Solo(Numbered):
     """The group of a single process.
 
     >>> group = Solo()

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from mlp_xp_backends.groups.base import end_all_with, report
+from mlp_xp_backends.groups.base import Numbered, end_all_with, report
 from mlp_xp_backends.memory import as_host
 from mlp_xp_backends.protocol import BackendError
 from mlp_xp_backends.typing import Array
@@ -23,7 +23,7 @@ FORWARD = 0.2
 """Seconds for the launcher to forward the output before the end of the job discards the rest."""
 
 
-class MpiGroup:
+class MpiGroup(Numbered):
     """The processes that ``mpiexec`` started.
 
     Host arrays are communicated without a copy. CuPy arrays are copied to the host, or communicated directly after a

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from mlp_xp_backends.groups.base import end_all_with, gpu_of, place, report, stored
+from mlp_xp_backends.groups.base import Numbered, end_all_with, gpu_of, place, report, stored
 from mlp_xp_backends.groups.rendezvous import address, from_first
 from mlp_xp_backends.protocol import BackendError
 from mlp_xp_backends.typing import Array
@@ -17,7 +17,7 @@ from mlp_xp_backends.typing import Array
 INSTALL = "pip install nvidia-nccl-cu13"
 
 
-class NcclGroup:
+class NcclGroup(Numbered):
     """Processes that ``torchrun``, ``mpiexec`` or ``srun`` started, one per GPU.
 
     Each rank has a GPU of its own, which it makes the current device: see `gpu_of`. The ranks meet at ``MASTER_ADDR``

@@ -9,12 +9,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from mlp_xp_backends.groups.base import end_all_with, place, report, stored
+from mlp_xp_backends.groups.base import Numbered, end_all_with, place, report, stored
 from mlp_xp_backends.protocol import BackendError
 from mlp_xp_backends.typing import Array
 
 
-class TorchGroup:
+class TorchGroup(Numbered):
     """The processes that ``torchrun`` started; ``MASTER_ADDR`` and ``MASTER_PORT`` must be set."""
 
     native = frozenset({"torch", "numpy"})

@@ -12,7 +12,7 @@ Generator = Any
 """A `numpy.random.Generator`, or a `numpy.random.RandomState` for layers that draw nothing but weights."""
 
 Input = Literal["floats", "ids", "numbers"]
-"""What a first layer reads: floats of the network's dtype, integer ids, or numbers of any dtype."""
+"""The input of a first layer: floats of the network's dtype, integer ids, or numbers of any dtype."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,12 @@ class StatefulLayer(Protocol):
 
 
 def check_width(layer: object, expected: int, n_in: int | None) -> None:
-    """Raise `ValueError` unless ``layer`` accepts ``n_in`` features."""
+    """Raise `ValueError` unless ``n_in``, the number of features that arrive, is None or the ``expected`` one.
+
+    >>> check_width(Dense(3, 2), 3, 4)
+    Traceback (most recent call last):
+    ValueError: Dense takes 3 features but 4 arrive: make the layer before it 3 wide or build it for 4
+    """
     if n_in is not None and n_in != expected:
         name = type(layer).__name__
         raise ValueError(

@@ -10,6 +10,7 @@ from math import prod
 
 import numpy as np
 
+from mlp_xp_backends.compiler.forms import is_factor
 from mlp_xp_backends.compiler.passes.chains import LARGER, packable
 from mlp_xp_backends.compiler.passes.rewrite import is_real, rewrite
 from mlp_xp_backends.compiler.program import Kind, Op, Program, Value
@@ -77,7 +78,7 @@ def _factors(op: Op) -> tuple[Value | None, Value]:
     """``(s, y)`` if the operation computes ``s y`` for a number ``s`` of all matrices or one of each."""
     if op.name == "multiply" and is_real(op):
         for y, s in (op.inputs, op.inputs[::-1]):
-            if s.shape in ((), (1, 1), (*op.out.shape[:-2], 1, 1)) and y.shape == op.out.shape:
+            if is_factor(s, op.out.shape) and y.shape == op.out.shape:
                 return s, y
     return None, op.out
 

@@ -69,9 +69,8 @@ class _Planner:
         self.allocate(op.out)
         place, start = self.places[op.out], 0
         for x in op.inputs if op.kind is Kind.PACK else ():
-            if x.dtype == op.out.dtype:
-                self.put(x, place._replace(offset=place.offset + start))
-            start += x.size * op.out.dtype.itemsize
+            self.put(x, place._replace(offset=place.offset + start))
+            start += x.nbytes
         for x in op.overwritable():
             if self.put(x, place):
                 break

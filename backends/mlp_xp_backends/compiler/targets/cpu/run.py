@@ -26,8 +26,6 @@ from mlp_xp_backends.trees import leaves, unflatten
 from mlp_xp_backends.typing import HostArray, Tree
 
 CACHE_LINE = 64
-
-
 ALIVE: WeakSet[Runner] = WeakSet()
 """All runners of the process."""
 

@@ -71,7 +71,8 @@ def expression(name: str, loop: list[np.dtype[Any]], args: list[str]) -> str:
         return f"({c_type(dtype)})(({unsigned}){a} {OPERATORS[name]} ({unsigned}){b})"
     if name in ("add", "multiply") and kind == "b":
         return f"({a} {'||' if name == 'add' else '&&'} {b})"
-    if name in OPERATORS and (name != "divide" or kind == "f"):
+    mixed = len(set(loop)) > 1  # int64 < uint64, which C would compute on unsigned numbers
+    if name in OPERATORS and (name != "divide" or kind == "f") and not mixed:
         return f"({a} {OPERATORS[name]} {b})"
     if name in FUNCTIONS and kind == "f":
         return f"{FUNCTIONS[name]}({', '.join(args)})"
