@@ -29,6 +29,13 @@ settings.register_profile(
 settings.load_profile("repeatable")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several workers one thread of the linear algebra libraries, unless the environment sets more."""
+    if getattr(config.option, "numprocesses", None):
+        for pool in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+            os.environ.setdefault(pool, "1")
+
+
 class Variant:
     """A backend with some members replaced."""
 
