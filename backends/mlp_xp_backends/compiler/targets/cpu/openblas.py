@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import Any
@@ -15,9 +15,9 @@ from mlp_xp_backends.compiler.targets.cpu.blas import LETTER, Blas, Call
 from mlp_xp_backends.compiler.targets.cpu.parts import multiplications
 from mlp_xp_backends.typing import HostArray
 
-TERMS = {np.dtype(np.float32): 448, np.dtype(np.float64): 384}
-"""Terms of a sum that OpenBLAS's kernels for AVX-512 add up in one go: GEMM_Q in its ``param.h``."""
-ONE = {dtype: np.ones((), dtype) for dtype in LETTER}
+TERMS = 448
+"""Terms of a sum that OpenBLAS's kernels for AVX-512 add up in one go, in single precision."""
+ONE = np.ones((), np.float32)
 
 
 class OpenBlas(Blas):
@@ -60,32 +60,28 @@ class OpenBlas(Blas):
                     self._set(self._before)
 
     def divided(self, c: HostArray, a: HostArray, b: HostArray, alpha: HostArray, beta: HostArray) -> Call | None:
-        """See `Blas.divided`; with AVX-512 most products have the same bits on any number of threads.
+        """See `Blas.divided`; single precision with AVX-512 has the same bits on any number of threads.
 
-        Kernels in single precision round each element alike wherever threads divide ``c``, those in double precision
-        where threads divide its columns at multiples of eight. But one thread would cut sums longer than `TERMS` at
-        other places than several threads do: it computes a product for each of their parts.
+        Such kernels round each element alike wherever threads divide ``c``. Sums longer than `TERMS` are computed in
+        several products, because one thread would divide them at other places than several do.
         """
-        whole, length = self.gemm(c, a, b, alpha, beta), a.shape[1]
-        if whole is None:
-            return None
-        cuts = _cuts(length, TERMS[c.dtype] if self._has_avx512 else length)
-        sums = [(a[:, cut], b[cut], ONE[c.dtype] if cut.start else beta) for cut in cuts]
-        each = [call for x, y, scale in sums if (call := self.gemm(c, x, y, alpha, scale)) is not None]
-        small = min(multiplications(x, y) for x, y, _ in sums) <= self.SMALL  # for which there are other kernels
-        return self._on_threads, (each if small else [whole], each)
+        exact, length = self._has_avx512 and c.dtype == np.float32, a.shape[1]
+        cuts = [slice(k, k + TERMS) for k in range(0, max(length, 1), TERMS)] if exact else [slice(length)]
+        calls = [self.gemm(c, a[:, cut], b[cut], alpha, ONE if k else beta) for k, cut in enumerate(cuts)]
+        ready = [call for call in calls if call is not None]
+        return (self._on_threads, tuple(ready)) if len(ready) == len(cuts) else None
 
-    def _on_threads(self, calls: Sequence[Call], on_one: Sequence[Call]) -> None:
+    def _on_threads(self, *calls: Call) -> None:
         with self._lock:  # no other run begins as long as there are several threads
             alone = self._inside == 1
             if alone:
                 self._set(self._before)
                 try:
-                    _run(calls if self._before > 1 else on_one)
+                    _run(calls)
                 finally:
                     self._set(1)
         if not alone:  # two runs do not wait for each other
-            _run(on_one)
+            _run(calls)
 
     def _set(self, threads: int) -> None:
         self._put(ctypes.byref(ctypes.c_int(threads)))
@@ -102,15 +98,6 @@ class OpenBlas(Blas):
         if self._inside:
             self._inside = 0
             self._set(self._before)
-
-
-def _cuts(length: int, most: int) -> list[slice]:
-    """Where several threads of OpenBLAS cut sums of so many terms: into parts of at most ``most``."""
-    cuts = [slice(0, 0)]
-    while (rest := length - cuts[-1].stop) > 0:
-        size = rest if rest <= most else min(most, -(-rest // 2))
-        cuts.append(slice(length - rest, length - rest + size))
-    return cuts[1:] or cuts
 
 
 def _run(calls: Iterable[Call]) -> None:
