@@ -166,7 +166,7 @@ class Sweep:
             for fold in (range(len(split)) if split else [None])
         ]
         groups = fitting.groups(candidates, x, y, sample_weight, together)
-        identity = fitting.identity(groups[0][0], candidates, sample_weight)
+        identity = () if checkpoint is None else fitting.identity(groups[0][0], candidates, sample_weight)
         storage = Storage(checkpoint, candidates, (shuffle, early_stopping, halving, *identity))
         runs = [
             Run(i, one, self.dtype, fitting.rows_of(one, rows), shuffle, early_stopping, storage.read(i))
